@@ -1,0 +1,24 @@
+# Each target does all the set-up that it needs; tests/support/setup.sh says what it could not do.
+.PHONY: help demo test lint soak bench
+
+help: ## What there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## A primary, a replica, Howdah and a workload, until Ctrl-C (or FOR=10s)
+	@bin=$$(tests/support/setup.sh demo) && export HOWDAH_PG_BIN="$${HOWDAH_PG_BIN:-$$bin}" && \
+	cargo build --release --locked && exec target/release/howdah demo $(if $(FOR),--for $(FOR))
+
+test: ## Format, lints and every test; says at its end what this machine had to leave out
+	@tests/support/test.sh
+
+lint: ## Format and lints only
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+soak: ## The long tests: many clients, faults under load
+	@tests/support/setup.sh test
+	cargo test --locked --release --tests -- --ignored --test-threads 1 --nocapture soak
+
+bench: ## Howdah, PgBouncer and a bare relay side by side, in one table
+	@tests/support/setup.sh bench
+	cargo bench --locked --bench compare -- $(ARGS)

@@ -1,0 +1,181 @@
+//! The command line: `howdah CONFIG`, `howdah check CONFIG`, `howdah demo`, or flags in place of a file.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use super::{Service, telemetry};
+use crate::config::units::parse_duration;
+use crate::config::{self, Config, ConfigError, Flags, Overrides};
+use crate::demo;
+
+/// A PostgreSQL connection-pooling proxy.
+#[derive(Debug, Parser)]
+#[command(name = "howdah", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Validate a configuration: prints what it amounts to, or every problem at once.
+    Check(Serve),
+    /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
+    Demo {
+        /// Stop after this time, for example 10s; without it, at Ctrl-C.
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        duration: Option<Duration>,
+    },
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Serve {
+    /// A configuration: TOML, or PgBouncer's if the name ends in .ini.
+    config: Option<PathBuf>,
+    /// Serve this database without a file: postgres://user:password@host:port/name.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    database: Option<String>,
+    /// A replica of it; may be given several times.
+    #[arg(long, value_name = "URL", requires = "database")]
+    replica: Vec<String>,
+    /// Server connections of its pool.
+    #[arg(long, value_name = "N", requires = "database")]
+    pool_size: Option<u32>,
+    /// What a read-only transaction does when no replica can serve: primary, wait or error.
+    #[arg(long, value_name = "POLICY", requires = "database")]
+    when_no_replica: Option<String>,
+    /// Any setting by its key path, over file and variables: --set query_timeout=30s.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Log warnings and errors only.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Check(serve)) => check(&serve),
+        Some(Command::Demo { duration }) => run_demo(duration),
+        None => run(&cli.serve),
+    }
+}
+
+/// Reads the configuration as the command line says; called again at each reload.
+fn read(serve: &Serve) -> Result<Config, Vec<ConfigError>> {
+    let variables =
+        std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
+    let mut overrides = Overrides::from_environment(variables);
+    for s in &serve.set {
+        let (key, value) = s.split_once('=').unwrap_or((s, ""));
+        overrides = overrides.flag(key, value);
+    }
+    if serve.quiet {
+        overrides = overrides.flag("log_level", "warn");
+    }
+    match (&serve.config, &serve.database) {
+        (Some(path), _) => config::load(path, &overrides),
+        (None, Some(url)) => config::from_flags(
+            &Flags {
+                database: url.clone(),
+                replicas: serve.replica.clone(),
+                pool_size: serve.pool_size,
+                when_no_replica: serve.when_no_replica.clone(),
+            },
+            &overrides,
+        ),
+        (None, None) => Err(Vec::new()),
+    }
+}
+
+fn complain(errors: &[ConfigError]) -> ExitCode {
+    let mut err = io::stderr().lock();
+    if errors.is_empty() {
+        let _ = writeln!(err, "howdah: a configuration file or --database is needed; see howdah --help");
+    }
+    for e in errors {
+        let _ = writeln!(err, "howdah: {e}");
+    }
+    if errors.len() > 1 {
+        let _ = writeln!(err, "howdah: {} problems; nothing was started", errors.len());
+    }
+    ExitCode::from(2)
+}
+
+fn check(serve: &Serve) -> ExitCode {
+    match read(serve) {
+        Ok(c) => {
+            let mut out = io::stdout().lock();
+            let _ = write!(out, "{}", config::summary(&c));
+            for w in &c.notes.warnings {
+                let _ = writeln!(out, "warning: {w}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(e) => complain(&e),
+    }
+}
+
+fn run(serve: &Serve) -> ExitCode {
+    let config = match read(serve) {
+        Ok(c) => Arc::new(c),
+        Err(e) => return complain(&e),
+    };
+    let log_dropped = match telemetry::init(&config.process) {
+        Ok(d) => d,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "howdah: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    for w in &config.notes.warnings {
+        tracing::warn!("{w}");
+    }
+    let again = serve.clone();
+    match super::run_to_end(config, log_dropped, move || read(&again)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e}");
+            let _ = writeln!(io::stderr(), "howdah: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl demo::Running for Service {
+    fn stop(self) -> Result<(), demo::BoxError> {
+        self.shut_down();
+        Ok(())
+    }
+}
+
+fn run_demo(duration: Option<Duration>) -> ExitCode {
+    let started = demo::run(duration, &mut io::stdout(), |text| {
+        let dir = std::env::temp_dir().join(format!("howdah-demo-{}.toml", std::process::id()));
+        std::fs::write(&dir, text)?;
+        let loaded = config::load(&dir, &Overrides::default());
+        std::fs::remove_file(&dir)?;
+        let config =
+            loaded.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        Ok(Service::start(Arc::new(config))?)
+    });
+    match started {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "howdah: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Listening sockets and the accept loops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::client::login::{self, Login};
+use crate::clock::Clock;
+use crate::config::resolved::Listen;
+use crate::error::{Error, Report, Severity, report};
+use crate::net::stream::{Peer, Stream};
+use crate::proto::encode;
+use crate::services::Services;
+
+/// One bound address.
+#[derive(Debug)]
+pub(super) enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The default port, where no TCP address says another.
+const PORT: u16 = 6432;
+
+/// Binds everything that the configuration names, or says which could not be bound and why.
+pub(super) fn bind(listen: &Listen) -> Result<Vec<Bound>, String> {
+    let mut bound = Vec::new();
+    for addr in &listen.tcp {
+        let l = bind_tcp(*addr, listen.backlog).map_err(|e| format!("cannot listen on {addr}: {e}"))?;
+        tracing::info!("listening on {}", l.local_addr().unwrap_or(*addr));
+        bound.push(Bound::Tcp(l));
+    }
+    if let Some(dir) = &listen.unix_dir {
+        let port = listen.tcp.first().map_or(PORT, SocketAddr::port);
+        let path = dir.join(format!(".s.PGSQL.{port}"));
+        let l = bind_unix(&path, listen.unix_mode)
+            .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+        tracing::info!("listening on unix:{}", path.display());
+        bound.push(Bound::Unix(l, path));
+    }
+    Ok(bound)
+}
+
+fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let s = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    s.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        s.set_only_v6(true)?;
+    }
+    s.set_nonblocking(true)?;
+    s.bind(&addr.into())?;
+    s.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(s.into())
+}
+
+/// A socket file that nobody answers on is left from a process that was killed, and is replaced.
+fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    if path.exists() {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it")),
+            Err(_) => std::fs::remove_file(path)?,
+        }
+    }
+    let l = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(l)
+}
+
+/// Accepts until the task is aborted. Out of descriptors it pauses instead of spinning: connections wait in the
+/// backlog.
+pub(super) async fn accept_loop(bound: Bound, services: Arc<Services>) {
+    loop {
+        let accepted = match &bound {
+            Bound::Tcp(l) => l.accept().await.map(|(s, a)| (Stream::Tcp(s), Peer::Tcp(a))),
+            Bound::Unix(l, _) => l.accept().await.map(|(s, _)| (Stream::Unix(s), Peer::Unix)),
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                services.clients.connected.fetch_add(1, Ordering::Relaxed);
+                services.clients.logging_in.fetch_add(1, Ordering::Relaxed);
+                let places = Counted { services: services.clone(), logging_in: true };
+                tokio::spawn(serve(stream, peer, services.clone(), places));
+            }
+            Err(e) => {
+                let label = match e.raw_os_error() {
+                    Some(24) => "emfile",
+                    Some(23) => "enfile",
+                    _ => "other",
+                };
+                services.counters.count("accept_errors_total", label);
+                if label != "other" {
+                    tracing::warn!(error = %e, "cannot accept; pausing for 100 ms, connections wait");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// A connection in the figures; uncounted when dropped.
+struct Counted {
+    services: Arc<Services>,
+    logging_in: bool,
+}
+
+impl Counted {
+    fn logged_in(&mut self) {
+        if std::mem::take(&mut self.logging_in) {
+            self.services.clients.logging_in.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.logged_in();
+        self.services.clients.connected.fetch_sub(1, Ordering::Relaxed);
+        self.services.gone.notify_waiters();
+    }
+}
+
+/// One connection from its first byte to its last. The login's state is gone before the session runs, so that
+/// an idle client is as small as its session.
+async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted: Counted) {
+    let Some(mut session) = Box::pin(log_in(stream, peer, &services)).await else { return };
+    counted.logged_in();
+    let ended = std::panic::AssertUnwindSafe(session.run()).catch_unwind().await;
+    let reason = match ended {
+        Ok(reason) => reason,
+        Err(_) => {
+            session.after_panic().await;
+            "panic"
+        }
+    };
+    services.counters.count("client_disconnects_total", reason);
+    if services.log_disconnections() {
+        let age = session.age(Clock::now());
+        tracing::info!(
+            client = session.ctl.id,
+            %peer,
+            user = ?session.ctl.user,
+            database = ?session.ctl.database,
+            reason,
+            duration_ms = age.as_millis() as u64,
+            "disconnected"
+        );
+    }
+}
+
+async fn log_in(
+    mut stream: Stream,
+    peer: Peer,
+    services: &Arc<Services>,
+) -> Option<Box<crate::client::session::Session>> {
+    let config = services.config();
+    let _ = stream.tune(&config.listen.tcp_keepalive);
+    let limit = config.limits.max_login_connections as usize;
+    let current = services.clients.logging_in.load(Ordering::Relaxed);
+    if current > limit {
+        let e = Error::TooManyLogins { current: current - 1, limit };
+        services.counters.count("clients_rejected_total", "too_many_logins");
+        let _ = stream.write_all(&fatal(&e)).await;
+        return None;
+    }
+    match login::login(stream, peer, services).await {
+        Login::Session(s) => {
+            services.counters.count("logins_total", "");
+            if config.process.log_connections {
+                tracing::info!(
+                    client = s.ctl.id,
+                    %peer,
+                    user = ?s.ctl.user,
+                    database = ?s.ctl.database,
+                    application = ?s.ctl.application_name(),
+                    "connected"
+                );
+            }
+            Some(s)
+        }
+        Login::TimedOut => {
+            services.counters.count("timeouts_total", "client_login_timeout");
+            tracing::info!(%peer, "client_login_timeout");
+            None
+        }
+        Login::Done | Login::Refused => None,
+    }
+}
+
+fn fatal(e: &Error) -> Vec<u8> {
+    encode::error_response(&Report { severity: Severity::Fatal, ..report(e) })
+}

@@ -1,0 +1,243 @@
+//! Puts everything together: listeners, janitor, signals, reload, drain. The only module that knows all others.
+
+pub mod cli;
+mod janitor;
+mod listen;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::client::ctl::Signal;
+use crate::clock::Clock;
+use crate::config::resolved::{Config, Drain, Role};
+use crate::config::{self, ConfigError};
+use crate::ops;
+use crate::pool::PoolKey;
+use crate::services::Services;
+
+/// A Howdah that serves.
+pub struct Service {
+    runtime: Runtime,
+    services: Arc<Services>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+fn runtime(workers: usize) -> io::Result<Runtime> {
+    if workers <= 1 {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .thread_name("howdah")
+            .enable_all()
+            .build()
+    }
+}
+
+/// Raises the limit of open files to what the configuration can need, and says so where that is not possible.
+fn raise_file_limit(config: &Config) {
+    let l = &config.limits;
+    let servers: u64 = config
+        .databases
+        .values()
+        .map(|d| u64::from(d.pool.size + d.pool.reserve_size) * config.users.len().max(1) as u64)
+        .sum();
+    let need = u64::from(l.max_client_connections)
+        + u64::from(l.reserved_client_connections)
+        + u64::from(l.max_cancels_in_flight)
+        + servers
+        + 64;
+    let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
+    if got < need {
+        tracing::warn!(
+            "file descriptor limit is {got}, but {need} may be needed \
+             (max_client_connections {} + reserved {} + cancels {} + servers {servers} + 64): \
+             raise the limit (ulimit -n, LimitNOFILE) or lower max_client_connections",
+            l.max_client_connections,
+            l.reserved_client_connections,
+            l.max_cancels_in_flight,
+        );
+    } else {
+        tracing::info!("file descriptor limit {got}, at most {need} needed");
+    }
+}
+
+impl Service {
+    /// Binds, starts the loops, and returns; serves until it is shut down or dropped.
+    pub fn start(config: Arc<Config>) -> Result<Self, String> {
+        raise_file_limit(&config);
+        let runtime =
+            runtime(config.process.workers).map_err(|e| format!("cannot start the runtime: {e}"))?;
+        let services = Services::new(config.clone());
+        let guard = runtime.enter();
+        let mut tasks = Vec::new();
+        let bound = listen::bind(&config.listen)?;
+        if let Some(addr) = config.listen.ops {
+            tasks.push(
+                ops::start(addr, services.clone()).map_err(|e| format!("cannot listen on {addr}: {e}"))?,
+            );
+        }
+        for b in bound {
+            tasks.push(tokio::spawn(listen::accept_loop(b, services.clone())));
+        }
+        tasks.push(tokio::spawn(janitor::run(services.clone())));
+        warm(&services, &config);
+        drop(guard);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.origin, "serving");
+        Ok(Self { runtime, services, tasks })
+    }
+
+    /// Ends at once.
+    pub fn shut_down(self) {
+        for t in &self.tasks {
+            t.abort();
+        }
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+/// Makes the pools whose minimum is to be kept although nobody has asked for them yet: those that the
+/// configuration names by user, and those of a database with one possible user.
+fn warm(services: &Arc<Services>, config: &Config) {
+    for db in config.databases.values() {
+        let mut users: Vec<&str> = db.pool_overrides.iter().filter_map(|e| e.user.as_deref()).collect();
+        if let (1, Some(only)) = (config.users.len(), config.users.keys().next()) {
+            users.push(only);
+        }
+        users.sort_unstable();
+        users.dedup();
+        for user in users {
+            if config.pool_settings(db, user, Role::Primary).min_size > 0 {
+                let key =
+                    PoolKey { database: db.name.as_str().into(), user: user.into(), role: Role::Primary };
+                if let Some(p) = services.pools.obtain(&key, services) {
+                    p.look();
+                }
+            }
+        }
+    }
+}
+
+/// Serves until a signal ends it. `read` reads the configuration again at SIGHUP.
+pub fn run_to_end(
+    config: Arc<Config>,
+    log_dropped: Arc<AtomicU64>,
+    read: impl Fn() -> Result<Config, Vec<ConfigError>>,
+) -> Result<(), String> {
+    let service = Service::start(config)?;
+    let _ = service.services.log_dropped.set(log_dropped);
+    let services = service.services.clone();
+    service.runtime.block_on(signals(&services, read))?;
+    service.shut_down();
+    Ok(())
+}
+
+async fn signals(
+    services: &Arc<Services>,
+    read: impl Fn() -> Result<Config, Vec<ConfigError>>,
+) -> Result<(), String> {
+    let on = |k: SignalKind| signal(k).map_err(|e| format!("cannot watch signals: {e}"));
+    let mut term = on(SignalKind::terminate())?;
+    let mut int = on(SignalKind::interrupt())?;
+    let mut hup = on(SignalKind::hangup())?;
+    let how = loop {
+        tokio::select! {
+            _ = hup.recv() => reload(services, read()),
+            _ = term.recv() => break services.config().process.drain,
+            // Somebody at a terminal wants it to end now, though in order.
+            _ = int.recv() => break Drain::Transactions,
+        }
+    };
+    tokio::select! {
+        () = drain(services, how) => {}
+        _ = term.recv() => tracing::warn!("second signal: ending at once"),
+        _ = int.recv() => tracing::warn!("second signal: ending at once"),
+    }
+    Ok(())
+}
+
+/// Puts a new configuration in force whole, or keeps the old one and says why.
+pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
+    let new = match new {
+        Ok(c) => c,
+        Err(errors) => {
+            services.counters.count("reload_failures_total", "");
+            for e in &errors {
+                tracing::error!("configuration not reloaded: {e}");
+            }
+            return;
+        }
+    };
+    let old = services.config();
+    for key in config::restart_needed(&old, &new) {
+        tracing::warn!("{key} has changed, which needs a restart; the old value stays");
+    }
+    for w in &new.notes.warnings {
+        tracing::warn!("{w}");
+    }
+    let new = Arc::new(new);
+    services.set_config(new.clone());
+    let gone = services.pools.reconfigure(&new);
+    services.clients.each(|c| {
+        let removed = gone.iter().any(|k| k.database == c.database && k.user == c.user)
+            || !new.databases.contains_key(&*c.database);
+        if removed {
+            c.signal(Signal::Removed);
+        }
+    });
+    warm(services, &new);
+    services.counters.count("reloads_total", "");
+    tracing::info!(config = %new.origin, "configuration reloaded");
+}
+
+/// Sees the clients off: see [`Drain`].
+async fn drain(services: &Arc<Services>, how: Drain) {
+    let config = services.config();
+    let limit = config.process.drain_timeout;
+    let deadline = Clock::now() + limit;
+    services.draining.store(true, Ordering::Relaxed);
+    tracing::info!(
+        clients = services.clients.len(),
+        timeout_ms = limit.as_millis() as u64,
+        "draining: new connections are refused"
+    );
+    if how == Drain::Clients {
+        // The last tenth of the time is for those that have not left by themselves.
+        let patience = limit.mul_f64(0.9).max(limit.saturating_sub(Duration::from_secs(5)));
+        if wait_gone(services, patience).await {
+            return;
+        }
+        tracing::info!(clients = services.clients.len(), "drain_timeout nears: clients are told to leave");
+    }
+    services.seeing_off.store(true, Ordering::SeqCst);
+    services.clients.each(|c| c.signal(Signal::Drain));
+    let left = deadline.saturating_duration_since(Clock::now());
+    if !wait_gone(services, left).await {
+        tracing::warn!(clients = services.clients.len(), "drain_timeout: ending with clients connected");
+    }
+}
+
+/// Waits until nobody is connected, at most for `limit`.
+async fn wait_gone(services: &Services, limit: Duration) -> bool {
+    let all_gone = async {
+        loop {
+            let gone = services.gone.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if services.clients.is_empty() {
+                return;
+            }
+            gone.await;
+        }
+    };
+    tokio::time::timeout(limit, all_gone).await.is_ok()
+}

@@ -1,0 +1,210 @@
+//! What others may know of a client, and how they reach it: shared between its task, the janitor, cancel
+//! requests and statistics. Its task owns everything else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use atomic_waker::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::net::stream::Peer;
+use crate::pool::Pool;
+use crate::pool::core::{ConnId, WaiterId};
+
+/// Requests to a client's task; bits of [`ClientCtl`]'s signal word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Signal {
+    /// End now, with 57P01.
+    Kill = 1,
+    /// End at the next transaction boundary, with 57P01.
+    Drain = 2,
+    /// The database was removed: end at the next transaction boundary.
+    Removed = 4,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClientState {
+    Login = 0,
+    Idle = 1,
+    Waiting = 2,
+    Active = 3,
+    IdleInTransaction = 4,
+}
+
+impl ClientState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "logging in",
+            Self::Idle => "idle",
+            Self::Waiting => "waiting for a server",
+            Self::Active => "running a query",
+            Self::IdleInTransaction => "idle in transaction",
+        }
+    }
+
+    fn from_u8(n: u8) -> Self {
+        match n {
+            0 => Self::Login,
+            2 => Self::Waiting,
+            3 => Self::Active,
+            4 => Self::IdleInTransaction,
+            _ => Self::Idle,
+        }
+    }
+}
+
+/// Where a cancel for this client has to go.
+#[derive(Debug, Clone)]
+pub enum Link {
+    None,
+    Waiting(Arc<Pool>, WaiterId),
+    /// Stays after the lease has ended: the pool knows by the lease's number that it has.
+    Leased(Arc<Pool>, ConnId, u64),
+}
+
+#[derive(Debug)]
+pub struct ClientCtl {
+    pub id: u64,
+    pub peer: Peer,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub connected: Instant,
+    pub secret: Vec<u8>,
+    state: AtomicU8,
+    /// Milliseconds of the clock at which the task wants to be woken; 0 is never.
+    deadline: AtomicU64,
+    state_since: AtomicU64,
+    signals: AtomicU32,
+    pub waker: AtomicWaker,
+    link: Mutex<Link>,
+    application_name: Mutex<Arc<str>>,
+    pub transactions: AtomicU64,
+}
+
+impl ClientCtl {
+    pub fn new(
+        id: u64,
+        peer: Peer,
+        user: Arc<str>,
+        database: Arc<str>,
+        application_name: Arc<str>,
+        secret: Vec<u8>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            peer,
+            user,
+            database,
+            connected: now,
+            secret,
+            state: AtomicU8::new(ClientState::Login as u8),
+            deadline: AtomicU64::new(0),
+            state_since: AtomicU64::new(0),
+            signals: AtomicU32::new(0),
+            waker: AtomicWaker::new(),
+            link: Mutex::new(Link::None),
+            application_name: Mutex::new(application_name),
+            transactions: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    pub fn set_state(&self, s: ClientState, now_ms: u64) {
+        self.state.store(s as u8, Ordering::Relaxed);
+        self.state_since.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub fn state(&self) -> ClientState {
+        ClientState::from_u8(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Since when it is in its state, in milliseconds of the clock.
+    pub fn state_since(&self) -> u64 {
+        self.state_since.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub fn set_deadline(&self, at_ms: u64) {
+        if self.deadline.load(Ordering::Relaxed) != at_ms {
+            self.deadline.store(at_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Called by the janitor.
+    pub fn wake_if_due(&self, now_ms: u64) {
+        let d = self.deadline.load(Ordering::Relaxed);
+        if d != 0 && now_ms >= d {
+            self.waker.wake();
+        }
+    }
+
+    pub fn signal(&self, s: Signal) {
+        self.signals.fetch_or(s as u32, Ordering::Release);
+        self.waker.wake();
+    }
+
+    #[inline]
+    pub fn has(&self, s: Signal) -> bool {
+        self.signals.load(Ordering::Acquire) & s as u32 != 0
+    }
+
+    #[inline]
+    pub fn any_signal(&self) -> bool {
+        self.signals.load(Ordering::Acquire) != 0
+    }
+
+    pub fn set_link(&self, l: Link) {
+        *self.link.lock() = l;
+    }
+
+    /// A lease of `pool` began; the pool's count of references is touched only when it is another pool.
+    #[inline]
+    pub fn set_lease(&self, pool: &Arc<Pool>, id: ConnId, lease: u64) {
+        let mut link = self.link.lock();
+        if let Link::Leased(p, i, l) = &mut *link
+            && Arc::ptr_eq(p, pool)
+        {
+            *i = id;
+            *l = lease;
+            return;
+        }
+        *link = Link::Leased(pool.clone(), id, lease);
+    }
+
+    pub fn link(&self) -> Link {
+        self.link.lock().clone()
+    }
+
+    pub fn set_application_name(&self, name: &str) {
+        *self.application_name.lock() = name.into();
+    }
+
+    pub fn application_name(&self) -> Arc<str> {
+        self.application_name.lock().clone()
+    }
+
+    /// One phrase for an error's DETAIL: who holds, since when, doing what.
+    pub fn describe(&self, clock: &Clock, held: std::time::Duration) -> String {
+        let state_ms = clock.now_ms().saturating_sub(self.state_since());
+        let app = self.application_name();
+        format!(
+            "client {} of user {} from {}{}, holding for {:.3} s, {} for {:.3} s",
+            self.id,
+            self.user,
+            self.peer,
+            if app.is_empty() {
+                String::new()
+            } else {
+                format!(" (application_name {})", app.escape_default())
+            },
+            held.as_secs_f64(),
+            self.state().as_str(),
+            state_ms as f64 / 1e3,
+        )
+    }
+}

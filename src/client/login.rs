@@ -1,0 +1,417 @@
+//! From an accepted connection to a session: startup packet, authentication, limits, welcome (PostgreSQL
+//! documentation, 54.2.1 Start-up). The caller bounds the time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rand::RngCore;
+
+use super::ctl::ClientCtl;
+use super::session::Session;
+use crate::auth::{Action, ClientAuth};
+use crate::cancel;
+use crate::clock::Clock;
+use crate::config::resolved::{AuthMethod, Config, Role};
+use crate::error::{Error, Report, Severity, report};
+use crate::net::lane::Lane;
+use crate::net::stream::{Peer, Stream};
+use crate::pool::{Pool, PoolKey};
+use crate::proto::params::ParamSet;
+use crate::proto::pipeline::TxStatus;
+use crate::proto::startup::{self, FirstPacket, Replication, Startup};
+use crate::proto::{encode, frame};
+use crate::relay::params::bring_into_step;
+use crate::relay::state::{ClientProto, TxStats};
+use crate::services::{Services, take_place};
+
+/// What the handshake led to.
+pub enum Login {
+    Session(Box<Session>),
+    /// A cancel request, or a connection that ended before it said anything.
+    Done,
+    /// Refused, and told so.
+    Refused,
+    /// Not finished within client_login_timeout.
+    TimedOut,
+}
+
+/// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
+/// client_login_timeout, from then on that of the database and user. Not cancel safe: a login that is dropped is
+/// over.
+pub async fn login(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Login {
+    let started = Clock::now();
+    let config = services.config();
+    let mut buf = Vec::new();
+    let first = first_packet(&mut stream, &mut buf, services);
+    let startup = match tokio::time::timeout(config.pool.client_login_timeout, first).await {
+        Ok(Ok(Some(s))) => s,
+        Ok(Ok(None)) => return Login::Done,
+        Ok(Err(e)) => return refuse(&mut stream, services, peer, &e, None).await,
+        Err(_) => return Login::TimedOut,
+    };
+    let who = (startup.user.clone(), startup.database.clone());
+    let limit = config.databases.get(&startup.database).map_or(config.pool.client_login_timeout, |db| {
+        config.pool_settings(db, &startup.user, Role::Primary).client_login_timeout
+    });
+    let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
+    match tokio::time::timeout(left, admit(stream, peer, services, startup, buf)).await {
+        Ok(Ok(s)) => Login::Session(Box::new(s)),
+        Ok(Err((mut stream, e))) => refuse(&mut stream, services, peer, &e, Some(who)).await,
+        Err(_) => Login::TimedOut,
+    }
+}
+
+async fn refuse(
+    stream: &mut Stream,
+    services: &Services,
+    peer: Peer,
+    e: &Error,
+    who: Option<(String, String)>,
+) -> Login {
+    let r = Report { severity: Severity::Fatal, ..report(e) };
+    services.counters.count("clients_rejected_total", r.code);
+    let (user, database) = who.unwrap_or_default();
+    tracing::info!(%peer, user = ?user, database = ?database, code = r.code, error = %e, "login refused");
+    let _ = stream.write_all(&encode::error_response(&r)).await;
+    Login::Refused
+}
+
+/// Reads packets until a StartupMessage; answers requests for encryption, acts on a cancel.
+async fn first_packet(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    services: &Arc<Services>,
+) -> Result<Option<Startup>, Error> {
+    let mut asked = 0;
+    loop {
+        let Some((packet, used)) = startup::parse_first(buf)? else {
+            match stream.read_some(buf).await {
+                Ok(n) if n > 0 => continue,
+                _ => return Ok(None),
+            }
+        };
+        buf.drain(..used);
+        match packet {
+            FirstPacket::Ssl | FirstPacket::GssEnc => {
+                asked += 1;
+                if asked > 2 {
+                    return Err(Error::ProtocolViolation("too many requests for encryption".to_owned()));
+                }
+                // What came in plain text behind a request for encryption was not meant for us (CVE-2021-3935).
+                if !buf.is_empty() {
+                    return Err(Error::ProtocolViolation(
+                        "received unencrypted data after a request for encryption".to_owned(),
+                    ));
+                }
+                services.counters.count("protocol_negotiations_total", "encryption_refused");
+                if stream.write_all(b"N").await.is_err() {
+                    return Ok(None);
+                }
+            }
+            FirstPacket::Cancel { pid, key } => {
+                cancel::request(services, pid, &key).await;
+                return Ok(None);
+            }
+            FirstPacket::UnsupportedProtocol { major, minor } => {
+                return Err(Error::UnsupportedProtocol { major, minor });
+            }
+            FirstPacket::Startup(s) => return Ok(Some(s)),
+        }
+    }
+}
+
+type Failed = (Stream, Error);
+
+async fn admit(
+    mut stream: Stream,
+    peer: Peer,
+    services: &Arc<Services>,
+    startup: Startup,
+    mut buf: Vec<u8>,
+) -> Result<Session, Failed> {
+    let config = services.config();
+    if let Err(e) = may_log_in(services, &config, &startup) {
+        return Err((stream, e));
+    }
+    if let Some(n) = startup::negotiate(&startup) {
+        services.counters.count("protocol_negotiations_total", "version");
+        match encode::negotiate_protocol_version(n.newest_minor, &n.unrecognized) {
+            Ok(bytes) => {
+                if stream.write_all(&bytes).await.is_err() {
+                    return Err((stream, Error::ProtocolViolation("client has left".to_owned())));
+                }
+            }
+            Err(e) => return Err((stream, e)),
+        }
+    }
+    if let Err(e) = authenticate(&mut stream, &mut buf, services, &config, &startup.user).await {
+        return Err((stream, e));
+    }
+    match enter(peer, services, &config, &startup).await {
+        Ok(Entered { mut session, welcome, places }) => {
+            if let Err(e) = stream.write_all(&welcome).await {
+                return Err((stream, Error::ProtocolViolation(e.to_string())));
+            }
+            session.start(stream, &buf, places);
+            Ok(session)
+        }
+        Err(e) => Err((stream, e)),
+    }
+}
+
+/// What can be refused before anybody is asked for a password.
+fn may_log_in(services: &Services, config: &Config, startup: &Startup) -> Result<(), Error> {
+    let connected = services.clients.connected.load(Ordering::Relaxed);
+    let mut limit = config.limits.max_client_connections as usize;
+    if config.admin_users.contains(&startup.user) {
+        limit += config.limits.reserved_client_connections as usize;
+    }
+    if connected > limit {
+        return Err(Error::TooManyClients { current: connected - 1, limit });
+    }
+    if services.draining.load(Ordering::Relaxed) {
+        return Err(Error::ShuttingDown);
+    }
+    if startup.replication != Replication::No {
+        return Err(Error::FeatureNotSupported("replication connections are not supported"));
+    }
+    Ok(())
+}
+
+async fn authenticate(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    services: &Arc<Services>,
+    config: &Config,
+    user: &str,
+) -> Result<(), Error> {
+    let known = config.users.get(user);
+    if config.auth_method == AuthMethod::Trust && known.is_none() {
+        return Err(Error::AuthenticationFailed { user: user.to_owned() });
+    }
+    let secret = known.and_then(|u| u.secret.as_ref());
+    let cached = secret.and_then(|s| services.scram_cache.get(user, s));
+    let mut auth = ClientAuth::new(
+        config.auth_method,
+        user,
+        secret,
+        &services.mock_secret,
+        cached.as_ref(),
+        &mut rand::rng(),
+    );
+    let gone = |_| Error::ProtocolViolation("client has left during the login".to_owned());
+    let mut action = auth.start();
+    loop {
+        action = match action {
+            Action::Accept => return Ok(()),
+            Action::SendThenAccept(bytes) => {
+                return stream.write_all(&bytes).await.map_err(gone);
+            }
+            Action::Fail(e) => return Err(e),
+            Action::Derive(job) => {
+                // PBKDF2 takes milliseconds: not on a thread that relays.
+                let keys = tokio::task::spawn_blocking(move || job.run())
+                    .await
+                    .map_err(|e| Error::Internal(e.to_string()))?;
+                if config.auth_method == AuthMethod::ScramSha256
+                    && let Some(s) = secret
+                {
+                    services.scram_cache.put(user, s, &keys);
+                }
+                auth.resume(&keys)
+            }
+            Action::Send(bytes) => {
+                stream.write_all(&bytes).await.map_err(gone)?;
+                let (tag, body) = message(stream, buf).await?;
+                auth.on_message(tag, &body)
+            }
+        };
+    }
+}
+
+/// The next message of a client that is not logged in: short, whatever it says.
+async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u8, Vec<u8>), Error> {
+    loop {
+        let h = frame::header(buf, crate::auth::MAX_PASSWORD_MESSAGE as u32 + 4)
+            .map_err(|b| Error::ProtocolViolation(format!("invalid message length {}", b.length)))?;
+        if let Some(h) = h
+            && buf.len() >= h.total
+        {
+            let rest = buf.split_off(h.total);
+            let mut m = std::mem::replace(buf, rest);
+            return Ok((h.tag, m.split_off(frame::HEADER)));
+        }
+        match stream.read_some(buf).await {
+            Ok(n) if n > 0 => {}
+            _ => return Err(Error::ProtocolViolation("client has left during the login".to_owned())),
+        }
+    }
+}
+
+struct Entered {
+    session: Session,
+    welcome: Vec<u8>,
+    places: Vec<crate::services::Place>,
+}
+
+/// After authentication: the pool, the places, the welcome.
+async fn enter(
+    peer: Peer,
+    services: &Arc<Services>,
+    config: &Config,
+    startup: &Startup,
+) -> Result<Entered, Error> {
+    let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
+    let db = config.databases.get(&startup.database).ok_or_else(unknown)?;
+    let (user, database): (Arc<str>, Arc<str>) =
+        (startup.user.as_str().into(), startup.database.as_str().into());
+    let places = take_places(services, config, db.max_client_connections, &user, &database)?;
+    let key = PoolKey { database: database.clone(), user: user.clone(), role: Role::Primary };
+    let pool = services.pools.obtain(&key, services).ok_or_else(unknown)?;
+
+    let overrides = overrides(config, startup)?;
+    let application = overrides.get("application_name").unwrap_or_default();
+    let application: Arc<str> = String::from_utf8_lossy(application).into();
+    let mut secret = vec![0; if startup.effective_minor() >= 2 { 32 } else { 4 }];
+    rand::rng().fill_bytes(&mut secret);
+    let id = services.clients.next_id();
+    let now = Clock::now();
+    let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, now));
+
+    let defaults = welcome(&pool, &ctl).await?;
+    let proto = settle(services, &pool, &ctl, &defaults, overrides).await?;
+    let welcome = welcome_bytes(&proto.view, &ctl)?;
+    Ok(Entered { session: Session::new(services.clone(), ctl, pool, proto), welcome, places })
+}
+
+fn take_places(
+    services: &Arc<Services>,
+    config: &Config,
+    database_limit: Option<u32>,
+    user: &Arc<str>,
+    database: &Arc<str>,
+) -> Result<Vec<crate::services::Place>, Error> {
+    let admin = config.admin_users.iter().any(|u| **u == **user);
+    let lift = |l: Option<u32>| if admin { None } else { l };
+    let user_limit = config.users.get(&**user).and_then(|u| u.max_client_connections);
+    let of = |l: Option<u32>| l.unwrap_or_default() as usize;
+    let d = take_place(services, database, false, lift(database_limit)).map_err(|current| {
+        Error::TooManyDatabaseClients { database: database.to_string(), current, limit: of(database_limit) }
+    })?;
+    let u = take_place(services, user, true, lift(user_limit)).map_err(|current| {
+        Error::TooManyUserClients { user: user.to_string(), current, limit: of(user_limit) }
+    })?;
+    Ok(vec![d, u])
+}
+
+/// What a server of the pool reports; asks for one where none is known.
+async fn welcome(pool: &Arc<Pool>, ctl: &Arc<ClientCtl>) -> Result<Arc<ParamSet>, Error> {
+    if let Some(w) = pool.welcome() {
+        return Ok(w);
+    }
+    let mut lease = pool.acquire(ctl).await?;
+    let defaults = lease.conn().map(|c| c.state.defaults.clone());
+    lease.release_unused();
+    defaults.ok_or_else(|| Error::Internal("a lease without a server".to_owned()))
+}
+
+/// Finds out how the server spells what the startup packet asks for, and whether it takes it at all: from what
+/// is known of earlier clients, or from a server.
+async fn settle(
+    services: &Arc<Services>,
+    pool: &Arc<Pool>,
+    ctl: &Arc<ClientCtl>,
+    defaults: &Arc<ParamSet>,
+    overrides: ParamSet,
+) -> Result<ClientProto, Error> {
+    let mut known = ParamSet::default();
+    let mut all_known = true;
+    for (name, value) in overrides.iter() {
+        match pool.canonical(name, value) {
+            Some(v) => known.set(name, &v),
+            None => {
+                all_known = false;
+                known.set(name, value);
+            }
+        }
+    }
+    let mut view = (**defaults).clone();
+    for (name, value) in known.iter() {
+        if view.get(name).is_some() {
+            view.set(name, value);
+        }
+    }
+    let id = ctl.id;
+    let mut proto = ClientProto::new(id, services.params.intern(known), services.params.intern(view));
+    if all_known {
+        return Ok(proto);
+    }
+    let mut lease = pool.acquire(ctl).await?;
+    let limit = services.config().limits.server_repair_timeout;
+    let Some(conn) = lease.conn() else {
+        return Err(Error::Internal("a lease without a server".to_owned()));
+    };
+    let mut sink = Lane::default();
+    match bring_into_step(services, ctl, &mut proto, conn, &mut sink, limit).await {
+        Ok(None) => {
+            for (name, value) in overrides.iter() {
+                pool.learn_canonical(name, value, proto.overrides.get(name).unwrap_or(value));
+            }
+            lease.release_unused();
+            Ok(proto)
+        }
+        Ok(Some(refused)) => {
+            lease.release_unused();
+            Err(Error::ServerLogin(refused.0.fatal()))
+        }
+        Err(why) => {
+            let host = conn.host.to_string();
+            lease.discard(why, TxStats::default());
+            Err(Error::ServerLost { host, reason: "it went away during the login".to_owned() })
+        }
+    }
+}
+
+/// The parameters that the startup packet asks for: its own, over those in `options`.
+fn overrides(config: &Config, startup: &Startup) -> Result<ParamSet, Error> {
+    let mut set = ParamSet::default();
+    let ignored = |n: &str| config.ignore_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(n));
+    let mut add = |name: &str, value: &str| {
+        if ignored(name) {
+            return Ok(());
+        }
+        if !startup::is_valid_guc_name(name) {
+            return Err(Error::ProtocolViolation(format!(
+                "invalid parameter name \"{}\" in the startup packet",
+                name.escape_default()
+            )));
+        }
+        set.set(name, value.as_bytes());
+        Ok(())
+    };
+    if let Some(o) = &startup.options {
+        for (n, v) in startup::parse_options(o)? {
+            add(&n, &v)?;
+        }
+    }
+    for (n, v) in &startup.params {
+        add(n, v)?;
+    }
+    Ok(set)
+}
+
+fn welcome_bytes(view: &ParamSet, ctl: &ClientCtl) -> Result<Vec<u8>, Error> {
+    let mut out = encode::AUTHENTICATION_OK.to_vec();
+    for (name, value) in view.iter() {
+        out.push(frame::be::PARAMETER_STATUS);
+        out.extend_from_slice(&((name.len() + value.len() + 6) as u32).to_be_bytes());
+        out.extend_from_slice(name.as_bytes());
+        out.push(0);
+        out.extend_from_slice(value);
+        out.push(0);
+    }
+    let pid = i32::try_from(ctl.id).map_err(|_| Error::Internal("client number too large".to_owned()))?;
+    out.extend_from_slice(&encode::backend_key_data(pid, &ctl.secret)?);
+    out.extend_from_slice(&encode::ready_for_query(TxStatus::Idle));
+    Ok(out)
+}

@@ -1,0 +1,527 @@
+//! One client after its login: idle, waiting, active, and round again. While idle it holds neither a server nor
+//! a buffer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::ctl::{ClientCtl, ClientState, Link, Signal};
+use crate::clock::Clock;
+use crate::config::resolved::PoolMode;
+use crate::error::{Error, Severity, report};
+use crate::net::lane::Lane;
+use crate::net::stream::Stream;
+use crate::pool::{Checkout, HotSettings, Lease, Pool, Waiting};
+use crate::proto::encode;
+use crate::proto::frame::fe;
+use crate::proto::pipeline::TxStatus;
+use crate::relay::flow::{self, End, Flow, Timers};
+use crate::relay::params;
+use crate::relay::state::{ClientProto, Env, TxStats};
+use crate::relay::up::{self, Alone};
+use crate::services::{Place, Services};
+
+/// Bytes that a waiting client may add to its request before they stay in its socket.
+const WAIT_BUFFER: usize = 64 * 1024;
+
+/// A client of this application_name panics with a server in its hands; in unit tests only.
+#[cfg(test)]
+pub(crate) const PANIC: &str = "panic in the relay";
+
+/// Why a session ended; the label of the metric and the word in the log.
+type Goodbye = &'static str;
+
+pub struct Session {
+    services: Arc<Services>,
+    pub ctl: Arc<ClientCtl>,
+    pool: Arc<Pool>,
+    proto: ClientProto,
+    stream: Option<Stream>,
+    up: Lane,
+    down: Lane,
+    /// An error was answered in the extended protocol: everything up to the next Sync is skipped.
+    skip_to_sync: bool,
+    places: Vec<Place>,
+    hot: HotSettings,
+}
+
+enum Next {
+    Begin,
+    End(Goodbye),
+}
+
+impl Session {
+    pub fn new(services: Arc<Services>, ctl: Arc<ClientCtl>, pool: Arc<Pool>, proto: ClientProto) -> Self {
+        let hot = pool.hot();
+        Self {
+            services,
+            ctl,
+            pool,
+            proto,
+            stream: None,
+            up: Lane::default(),
+            down: Lane::default(),
+            skip_to_sync: false,
+            places: Vec::new(),
+            hot,
+        }
+    }
+
+    /// The login is over; `early` are bytes that the client sent behind it.
+    pub fn start(&mut self, stream: Stream, early: &[u8], places: Vec<Place>) {
+        self.stream = Some(stream);
+        self.places = places;
+        if !early.is_empty() {
+            self.up.preload(early);
+        }
+        self.services.clients.insert(self.ctl.clone());
+        if self.services.seeing_off.load(Ordering::SeqCst) {
+            self.ctl.signal(Signal::Drain);
+        }
+        self.set_state(ClientState::Idle);
+    }
+
+    fn set_state(&self, s: ClientState) {
+        self.ctl.set_state(s, self.services.clock.ms(Clock::now()));
+    }
+
+    /// Runs to the end of the session; returns why it ended.
+    pub async fn run(&mut self) -> Goodbye {
+        loop {
+            match self.idle().await {
+                Next::Begin => {}
+                Next::End(why) => return why,
+            }
+            if let Some(why) = self.transaction().await {
+                return why;
+            }
+        }
+    }
+
+    /// The panic of a session is told to its client and ends only that session.
+    pub async fn after_panic(&mut self) {
+        self.services.counters.count("panics_total", "session");
+        self.farewell(&Error::Internal("the session's task panicked".to_owned())).await;
+    }
+
+    // ---- idle
+
+    /// Writes what is owed and waits for a message that needs a server.
+    async fn idle(&mut self) -> Next {
+        loop {
+            match self.local() {
+                Ok(Some(Next::Begin)) => return Next::Begin,
+                Ok(Some(end)) => {
+                    let _ = self.flush().await;
+                    return end;
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    self.farewell(&e).await;
+                    return Next::End("protocol_violation");
+                }
+            }
+            self.proto.statements.settle();
+            if let Err(why) = self.flush().await {
+                return Next::End(why);
+            }
+            if let Some(e) = self.boundary_signal() {
+                self.farewell(&e).await;
+                return Next::End("admin");
+            }
+            let shard = self.ctl.id as usize;
+            self.up.release(&self.services.buffers, shard);
+            self.down.release(&self.services.buffers, shard);
+            match self.read_idle().await {
+                Ok(()) => {}
+                Err(why) => return Next::End(why),
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Goodbye> {
+        if !self.down.has_output() {
+            return Ok(());
+        }
+        let Some(stream) = &mut self.stream else { return Err("no_stream") };
+        // The usual case: there is room in the socket.
+        let now = std::future::poll_fn(|cx| Poll::Ready(self.down.poll_flush(cx, stream))).await;
+        let n = match now {
+            Poll::Ready(Ok(n)) => n as u64,
+            Poll::Ready(Err(_)) => return Err("write_error"),
+            Poll::Pending => {
+                let limit = self.services.config().limits.client_write_timeout;
+                Box::pin(flow::flush(&mut self.down, stream, &self.ctl, &self.services, limit, false)).await?
+            }
+        };
+        self.proto.stats.to_client += n;
+        Ok(())
+    }
+
+    /// What ends a session between transactions.
+    fn boundary_signal(&self) -> Option<Error> {
+        if !self.ctl.any_signal() {
+            return None;
+        }
+        if self.ctl.has(Signal::Removed) {
+            return Some(Error::DatabaseRemoved { database: self.ctl.database.to_string() });
+        }
+        let why = if self.ctl.has(Signal::Kill) {
+            "The connection was ended by the pooler's operator."
+        } else {
+            "The pooler is shutting down."
+        };
+        Some(Error::AdminShutdown { why: why.to_owned() })
+    }
+
+    async fn read_idle(&mut self) -> Result<(), Goodbye> {
+        let idle_limit = self.hot.client_idle;
+        let since = idle_limit.map(|l| {
+            let now = Clock::now();
+            self.ctl.set_deadline(self.services.clock.deadline(now, l));
+            now
+        });
+        let Some(stream) = &mut self.stream else { return Err("no_stream") };
+        let (up, ctl, services) = (&mut self.up, &self.ctl, &self.services);
+        let shard = ctl.id as usize;
+        let read = std::future::poll_fn(|cx| {
+            ctl.waker.register(cx.waker());
+            if let (Some(l), Some(t)) = (idle_limit, since)
+                && Clock::now() >= t + l
+            {
+                return Poll::Ready(Err("client_idle_timeout"));
+            }
+            match up.poll_fill(cx, stream, &services.buffers, shard) {
+                Poll::Ready(Ok(0)) => Poll::Ready(Err("eof")),
+                Poll::Ready(Ok(n)) => Poll::Ready(Ok(n)),
+                Poll::Ready(Err(_)) => Poll::Ready(Err("read_error")),
+                Poll::Pending if ctl.any_signal() => Poll::Ready(Ok(0)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        match read {
+            Ok(n) => {
+                self.proto.stats.from_client += n as u64;
+                Ok(())
+            }
+            Err("client_idle_timeout") => {
+                let limit = idle_limit.unwrap_or_default();
+                self.services.counters.count("timeouts_total", "client_idle_timeout");
+                self.farewell(&Error::ClientIdleTimeout { idle: limit, limit }).await;
+                Err("client_idle_timeout")
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Deals with what needs no server. `None`: more bytes are needed.
+    fn local(&mut self) -> Result<Option<Next>, Error> {
+        let max = self.hot.max_message;
+        loop {
+            if self.up.mid_message() {
+                self.up.continue_message();
+                if self.up.mid_message() {
+                    return Ok(None);
+                }
+            }
+            let Some(h) = up::next_header(&self.up, max)? else { return Ok(None) };
+            match h.tag {
+                fe::TERMINATE => return Ok(Some(Next::End("terminate"))),
+                fe::SYNC => {
+                    self.up.discard(h.total);
+                    self.skip_to_sync = false;
+                    self.down.insert().extend_from_slice(&encode::ready_for_query(TxStatus::Idle));
+                }
+                // PostgreSQL ignores the rest of a COPY that has failed, and a Flush has nothing to flush.
+                fe::COPY_DATA | fe::COPY_DONE | fe::COPY_FAIL | fe::FLUSH => self.up.discard(h.total),
+                _ if self.skip_to_sync => self.up.discard(h.total),
+                fe::PARSE | fe::CLOSE => {
+                    let env = env(&self.services, &self.hot);
+                    match up::alone(&mut self.up, h, &mut self.proto, &env)? {
+                        Alone::Answered(bytes) => self.down.insert().extend_from_slice(bytes),
+                        Alone::NeedsServer => return Ok(Some(Next::Begin)),
+                        Alone::NeedMore => return Ok(None),
+                    }
+                }
+                _ => return Ok(Some(Next::Begin)),
+            }
+        }
+    }
+
+    // ---- with a server
+
+    /// One transaction (in session mode: the rest of the session). `Some` ends the session.
+    async fn transaction(&mut self) -> Option<Goodbye> {
+        if let Some(e) = self.boundary_signal() {
+            self.farewell(&e).await;
+            return Some("admin");
+        }
+        if self.pool.version() != self.hot.version {
+            self.hot = self.pool.hot();
+        }
+        let now = Clock::now();
+        let mut lease = match self.pool.checkout(&self.ctl, now) {
+            Checkout::Ready(l) => l,
+            Checkout::Wait(w) => match Box::pin(self.wait(w)).await {
+                Ok(l) => l,
+                Err(Some(why)) => return Some(why),
+                Err(None) => return None,
+            },
+            Checkout::Refused(e) => return self.not_served(e).await,
+        };
+        self.ctl.set_state(ClientState::Active, self.services.clock.ms(lease.since));
+        let in_step = lease.conn().is_some_and(|c| params::in_step(&self.proto, c));
+        if !in_step {
+            match Box::pin(self.prepare(lease)).await {
+                Ok(l) => lease = l,
+                Err(out) => return out,
+            }
+        }
+        let end = self.relay(&mut lease).await;
+        self.ctl.set_deadline(0);
+        self.finish(lease, end).await
+    }
+
+    async fn relay(&mut self, lease: &mut Lease) -> End {
+        #[cfg(test)]
+        assert!(&*self.ctl.application_name() != PANIC, "a panic that a test asked for");
+        let hot = &self.hot;
+        let Some(stream) = &mut self.stream else { return End::ClientGone("no_stream") };
+        let mut flow = Flow {
+            services: &self.services,
+            ctl: &self.ctl,
+            client: stream,
+            up: &mut self.up,
+            down: &mut self.down,
+            proto: &mut self.proto,
+            timers: Timers::new(lease.since),
+            lease,
+            env: env(&self.services, hot),
+            mode: hot.mode,
+            timeouts: hot.timeouts,
+        };
+        std::future::poll_fn(|cx| flow.poll(cx)).await
+    }
+
+    /// Waits for a server, and sees meanwhile whether the client leaves.
+    async fn wait(&mut self, waiting: Waiting) -> Result<Lease, Option<Goodbye>> {
+        let shard = self.ctl.id as usize;
+        self.up.shrink(&self.services.buffers, shard);
+        let pool = self.pool.clone();
+        let ctl = self.ctl.clone();
+        let mut granted = std::pin::pin!(pool.wait(waiting, &ctl));
+        let Some(stream) = &mut self.stream else { return Err(Some("no_stream")) };
+        let (up, down, services) = (&mut self.up, &mut self.down, &self.services);
+        let got = std::future::poll_fn(|cx| {
+            // The answer to the request before is not kept back.
+            if down.has_output()
+                && let Poll::Ready(Err(_)) = down.poll_flush(cx, stream)
+            {
+                return Poll::Ready(Err(Err("write_error")));
+            }
+            if let Poll::Ready(r) = granted.as_mut().poll(cx) {
+                return Poll::Ready(r.map_err(Ok));
+            }
+            ctl.waker.register(cx.waker());
+            if ctl.any_signal() && ctl.has(Signal::Kill) {
+                return Poll::Ready(Err(Err("admin")));
+            }
+            while up.unscanned().len() < WAIT_BUFFER {
+                match up.poll_fill(cx, stream, &services.buffers, shard) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Err("eof_waiting"))),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Err("read_error_waiting"))),
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        match got {
+            Ok(l) => Ok(l),
+            Err(Ok(e)) => match self.not_served(e).await {
+                Some(why) => Err(Some(why)),
+                None => Err(None),
+            },
+            Err(Err("admin")) => {
+                if let Some(e) = self.boundary_signal() {
+                    self.farewell(&e).await;
+                }
+                Err(Some("admin"))
+            }
+            Err(Err(why)) => {
+                self.services.counters.count("waiters_cancelled_total", "client_gone");
+                Err(Some(why))
+            }
+        }
+    }
+
+    /// No server could be had: the request is answered with the error and forgotten, and nothing of it runs.
+    async fn not_served(&mut self, e: Error) -> Option<Goodbye> {
+        let r = report(&e);
+        self.count_error(r.code);
+        if r.severity == Severity::Fatal || r.verbatim.is_some() {
+            self.farewell(&e).await;
+            return Some("not_served");
+        }
+        self.answer_locally(&encode::error_response(&r));
+        None
+    }
+
+    /// Answers the request at the front with `error` in place of a server.
+    fn answer_locally(&mut self, error: &[u8]) {
+        let max = self.hot.max_message;
+        self.down.insert().extend_from_slice(error);
+        match up::next_header(&self.up, max) {
+            Ok(Some(h)) if matches!(h.tag, fe::QUERY | fe::FUNCTION_CALL) => {
+                self.up.discard(h.total);
+                self.down.insert().extend_from_slice(&encode::ready_for_query(TxStatus::Idle));
+            }
+            // A bad header is met again, and refused, by whoever looks next.
+            _ => self.skip_to_sync = true,
+        }
+        self.set_state(ClientState::Idle);
+    }
+
+    /// Brings the server's parameters into step.
+    async fn prepare(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
+        let limit = self.services.config().limits.server_repair_timeout;
+        let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
+        let done =
+            params::bring_into_step(&self.services, &self.ctl, &mut self.proto, conn, &mut self.down, limit)
+                .await;
+        match done {
+            Ok(None) => Ok(lease),
+            Ok(Some(refused)) => {
+                lease.release_unused();
+                self.count_error("parameter_rejected");
+                let r = report(&Error::ParameterRejected(refused.0));
+                self.answer_locally(&encode::error_response(&r));
+                Err(None)
+            }
+            Err(why) => {
+                let host = conn.host.to_string();
+                lease.discard(why, TxStats::default());
+                let reason = "it went away while its parameters were set".to_owned();
+                self.farewell(&Error::ServerLost { host, reason }).await;
+                Err(Some("server_lost"))
+            }
+        }
+    }
+
+    /// Gives the server back as the end demands.
+    async fn finish(&mut self, mut lease: Lease, end: End) -> Option<Goodbye> {
+        let stats = std::mem::take(&mut self.proto.stats);
+        let effects = std::mem::take(&mut self.proto.effects);
+        self.proto.set_in_transaction = false;
+        self.proto.statements.settle();
+        self.proto.own_cancel = None;
+        match end {
+            End::Boundary => {
+                if let Some(conn) = lease.conn() {
+                    params::learn(&self.services, &self.ctl, &mut self.proto, conn);
+                    if let Some(tag) = conn.state.marked {
+                        self.services.count_mark(tag, &self.ctl.application_name());
+                    }
+                }
+                self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
+                let now = lease.release(stats);
+                self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
+                None
+            }
+            End::ClientGone(why) => {
+                self.leave(lease, stats, effects != Default::default());
+                Some(why)
+            }
+            End::Fail(e) => {
+                self.count_error(report(&e).code);
+                if e == Error::TransactionInStatementMode && !self.down.mid_pass() {
+                    // The server's word that a transaction is open is not passed on: it will not be.
+                    self.down.drop_output();
+                }
+                self.leave(lease, stats, effects != Default::default());
+                self.farewell(&e).await;
+                Some(report(&e).code)
+            }
+            End::Server(e) => {
+                let fatal = lease.conn().is_some_and(|c| c.state.fatal);
+                lease.discard(report(&e).code, stats);
+                if fatal {
+                    // The client has the server's own last words already, or gets them now.
+                    let _ = self.flush().await;
+                } else {
+                    self.count_error(report(&e).code);
+                    self.farewell(&e).await;
+                }
+                Some("server_lost")
+            }
+        }
+    }
+
+    /// The client leaves a server in an unknown place: it is cleaned, or closed if half a message is out.
+    /// `marks`: a text that it sent leaves state behind, if it still runs.
+    fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool) {
+        let half_sent = self.up.has_output() || self.up.mid_pass();
+        let Some(conn) = lease.conn() else { return };
+        if half_sent {
+            lease.discard("partial_message", stats);
+        } else if conn.state.fatal {
+            lease.discard("server_fatal", stats);
+        } else if conn.is_clean(&self.down) {
+            params::learn(&self.services, &self.ctl, &mut self.proto, conn);
+            if self.hot.mode == PoolMode::Session {
+                lease.release_session(stats);
+            } else {
+                lease.release(stats);
+            }
+        } else {
+            if marks {
+                conn.state.marked.get_or_insert("SET");
+            }
+            lease.abandon(self.down.take_unread(), stats, self.hot.mode == PoolMode::Session);
+        }
+    }
+
+    fn count_error(&self, code: &'static str) {
+        self.services.counters.count("errors_total", code);
+    }
+
+    /// A last message; what was approved for the client before goes first, half a message spoils it.
+    async fn farewell(&mut self, e: &Error) {
+        let half = self.down.mid_pass();
+        let Some(stream) = &mut self.stream else { return };
+        let r = crate::error::Report { severity: Severity::Fatal, ..report(e) };
+        tracing::info!(client = self.ctl.id, user = %self.ctl.user, code = r.code, error = %e, "client told");
+        if half {
+            return;
+        }
+        self.down.insert().extend_from_slice(&encode::error_response(&r));
+        let limit = Some(Duration::from_secs(1));
+        let _ = flow::flush(&mut self.down, stream, &self.ctl, &self.services, limit, true).await;
+    }
+
+    /// For the log.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.ctl.connected)
+    }
+}
+
+fn env<'a>(services: &'a Services, hot: &HotSettings) -> Env<'a> {
+    Env {
+        interner: &services.statements,
+        max_message: hot.max_message,
+        max_statement: hot.max_statement,
+        max_server_statements: hot.max_server_statements,
+        max_client_statements: hot.max_client_statements,
+        share_statements: hot.mode != PoolMode::Session,
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.ctl.set_link(Link::None);
+        self.services.clients.remove(self.ctl.id);
+    }
+}

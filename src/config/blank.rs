@@ -1,0 +1,85 @@
+//! A configuration before anything is put into it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::resolved::{
+    AuthMethod, Config, Drain, Keepalive, Limits, Listen, LogFormat, Notes, PoolMode, PoolSettings, Process,
+    Profile,
+};
+
+const KEEPALIVE: Keepalive =
+    Keepalive { enabled: true, idle: None, interval: None, count: None, user_timeout: None };
+
+/// The shape before any default is put in; every field is overwritten by its declaration's default.
+pub(super) fn blank(origin: &str, profile: Profile) -> Config {
+    Config {
+        origin: origin.to_owned(),
+        profile,
+        listen: Listen {
+            tcp: Vec::new(),
+            unix_dir: None,
+            unix_mode: 0o700,
+            backlog: 0,
+            ops: None,
+            tcp_keepalive: KEEPALIVE,
+        },
+        process: Process {
+            workers: 1,
+            log_format: LogFormat::Text,
+            log_level: String::new(),
+            log_connections: true,
+            log_disconnections: true,
+            drain: Drain::Clients,
+            drain_timeout: Duration::ZERO,
+            stats_period: None,
+        },
+        auth_method: AuthMethod::ScramSha256,
+        admin_users: Vec::new(),
+        pool: blank_pool(),
+        limits: Limits {
+            max_client_connections: 0,
+            reserved_client_connections: 0,
+            max_login_connections: 0,
+            max_parallel_connects: 0,
+            max_cancels_in_flight: 0,
+            client_write_timeout: None,
+            max_message_size: 0,
+            max_statement_size: 0,
+            max_prepared_statements: 0,
+            max_client_statements: 0,
+            buffer_size: 0,
+            server_repair_timeout: Duration::ZERO,
+        },
+        users: BTreeMap::new(),
+        databases: BTreeMap::new(),
+        ignore_startup_parameters: Vec::new(),
+        notes: Notes::default(),
+    }
+}
+
+pub(super) fn blank_pool() -> PoolSettings {
+    PoolSettings {
+        mode: PoolMode::Transaction,
+        size: 0,
+        min_size: 0,
+        reserve_size: 0,
+        reserve_delay: Duration::ZERO,
+        query_timeout: None,
+        transaction_timeout: None,
+        idle_transaction_timeout: None,
+        query_wait_timeout: None,
+        client_idle_timeout: None,
+        cancel_wait_timeout: Duration::ZERO,
+        server_connect_timeout: Duration::ZERO,
+        server_login_retry: Duration::ZERO,
+        client_login_timeout: Duration::ZERO,
+        keepalive: KEEPALIVE,
+        server_lifetime: None,
+        server_idle_timeout: None,
+        startup: Vec::new(),
+        on_connect: Vec::new(),
+        reset_query: String::new(),
+        reset_state: true,
+    }
+}

@@ -1,0 +1,388 @@
+//! From the tree of what was written to a [`Config`]: every value read and put in its place, every problem
+//! collected.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::blank::{blank, blank_pool};
+use super::hosts::host_addr;
+use super::problem::ConfigError;
+use super::raw::{Node, Raw, Source, Table};
+use super::resolved::{
+    AuthMethod, Config, Database, Effective, HostAddr, PoolEntry, PoolOverrides, PoolSettings, Profile, Role,
+    RoleConfig, Secret, User,
+};
+use super::setting::{Level, Put, Section};
+use super::settings::{self, SETTINGS};
+use super::{secrets, userlist, validate};
+
+/// What building needs to know beside the tree.
+pub(super) struct Context<'a> {
+    /// The file, or `command line`.
+    pub origin: Arc<str>,
+    /// What relative paths are relative to.
+    pub dir: PathBuf,
+    pub profile: Profile,
+    pub variables: &'a BTreeMap<String, String>,
+    pub warnings: Vec<String>,
+}
+
+impl Context<'_> {
+    pub(super) fn whole(&self) -> Source {
+        Source::File { path: self.origin.clone(), line: None }
+    }
+}
+
+/// A key path as TOML writes it.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let key = if bare { key.to_owned() } else { format!("\"{}\"", key.escape_debug()) };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
+}
+
+/// The source of the value at `path`, or of the innermost section around it that exists.
+pub(super) fn source_at(tree: &Table, path: &[&str], whole: &Source) -> Source {
+    let mut found = whole.clone();
+    let mut at = tree;
+    for name in path {
+        let Some(node) = at.get(*name) else { break };
+        found = node.source.clone();
+        match &node.raw {
+            Raw::Table(t) => at = t,
+            _ => break,
+        }
+    }
+    found
+}
+
+/// Builds the configuration; it is complete and valid only if `errors` is empty afterwards.
+pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigError>) -> Config {
+    let mut builder = Builder { context, errors };
+    let mut config = blank(&builder.context.origin, builder.context.profile);
+    let global = builder.global(tree, &mut config);
+    let base = blank_pool().with(&global.overrides);
+    config.pool = base.clone();
+    config.listen.tcp_keepalive = base.keepalive;
+    builder.auth_file(tree, &global, &mut config);
+    for (name, path, table) in builder.sections(tree, "users", "") {
+        let mut user = builder.user(table, &path, &global);
+        if user.secret.is_none() {
+            // The section adds to an entry of the user list.
+            user.secret = config.users.get(name).and_then(|u| u.secret.clone());
+        }
+        config.users.insert(name.to_owned(), user);
+    }
+    for (name, path, table) in builder.sections(tree, "databases", "") {
+        let database = builder.database(name, table, &path, &global, &base);
+        config.databases.insert(name.to_owned(), database);
+    }
+    secrets::server_secrets(&mut config);
+    builder.pools(tree, &mut config);
+    config.notes.warnings = std::mem::take(&mut builder.context.warnings);
+    validate::validate(&mut config, tree, &builder.context.whole(), builder.errors);
+    config
+}
+
+pub(super) struct Builder<'a, 'e> {
+    pub(super) context: Context<'a>,
+    pub(super) errors: &'e mut Vec<ConfigError>,
+}
+
+impl Builder<'_, '_> {
+    fn global(&mut self, tree: &Table, config: &mut Config) -> Section {
+        let mut section = Section::default();
+        let pgbouncer = self.context.profile == Profile::PgBouncer;
+        for setting in SETTINGS.iter().filter(|s| s.at(Level::Global)) {
+            let Some(text) = setting.preset(pgbouncer) else { continue };
+            let preset = Node::loose(text, &Source::Default);
+            self.apply_one(Level::Global, setting.key, &preset, "", &mut section, Some(config));
+        }
+        self.apply(Level::Global, tree, "", &mut section, Some(config));
+        if let Some(dir) = &config.listen.unix_dir {
+            config.listen.unix_dir = Some(self.context.dir.join(dir));
+        }
+        section
+    }
+
+    /// Reads every key of a section and refuses those that it cannot have.
+    fn apply(
+        &mut self,
+        level: Level,
+        table: &Table,
+        path: &str,
+        section: &mut Section,
+        mut config: Option<&mut Config>,
+    ) {
+        for (key, node) in table {
+            if !level.children().contains(&key.as_str()) {
+                self.apply_one(level, key, node, path, section, config.as_deref_mut());
+            }
+        }
+    }
+
+    fn apply_one(
+        &mut self,
+        level: Level,
+        key: &str,
+        node: &Node,
+        path: &str,
+        section: &mut Section,
+        config: Option<&mut Config>,
+    ) {
+        let full = join(path, key);
+        let Some(setting) = settings::find(level, key) else {
+            self.errors.push(unknown(level, key, node, &full));
+            return;
+        };
+        let value = match setting.kind.read(&node.raw) {
+            Ok(value) => value,
+            Err(why) => {
+                let secret = setting.kind == super::value::Kind::Secret;
+                self.errors.push(
+                    ConfigError::new(&node.source, &full, why)
+                        .value((!secret).then(|| node.raw.shown()))
+                        .allowed(setting.kind.allowed()),
+                );
+                return;
+            }
+        };
+        let fits = match (setting.put, config) {
+            (Put::Section(put), config) => {
+                note(setting.key, &value, node, config);
+                put(section, &value)
+            }
+            (Put::Config(put), Some(config)) => {
+                note(setting.key, &value, node, Some(config));
+                put(config, &value)
+            }
+            (Put::Config(_), None) => false,
+        };
+        debug_assert!(fits, "the declaration of {key} is at odds with itself");
+    }
+
+    /// The subsections of `table[key]`, by name; what is not a section is a problem.
+    fn sections<'t>(&mut self, table: &'t Table, key: &str, path: &str) -> Vec<(&'t str, String, &'t Table)> {
+        let Some(node) = table.get(key) else { return Vec::new() };
+        let path = join(path, key);
+        let Raw::Table(entries) = &node.raw else {
+            self.errors.push(not_a_section(node, &path, &format!("[{path}.NAME]")));
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (name, node) in entries {
+            let path = join(&path, name);
+            match &node.raw {
+                _ if name.is_empty() || name.contains('\0') => {
+                    self.errors.push(ConfigError::new(&node.source, &path, "not a possible name"));
+                }
+                Raw::Table(t) => found.push((name.as_str(), path, t)),
+                _ => self.errors.push(not_a_section(node, &path, &format!("[{path}]"))),
+            }
+        }
+        found
+    }
+
+    fn auth_file(&mut self, tree: &Table, global: &Section, config: &mut Config) {
+        let Some(file) = global.auth_file.as_deref().filter(|f| !f.is_empty()) else { return };
+        let source = source_at(tree, &["auth_file"], &self.context.whole());
+        let path = self.context.dir.join(file);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(e) => {
+                let why = format!("cannot be read: {e}");
+                self.errors.push(ConfigError::new(&source, "auth_file", why).value(Some(shown(&path))));
+                return;
+            }
+        };
+        let list = userlist::parse(&text, &Arc::from(path.display().to_string().as_str()), self.errors);
+        for (name, secret) in list {
+            let user = self.user_of(Section::default(), global, secret);
+            config.users.insert(name, user);
+        }
+    }
+
+    fn user(&mut self, table: &Table, path: &str, global: &Section) -> User {
+        let mut section = Section::default();
+        self.apply(Level::User, table, path, &mut section, None);
+        let secret = self.secret(&section, table, path);
+        self.user_of(section, global, secret)
+    }
+
+    fn user_of(&self, section: Section, global: &Section, secret: Option<Secret>) -> User {
+        User {
+            secret,
+            max_connections: section.max_connections.unwrap_or(global.max_user_connections),
+            max_client_connections: section
+                .max_client_connections
+                .unwrap_or(global.max_user_client_connections),
+            overrides: section.overrides,
+        }
+    }
+
+    fn database(
+        &mut self,
+        name: &str,
+        table: &Table,
+        path: &str,
+        global: &Section,
+        base: &PoolSettings,
+    ) -> Database {
+        let mut section = Section::default();
+        self.apply(Level::Database, table, path, &mut section, None);
+        let port = section.port.unwrap_or(5432);
+        let mut roles = BTreeMap::new();
+        let hosts = self.hosts(&section.hosts, port, table, path);
+        roles.insert(Role::Primary, RoleConfig { hosts, overrides: PoolOverrides::default() });
+        for role in [Role::Replica, Role::Admin] {
+            let Some(node) = table.get(role.as_str()) else { continue };
+            let path = join(path, role.as_str());
+            let Raw::Table(table) = &node.raw else {
+                self.errors.push(not_a_section(node, &path, &format!("[{path}]")));
+                continue;
+            };
+            let mut section = Section::default();
+            self.apply(Level::Role, table, &path, &mut section, None);
+            let hosts = self.hosts(&section.hosts, section.port.unwrap_or(port), table, &path);
+            roles.insert(role, RoleConfig { hosts, overrides: section.overrides });
+        }
+        let server_secret = self.secret(&section, table, path);
+        Database {
+            name: name.to_owned(),
+            dbname: section.dbname.unwrap_or_else(|| name.to_owned()),
+            server_user: section.user,
+            server_secret,
+            max_connections: section.max_connections.unwrap_or(global.max_database_connections),
+            max_client_connections: section
+                .max_client_connections
+                .unwrap_or(global.max_database_client_connections),
+            max_host_connections: section.max_host_connections.flatten(),
+            when_no_replica: section.when_no_replica,
+            roles,
+            pool: base.clone().with(&section.overrides),
+            pool_overrides: Vec::new(),
+        }
+    }
+
+    fn hosts(&mut self, hosts: &[String], port: u16, table: &Table, path: &str) -> Vec<HostAddr> {
+        let full = join(path, "host");
+        let source = table.get("host").map(|n| n.source.clone());
+        if hosts.is_empty() {
+            // If the key is there and its value was not readable, that is a problem already told.
+            if !validate::unreadable(self.errors, path, "host") {
+                let source = source
+                    .or_else(|| table.values().next().map(|n| n.source.clone()))
+                    .unwrap_or_else(|| self.context.whole());
+                self.errors.push(
+                    ConfigError::new(&source, &full, "is missing")
+                        .allowed("the server's name, address or socket directory"),
+                );
+            }
+            return Vec::new();
+        }
+        let mut parsed = Vec::new();
+        for host in hosts {
+            match host_addr(host, port) {
+                Ok(host) if parsed.contains(&host) => {
+                    let source = source.clone().unwrap_or(Source::Default);
+                    self.errors.push(ConfigError::new(&source, &full, format!("{host} is listed twice")));
+                }
+                Ok(host) => parsed.push(host),
+                Err(why) => self.errors.push(
+                    ConfigError::new(source.as_ref().unwrap_or(&Source::Default), &full, why)
+                        .value(Some(format!("\"{}\"", host.escape_debug())))
+                        .allowed("\"name\", \"name:port\", \"[::1]:port\" or \"/directory/of/the/socket\""),
+                ),
+            }
+        }
+        parsed
+    }
+
+    fn pools(&mut self, tree: &Table, config: &mut Config) {
+        let Some(node) = tree.get("pools") else { return };
+        let Raw::List(entries) = &node.raw else {
+            self.errors.push(not_a_section(node, "pools", "[[pools]]"));
+            return;
+        };
+        for (i, node) in entries.iter().enumerate() {
+            let path = format!("pools[{i}]");
+            let Raw::Table(table) = &node.raw else {
+                self.errors.push(not_a_section(node, &path, "[[pools]]"));
+                continue;
+            };
+            let mut section = Section::default();
+            self.apply(Level::Pool, table, &path, &mut section, None);
+            self.pool(section, node, &path, config);
+        }
+    }
+
+    fn pool(&mut self, section: Section, node: &Node, path: &str, config: &mut Config) {
+        let Some(name) = section.database else {
+            self.errors.push(ConfigError::new(&node.source, &join(path, "database"), "is missing"));
+            return;
+        };
+        let users: Vec<&str> = config.users.keys().map(String::as_str).collect();
+        if let Some(user) = section.user.as_deref().filter(|u| !config.users.contains_key(*u)) {
+            let other = config.databases.values().any(|d| d.server_user.as_deref() == Some(user));
+            if !other && config.auth_method != AuthMethod::Trust {
+                self.errors.push(
+                    ConfigError::new(&node.source, &join(path, "user"), "there is no such user")
+                        .value(Some(format!("\"{}\"", user.escape_debug())))
+                        .nearest(user, users),
+                );
+            }
+        }
+        let known: Vec<String> = config.databases.keys().cloned().collect();
+        let Some(database) = config.databases.get_mut(&name) else {
+            self.errors.push(
+                ConfigError::new(&node.source, &join(path, "database"), "there is no such database")
+                    .value(Some(format!("\"{}\"", name.escape_debug())))
+                    .nearest(&name, known.iter().map(String::as_str)),
+            );
+            return;
+        };
+        let entry = PoolEntry { user: section.user, role: section.role, overrides: section.overrides };
+        let problem = if entry.user.is_none() && entry.role.is_none() {
+            Some("an entry needs a user or a role; what is for the whole database belongs in its section")
+        } else if entry.role.is_some_and(|r| !database.roles.contains_key(&r)) {
+            Some("the database has no section for this role")
+        } else if database.pool_overrides.iter().any(|e| e.user == entry.user && e.role == entry.role) {
+            Some("there is another entry for the same database, user and role")
+        } else {
+            None
+        };
+        match problem {
+            Some(why) => self.errors.push(ConfigError::new(&node.source, path, why)),
+            None => database.pool_overrides.push(entry),
+        }
+    }
+}
+
+fn note(key: &'static str, value: &super::value::Value, node: &Node, config: Option<&mut Config>) {
+    if let Some(config) = config {
+        let stated = node.source != Source::Default;
+        config.notes.settings.insert(key, Effective { value: value.to_toml(), stated });
+    }
+}
+
+fn unknown(level: Level, key: &str, node: &Node, full: &str) -> ConfigError {
+    let elsewhere: Vec<&str> =
+        SETTINGS.iter().filter(|s| s.key == key).flat_map(|s| s.levels.iter().map(|l| l.title())).collect();
+    if !elsewhere.is_empty() {
+        let why = format!("cannot be set here; it belongs in {}", elsewhere.join(" or "));
+        return ConfigError::new(&node.source, full, why);
+    }
+    let candidates = settings::keys(level).chain(level.children().iter().copied());
+    // No value: a misspelt `password` must not show what follows it.
+    ConfigError::new(&node.source, full, "unknown setting").nearest(key, candidates)
+}
+
+fn not_a_section(node: &Node, path: &str, section: &str) -> ConfigError {
+    ConfigError::new(&node.source, path, format!("is a section, written {section}, not a value"))
+}
+
+pub(super) fn shown(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().escape_debug())
+}

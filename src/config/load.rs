@@ -1,0 +1,222 @@
+//! From a file, variables and flags to a configuration. Nothing here asks the process for its environment:
+//! the caller hands it in, so that a test can too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::build::{self, Context, join};
+use super::pgbouncer;
+use super::problem::{ConfigError, nearest};
+use super::raw::{self, Node, Raw, Source, Table};
+use super::resolved::{Config, Profile};
+use super::setting::Level;
+use super::settings::{self, SETTINGS};
+
+const PREFIX: &str = "HOWDAH_";
+
+/// What is put over the file: first variables, then flags.
+///
+/// `HOWDAH_QUERY_TIMEOUT=30s` sets a top-level setting. Sections are joined by two underscores:
+/// `HOWDAH_DATABASES__APP__POOL_SIZE`, `HOWDAH_DATABASES__APP__REPLICA__HOST`, `HOWDAH_USERS__ALICE__PASSWORD`,
+/// `HOWDAH_POOLS__0__POOL_SIZE` for the first `[[pools]]` entry. A name means the section of the same name,
+/// whatever its case and with `_` for every other sign, or else a new section with the name in lower case.
+#[derive(Clone, Default)]
+pub struct Overrides {
+    variables: BTreeMap<String, String>,
+    flags: Vec<(String, String)>,
+}
+
+impl Overrides {
+    /// All variables of the process; those that are no settings may still be named by a `password_env`.
+    pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self { variables: variables.into_iter().collect(), flags: Vec::new() }
+    }
+
+    /// A flag for a key path such as `query_timeout` or `databases.app.pool_size`; the strongest of all.
+    #[must_use]
+    pub fn flag(mut self, path: &str, value: impl Into<String>) -> Self {
+        self.flags.push((path.to_owned(), value.into()));
+        self
+    }
+
+    /// Whether a flag or a variable states the setting at this key path.
+    pub(super) fn states(&self, path: &str) -> bool {
+        let variable = format!("{PREFIX}{}", path.replace('.', "__").to_uppercase());
+        self.flags.iter().any(|(p, _)| p == path) || self.variables.contains_key(&variable)
+    }
+}
+
+/// Reads a TOML file, or a `pgbouncer.ini` if the file's name ends in `.ini`.
+pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let origin: Arc<str> = Arc::from(path.display().to_string().as_str());
+    let whole = Source::File { path: origin.clone(), line: None };
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|e| vec![ConfigError::new(&whole, "", format!("cannot be read: {e}"))])?;
+    let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let mut errors = Vec::new();
+    let mut warnings = Vec::new();
+    let is_ini = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ini"));
+    let (profile, tree) = if is_ini {
+        (Profile::PgBouncer, pgbouncer::read(&text, &origin, &dir, &mut errors, &mut warnings))
+    } else {
+        let tree = raw::from_toml(&text, &origin, &mut errors);
+        if !errors.is_empty() {
+            // Where the grammar is broken, keys are missing only because they could not be read.
+            return Err(errors);
+        }
+        (Profile::Native, tree)
+    };
+    finish(tree, Start { origin, dir, profile, warnings, errors }, overrides)
+}
+
+/// What is known when a tree has been read.
+pub(super) struct Start {
+    pub origin: Arc<str>,
+    pub dir: PathBuf,
+    pub profile: Profile,
+    pub warnings: Vec<String>,
+    pub errors: Vec<ConfigError>,
+}
+
+/// Puts variables and flags over the tree and builds the configuration.
+pub(super) fn finish(
+    mut tree: Table,
+    start: Start,
+    overrides: &Overrides,
+) -> Result<Config, Vec<ConfigError>> {
+    let Start { origin, dir, profile, warnings, mut errors } = start;
+    put_variables(&mut tree, &overrides.variables, &mut errors);
+    for (path, value) in &overrides.flags {
+        let source = Source::Flag(path.replace('_', "-"));
+        let segments: Vec<&str> = path.split('.').collect();
+        if !put(&mut tree, &segments, Node::loose(value.clone(), &source)) {
+            errors.push(ConfigError::new(&source, path, "there is no such section"));
+        }
+    }
+    let context = Context { origin, dir, profile, variables: &overrides.variables, warnings };
+    let config = build::build(&tree, context, &mut errors);
+    if errors.is_empty() {
+        return Ok(config);
+    }
+    errors.sort_by_key(|e| (e.file().is_none(), e.line()));
+    Err(errors)
+}
+
+/// Sets the value at a path of names; false if something other than a section is in the way.
+fn put(tree: &mut Table, path: &[&str], node: Node) -> bool {
+    let Some((key, sections)) = path.split_last() else { return false };
+    let table = match sections {
+        ["pools", index] => match tree.get_mut("pools").map(|n| &mut n.raw) {
+            Some(Raw::List(list)) => {
+                match index.parse().ok().and_then(|i: usize| list.get_mut(i)).map(|n| &mut n.raw) {
+                    Some(Raw::Table(table)) => Some(table),
+                    _ => None,
+                }
+            }
+            _ => None,
+        },
+        sections => raw::table_at(tree, sections, &node.source),
+    };
+    table.map(|t| t.insert((*key).to_owned(), node)).is_some()
+}
+
+fn put_variables(tree: &mut Table, variables: &BTreeMap<String, String>, errors: &mut Vec<ConfigError>) {
+    let mut secrets = BTreeSet::new();
+    named_by_password_env(tree, &mut secrets);
+    for (name, value) in variables {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        if secrets.contains(name) || is_service_link(rest) || is_tool_variable(rest) || rest.is_empty() {
+            continue;
+        }
+        let source = Source::Variable(name.clone());
+        let Some(path) = path_of(tree, rest) else {
+            let known: Vec<String> =
+                SETTINGS.iter().filter(|s| s.at(Level::Global)).map(|s| s.variable()).collect();
+            let mut e = ConfigError::new(&source, "", "this variable is no setting");
+            e.nearest = nearest(name, known.iter().map(String::as_str));
+            errors.push(e);
+            continue;
+        };
+        let segments: Vec<&str> = path.iter().map(String::as_str).collect();
+        if segments.len() > 2 {
+            forget_other_secrets(tree, &segments);
+        }
+        if !put(tree, &segments, Node::loose(value.clone(), &source)) {
+            let full = segments.iter().fold(String::new(), |path, key| join(&path, key));
+            errors.push(ConfigError::new(&source, &full, "there is no such section"));
+        }
+    }
+}
+
+/// A password from a variable replaces one from the file, in whichever of the three ways that states it.
+fn forget_other_secrets(tree: &mut Table, path: &[&str]) {
+    const WAYS: [&str; 3] = ["password", "password_file", "password_env"];
+    let Some((key, sections)) = path.split_last() else { return };
+    let mut table = tree;
+    for name in sections {
+        match table.get_mut(*name).map(|n| &mut n.raw) {
+            Some(Raw::Table(t)) => table = t,
+            _ => return,
+        }
+    }
+    if WAYS.contains(key) {
+        table.retain(|k, n| !WAYS.contains(&k.as_str()) || !matches!(n.source, Source::File { .. }));
+    }
+}
+
+/// Variables of the demo, the tests and the benchmark, which share the prefix and are no settings.
+fn is_tool_variable(rest: &str) -> bool {
+    matches!(rest, "PG_BIN" | "BIN" | "PGBENCH_SECONDS") || rest.starts_with("TEST_")
+}
+
+/// A container platform announces a service called `howdah` by variables of this form.
+fn is_service_link(rest: &str) -> bool {
+    rest == "PORT"
+        || rest == "SERVICE_HOST"
+        || rest.starts_with("SERVICE_PORT")
+        || rest.strip_prefix("PORT_").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn named_by_password_env(table: &Table, names: &mut BTreeSet<String>) {
+    for (key, node) in table {
+        match &node.raw {
+            Raw::Table(t) => named_by_password_env(t, names),
+            Raw::Text(name) | Raw::Loose(name) if key == "password_env" => {
+                names.insert(name.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The key path that a variable means, if it can mean one.
+fn path_of(tree: &Table, rest: &str) -> Option<Vec<String>> {
+    let segments: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (level, name) = match parts.as_slice() {
+        [_] => (Level::Global, None),
+        ["databases", name, _] => (Level::Database, Some(name)),
+        ["databases", name, "replica" | "admin", _] => (Level::Role, Some(name)),
+        ["users", name, _] => (Level::User, Some(name)),
+        ["pools", _, _] => (Level::Pool, None),
+        _ => return None,
+    };
+    settings::find(level, parts.last()?)?;
+    let mut path = segments.clone();
+    if let (Some(name), Some(slot)) = (name, path.get_mut(1)) {
+        *slot = existing(tree, parts.first()?, name).unwrap_or_else(|| (*name).to_owned());
+    }
+    Some(path)
+}
+
+fn existing(tree: &Table, section: &str, name: &str) -> Option<String> {
+    let Raw::Table(entries) = &tree.get(section)?.raw else { return None };
+    let plain = |n: &str| -> String {
+        n.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
+    };
+    entries.keys().find(|n| plain(n) == *name).cloned()
+}

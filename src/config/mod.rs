@@ -1,0 +1,37 @@
+//! Configuration: one declaration per setting ([`settings`]), read from TOML, `pgbouncer.ini`, flags and
+//! variables.
+//!
+//! Every form is first read into one tree of values that know where they were stated, then built and
+//! validated by the same code, which tells all problems at once. What comes out is a [`Config`]; the rest of
+//! the program sees nothing else.
+
+mod blank;
+mod build;
+mod flags;
+mod hosts;
+mod ini;
+mod load;
+mod pgbouncer;
+mod problem;
+mod raw;
+pub mod reference;
+pub mod resolved;
+mod secrets;
+pub mod setting;
+pub mod settings;
+mod summary;
+pub mod units;
+mod userlist;
+mod validate;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use flags::{Flags, from_flags};
+pub use load::{Overrides, load};
+pub use problem::ConfigError;
+pub use raw::Source;
+pub use resolved::Config;
+pub use summary::{restart_needed, summary};
+pub use value::{Kind, Value};

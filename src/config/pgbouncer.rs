@@ -1,0 +1,329 @@
+//! Reads a `pgbouncer.ini` into the tree that TOML is read into; the settings' declarations say which of its
+//! keys is which setting. The profile's defaults, too, come from there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ini::{connection_string, convert, integer, key_value};
+use super::problem::ConfigError;
+use super::raw::{Node, Raw, Source, Table, table_at};
+use super::setting::{Level, Setting};
+use super::settings::SETTINGS;
+
+/// Keys of `[pgbouncer]` that are no settings of Howdah's yet.
+const NOT_YET: &[&str] = &[
+    "application_name_add_host",
+    "auth_dbname",
+    "auth_hba_file",
+    "auth_ident_file",
+    "auth_ldap_options",
+    "auth_query",
+    "auth_user",
+    "autodb_idle_timeout",
+    "conffile",
+    "disable_pqexec",
+    "dns_max_ttl",
+    "dns_nxdomain_ttl",
+    "dns_zone_check_period",
+    "job_name",
+    "log_pooler_errors",
+    "logfile",
+    "login_notify_message",
+    "peer_id",
+    "pidfile",
+    "pool_idle_timeout",
+    "query_wait_notify",
+    "resolv_conf",
+    "sbuf_loopcnt",
+    "scram_iterations",
+    "server_check_delay",
+    "server_check_query",
+    "server_fast_close",
+    "server_reset_query_always",
+    "server_round_robin",
+    "service_name",
+    "so_reuseport",
+    "stats_users",
+    "suspend_timeout",
+    "syslog",
+    "syslog_facility",
+    "syslog_ident",
+    "tcp_defer_accept",
+    "tcp_socket_buffer",
+    "track_extra_parameters",
+    "unix_socket_group",
+    "user",
+    "verbose",
+];
+/// Keys of a `[databases]` entry that are not acted upon yet.
+const NOT_YET_DATABASE: &[&str] = &["auth_user", "auth_dbname", "auth_query", "load_balance_hosts"];
+/// Keys of a `[databases]` entry that go into the startup packet.
+const STARTUP: &[&str] = &["client_encoding", "datestyle", "timezone", "application_name"];
+const MAX_INCLUDES: usize = 10;
+
+struct Line {
+    section: String,
+    key: String,
+    value: String,
+    source: Source,
+}
+
+/// Reads the text; `dir` is what the paths of `%include` are relative to.
+pub(super) fn read(
+    text: &str,
+    path: &Arc<str>,
+    dir: &Path,
+    errors: &mut Vec<ConfigError>,
+    warnings: &mut Vec<String>,
+) -> Table {
+    let mut reader =
+        Reader { errors, warnings, tree: Table::new(), dir, section: String::new(), main: false };
+    let mut lines = Vec::new();
+    reader.lines(text, path, 0, &mut lines);
+    let whole = Source::File { path: path.clone(), line: None };
+    if !reader.main {
+        reader.errors.push(ConfigError::new(&whole, "", "main section missing from config file"));
+    }
+    reader.listen(&lines, &whole);
+    for line in &lines {
+        match line.section.as_str() {
+            "pgbouncer" => reader.main_key(line),
+            "databases" => reader.database(line),
+            "users" => reader.user(line),
+            _ => reader.not_yet(line, &format!("peers/{}", line.key)),
+        }
+    }
+    let dir = lines.iter().rfind(|l| l.section == "pgbouncer" && l.key == "unix_socket_dir");
+    reader.default_hosts(dir.map_or("/tmp", |l| l.value.as_str()));
+    reader.tree
+}
+
+struct Reader<'a> {
+    errors: &'a mut Vec<ConfigError>,
+    warnings: &'a mut Vec<String>,
+    tree: Table,
+    dir: &'a Path,
+    section: String,
+    main: bool,
+}
+
+impl Reader<'_> {
+    fn lines(&mut self, text: &str, path: &Arc<str>, depth: usize, out: &mut Vec<Line>) {
+        for (i, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let source = Source::File { path: path.clone(), line: Some(i + 1) };
+            if line.is_empty() || line.starts_with([';', '#']) {
+                continue;
+            }
+            if let Some(file) = line.strip_prefix("%include") {
+                self.include(file.trim(), &source, depth, out);
+            } else if let Some(name) = line.strip_prefix('[') {
+                self.start_section(name.strip_suffix(']'), &source);
+            } else if let Some((key, value)) = key_value(line) {
+                let section = self.section.clone();
+                if section.is_empty() {
+                    self.errors.push(ConfigError::new(&source, "", "a setting before the first section"));
+                }
+                out.push(Line { section, key, value, source });
+            } else {
+                // Not the line itself: it may hold a password.
+                self.errors.push(ConfigError::new(&source, "", "syntax error").allowed("key = value"));
+            }
+        }
+    }
+
+    fn start_section(&mut self, name: Option<&str>, source: &Source) {
+        const SECTIONS: [&str; 4] = ["pgbouncer", "databases", "users", "peers"];
+        match name.map(str::trim) {
+            Some(name) if SECTIONS.contains(&name.to_lowercase().as_str()) => {
+                self.section = name.to_lowercase();
+                self.main |= self.section == "pgbouncer";
+            }
+            Some(name) => {
+                let why = format!("unknown section: {}", name.escape_debug());
+                self.errors.push(ConfigError::new(source, "", why).nearest(name, SECTIONS));
+            }
+            None => self.errors.push(ConfigError::new(source, "", "a section's name ends with ]")),
+        }
+    }
+
+    fn include(&mut self, file: &str, source: &Source, depth: usize, out: &mut Vec<Line>) {
+        if depth >= MAX_INCLUDES {
+            self.errors.push(ConfigError::new(source, "", "%include is nested more than 10 deep"));
+            return;
+        }
+        let path = self.dir.join(file);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => self.lines(&text, &Arc::from(path.display().to_string().as_str()), depth + 1, out),
+            Err(e) => {
+                let why = format!("%include {}: cannot be read: {e}", path.display());
+                self.errors.push(ConfigError::new(source, "", why));
+            }
+        }
+    }
+
+    fn put(&mut self, path: &[&str], key: &str, value: &str, source: &Source) {
+        if let Some(table) = table_at(&mut self.tree, path, source) {
+            table.insert(key.to_owned(), Node::loose(value, source));
+        }
+    }
+
+    fn not_yet(&mut self, line: &Line, key: &str) {
+        self.warnings.push(format!("{}: {key}: not acted upon yet", line.source));
+    }
+
+    /// `listen_addr` and `listen_port` together.
+    fn listen(&mut self, lines: &[Line], whole: &Source) {
+        let main = |key: &str| lines.iter().rfind(|l| l.section == "pgbouncer" && l.key == key);
+        let port = match main("listen_port").map(|l| (integer(&l.value), l)) {
+            Some((Some(port), _)) if (0..=65_535).contains(&port) => port,
+            Some((_, line)) => {
+                self.errors.push(invalid(line, "not a port".to_owned()).allowed("0 to 65535"));
+                return;
+            }
+            None => 6432,
+        };
+        let Some(line) = main("listen_addr") else {
+            if port != 6432 {
+                let why = "without listen_addr there is only the Unix socket, which gets port 6432 for now";
+                self.warnings.push(format!("{whole}: listen_port: {why}"));
+            }
+            return;
+        };
+        let addresses: Vec<String> = line
+            .value
+            .split(',')
+            .map(str::trim)
+            .filter(|a| !a.is_empty())
+            .map(|a| if a.contains(':') { format!("[{a}]:{port}") } else { format!("{a}:{port}") })
+            .collect();
+        self.put(&[], "listen", &addresses.join(","), &line.source);
+    }
+
+    fn main_key(&mut self, line: &Line) {
+        let key = line.key.as_str();
+        if key == "listen_addr" || key == "listen_port" {
+            return;
+        }
+        if key == "log_stats" {
+            match line.value.as_str() {
+                "0" => self.put(&[], "stats_period", "0", &line.source),
+                "1" => {}
+                _ => self.errors.push(invalid(line, "not 0 or 1".to_owned())),
+            }
+            return;
+        }
+        if key.contains("_tls_") {
+            return self.tls(line);
+        }
+        if NOT_YET.contains(&key) {
+            return self.not_yet(line, &format!("pgbouncer/{key}"));
+        }
+        if key == "max_prepared_statements" && integer(&line.value) == Some(0) {
+            return self.not_yet(line, "pgbouncer/max_prepared_statements = 0");
+        }
+        let by_name = |s: &&Setting| s.pgbouncer.main == Some(key);
+        match SETTINGS.iter().find(|s| s.at(Level::Global) && by_name(s)) {
+            Some(setting) => self.setting(setting, &[], line, &line.value),
+            None => {
+                let known = SETTINGS.iter().filter_map(|s| s.pgbouncer.main).chain(NOT_YET.iter().copied());
+                let e = ConfigError::new(&line.source, "", format!("unknown parameter: pgbouncer/{key}"));
+                self.errors.push(e.nearest(key, known));
+            }
+        }
+    }
+
+    fn tls(&mut self, line: &Line) {
+        let off = line.key.ends_with("_sslmode") && line.value == "disable";
+        if !off {
+            self.errors.push(invalid(line, "TLS is not supported yet".to_owned()).allowed("sslmode disable"));
+        }
+    }
+
+    /// Puts the value of a setting into the section at `path`, in native notation.
+    fn setting(&mut self, setting: &Setting, path: &[&str], line: &Line, value: &str) {
+        let native = convert(setting, value)
+            .and_then(|text| setting.kind.read(&Raw::Loose(text.clone())).map(|_| text));
+        match native {
+            Ok(text) => self.put(path, setting.key, &text, &line.source),
+            Err(why) => {
+                let mut e = invalid(line, why).allowed(setting.kind.allowed());
+                // The line of a database or user may hold its password.
+                e.value = e.value.filter(|_| path.is_empty());
+                self.errors.push(e);
+            }
+        }
+    }
+
+    fn database(&mut self, line: &Line) {
+        if line.key == "*" {
+            self.errors.push(ConfigError::new(
+                &line.source,
+                "databases/*",
+                "automatic databases are not supported yet",
+            ));
+            return;
+        }
+        let path = ["databases", line.key.as_str()];
+        let _ = table_at(&mut self.tree, &path, &line.source);
+        for (key, value) in self.pairs(line) {
+            let key = if key == "reserve_pool" { "reserve_pool_size" } else { key.as_str() };
+            let by_name = |s: &&Setting| s.at(Level::Database) && s.pgbouncer.database == Some(key);
+            if STARTUP.contains(&key) {
+                let path = ["databases", line.key.as_str(), "startup"];
+                self.put(&path, key, &value, &line.source);
+            } else if NOT_YET_DATABASE.contains(&key) {
+                self.not_yet(line, &format!("databases/{} {key}", line.key));
+            } else if let Some(setting) = SETTINGS.iter().find(by_name) {
+                self.setting(setting, &path, line, &value);
+            } else {
+                let why = format!("unrecognized connection parameter: {}", key.escape_debug());
+                let known =
+                    SETTINGS.iter().filter_map(|s| s.pgbouncer.database).chain(STARTUP.iter().copied());
+                self.errors.push(ConfigError::new(&line.source, &place(line), why).nearest(key, known));
+            }
+        }
+    }
+
+    fn user(&mut self, line: &Line) {
+        let path = ["users", line.key.as_str()];
+        let _ = table_at(&mut self.tree, &path, &line.source);
+        for (key, value) in self.pairs(line) {
+            let by_name = |s: &&Setting| s.at(Level::User) && s.pgbouncer.user == Some(key.as_str());
+            if let Some(setting) = SETTINGS.iter().find(by_name) {
+                self.setting(setting, &path, line, &value);
+            } else {
+                let why = format!("unrecognized user parameter: {}", key.escape_debug());
+                let known = SETTINGS.iter().filter_map(|s| s.pgbouncer.user);
+                self.errors.push(ConfigError::new(&line.source, &place(line), why).nearest(&key, known));
+            }
+        }
+    }
+
+    fn pairs(&mut self, line: &Line) -> Vec<(String, String)> {
+        connection_string(&line.value).unwrap_or_else(|why| {
+            self.errors.push(ConfigError::new(&line.source, &place(line), why));
+            Vec::new()
+        })
+    }
+
+    /// A database without a host is reached through the Unix socket.
+    fn default_hosts(&mut self, dir: &str) {
+        let Some(Node { raw: Raw::Table(databases), .. }) = self.tree.get_mut("databases") else { return };
+        for node in databases.values_mut() {
+            let host = Node::loose(dir, &node.source);
+            if let Raw::Table(table) = &mut node.raw {
+                table.entry("host".to_owned()).or_insert(host);
+            }
+        }
+    }
+}
+
+fn place(line: &Line) -> String {
+    format!("{}/{}", line.section, line.key)
+}
+
+fn invalid(line: &Line, why: String) -> ConfigError {
+    ConfigError::new(&line.source, &place(line), why)
+        .value(Some(format!("\"{}\"", line.value.escape_debug())))
+}

@@ -1,0 +1,101 @@
+//! What is wrong with a configuration, told so that the operator can put it right without the manual.
+
+use std::fmt;
+
+use super::raw::Source;
+
+/// One problem. Never holds the value of a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    pub source: Source,
+    /// The key path, for example `databases.app.pool_size`; empty for the file as a whole.
+    pub key: String,
+    /// The value as it was written, where it is known and not secret.
+    pub value: Option<String>,
+    /// What is wrong, as a clause.
+    pub problem: String,
+    /// What would be right.
+    pub allowed: Option<String>,
+    /// The known key or name that is closest to what was written.
+    pub nearest: Option<String>,
+}
+
+impl ConfigError {
+    pub(super) fn new(source: &Source, key: &str, problem: impl Into<String>) -> Self {
+        Self {
+            source: source.clone(),
+            key: key.to_owned(),
+            value: None,
+            problem: problem.into(),
+            allowed: None,
+            nearest: None,
+        }
+    }
+
+    pub(super) fn value(mut self, value: Option<String>) -> Self {
+        self.value = value;
+        self
+    }
+
+    pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
+        self.allowed = Some(allowed.into());
+        self
+    }
+
+    pub(super) fn nearest<'a>(
+        mut self,
+        written: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        self.nearest = nearest(written, candidates);
+        self
+    }
+
+    /// The file that the problem is in, if it is in one.
+    pub fn file(&self) -> Option<&str> {
+        match &self.source {
+            Source::File { path, .. } => Some(path),
+            Source::Variable(_) | Source::Flag(_) | Source::Default => None,
+        }
+    }
+
+    pub fn line(&self) -> Option<usize> {
+        match self.source {
+            Source::File { line, .. } => line,
+            Source::Variable(_) | Source::Flag(_) | Source::Default => None,
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.source)?;
+        match (&self.value, self.key.is_empty()) {
+            (Some(value), false) => write!(f, "{} = {value}: ", self.key)?,
+            (None, false) => write!(f, "{}: ", self.key)?,
+            (_, true) => {}
+        }
+        f.write_str(&self.problem)?;
+        if let Some(allowed) = &self.allowed {
+            write!(f, "; allowed: {allowed}")?;
+        }
+        if let Some(nearest) = &self.nearest {
+            write!(f, "; did you mean `{nearest}`?")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The candidate that a typo was probably meant to be: at most a third of it may differ.
+pub(super) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let limit = (written.chars().count() / 3).max(2);
+    candidates
+        .into_iter()
+        .filter(|c| *c != written)
+        .map(|c| (strsim::damerau_levenshtein(&written.to_lowercase(), &c.to_lowercase()), c))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, c)| c.to_owned())
+}

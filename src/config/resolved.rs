@@ -1,0 +1,436 @@
+//! The configuration as the program uses it: every default filled in, every reference resolved.
+//!
+//! Nothing here is optional because a key was left out; an `Option` means the feature is off. Built only
+//! by `config::load`, handed around as an `Arc<Config>` snapshot, never mutated: a reload makes a new one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// One valid configuration, whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where it came from, for messages: a path, or `command line`.
+    pub origin: String,
+    pub profile: Profile,
+    pub listen: Listen,
+    pub process: Process,
+    pub auth_method: AuthMethod,
+    /// Role names that may use the reserved client places (and, later, the console).
+    pub admin_users: Vec<String>,
+    pub limits: Limits,
+    /// The global section, for what is not known to belong to a database yet.
+    pub pool: PoolSettings,
+    pub users: BTreeMap<String, User>,
+    pub databases: BTreeMap<String, Database>,
+    /// Startup parameters of clients that are accepted and dropped.
+    pub ignore_startup_parameters: Vec<String>,
+    pub notes: Notes,
+}
+
+/// What the reading of a configuration leaves for people.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Notes {
+    /// What was read and will not do what its author may expect.
+    pub warnings: Vec<String>,
+    /// The top-level settings in force, by key.
+    pub settings: BTreeMap<&'static str, Effective>,
+}
+
+/// A top-level setting in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// As TOML; a secret is not shown.
+    pub value: String,
+    /// Whether somebody stated it; otherwise it is the default.
+    pub stated: bool,
+}
+
+/// Whose behaviour clients see where Howdah and PgBouncer differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    #[default]
+    Native,
+    PgBouncer,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    pub tcp: Vec<SocketAddr>,
+    /// Directory of `.s.PGSQL.<port>`; the port is the first TCP port, or 6432 without TCP.
+    pub unix_dir: Option<PathBuf>,
+    /// Permission bits of the socket file.
+    pub unix_mode: u32,
+    pub backlog: u32,
+    /// The HTTP listener of /metrics, /healthz, /readyz.
+    pub ops: Option<SocketAddr>,
+    pub tcp_keepalive: Keepalive,
+}
+
+/// TCP keepalive and TCP_USER_TIMEOUT, for both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    pub enabled: bool,
+    pub idle: Option<Duration>,
+    pub interval: Option<Duration>,
+    pub count: Option<u32>,
+    pub user_timeout: Option<Duration>,
+}
+
+/// [`Keepalive`], as far as one level states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeepaliveOverrides {
+    pub enabled: Option<bool>,
+    pub idle: Option<Option<Duration>>,
+    pub interval: Option<Option<Duration>>,
+    pub count: Option<Option<u32>>,
+    pub user_timeout: Option<Option<Duration>>,
+}
+
+impl Keepalive {
+    fn with(mut self, o: &KeepaliveOverrides) -> Self {
+        self.enabled = o.enabled.unwrap_or(self.enabled);
+        self.idle = o.idle.unwrap_or(self.idle);
+        self.interval = o.interval.unwrap_or(self.interval);
+        self.count = o.count.unwrap_or(self.count);
+        self.user_timeout = o.user_timeout.unwrap_or(self.user_timeout);
+        self
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// Worker threads of the runtime; 1 runs everything on one thread.
+    pub workers: usize,
+    pub log_format: LogFormat,
+    /// An `EnvFilter` directive, for example `info` or `howdah=debug`.
+    pub log_level: String,
+    pub log_connections: bool,
+    pub log_disconnections: bool,
+    pub drain: Drain,
+    pub drain_timeout: Duration,
+    /// How often totals are logged; `None` is never.
+    pub stats_period: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What SIGTERM does to clients that are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// Serve until the last client has left, or `drain_timeout` nears.
+    Clients,
+    /// 57P01 to each client at its next transaction boundary.
+    Transactions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    Trust,
+    Password,
+    Md5,
+    ScramSha256,
+}
+
+/// Limits of the whole process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    pub max_client_connections: u32,
+    /// Places above `max_client_connections` that only `admin_users` may take.
+    pub reserved_client_connections: u32,
+    /// Clients that have connected but not finished their login.
+    pub max_login_connections: u32,
+    /// Server logins under way per pool at one time.
+    pub max_parallel_connects: u32,
+    /// CancelRequests that are being forwarded at one time; more are dropped and counted.
+    pub max_cancels_in_flight: u32,
+    /// A client that reads nothing of a pending answer for this long is closed.
+    pub client_write_timeout: Option<Duration>,
+    /// Largest message accepted from either side, in bytes; streamed, not buffered.
+    pub max_message_size: u32,
+    /// Largest named Parse, which is kept; in bytes.
+    pub max_statement_size: u32,
+    /// Prepared statements kept per server connection.
+    pub max_prepared_statements: u32,
+    /// Named statements one client may hold.
+    pub max_client_statements: u32,
+    /// Bytes of one relay buffer; a client or server holds one only while bytes are in flight.
+    pub buffer_size: usize,
+    /// How long an abandoned server may take to be cancelled, drained and rolled back before it is closed.
+    pub server_repair_timeout: Duration,
+}
+
+/// A password or verifier; its `Debug` never shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    Plain(Zeroizing<String>),
+    /// `md5` and 32 hex digits: md5(password || user).
+    Md5(Zeroizing<String>),
+    /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+    Scram(Zeroizing<String>),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Secret::Plain(..)",
+            Self::Md5(_) => "Secret::Md5(..)",
+            Self::Scram(_) => "Secret::Scram(..)",
+        })
+    }
+}
+
+impl Secret {
+    /// Tells the kind from the text, as a PgBouncer user list does.
+    pub fn classify(text: &str) -> Self {
+        let text = Zeroizing::new(text.to_owned());
+        let is_md5 = text.len() == 35
+            && text.starts_with("md5")
+            && text.bytes().skip(3).all(|b| b.is_ascii_hexdigit());
+        if is_md5 {
+            Self::Md5(text)
+        } else if text.starts_with("SCRAM-SHA-256$") {
+            Self::Scram(text)
+        } else {
+            Self::Plain(text)
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct User {
+    pub secret: Option<Secret>,
+    pub max_connections: Option<u32>,
+    pub max_client_connections: Option<u32>,
+    pub overrides: PoolOverrides,
+}
+
+/// A role of a server, and so of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Primary,
+    Replica,
+    Admin,
+}
+
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Primary, Self::Replica, Self::Admin];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostAddr {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// The directory; the socket is `<dir>/.s.PGSQL.<port>`.
+    Unix {
+        dir: PathBuf,
+        port: u16,
+    },
+}
+
+impl std::fmt::Display for HostAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { dir, port } => write!(f, "{}/.s.PGSQL.{port}", dir.display()),
+        }
+    }
+}
+
+/// What to do with a read-only transaction when no replica is eligible. It has no default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenNoReplica {
+    Primary,
+    Wait,
+    Error,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    pub name: String,
+    /// The name on the server.
+    pub dbname: String,
+    /// Fixed server role for every client, with its secret; `None` uses the client's own name.
+    pub server_user: Option<String>,
+    pub server_secret: Option<Secret>,
+    pub max_connections: Option<u32>,
+    pub max_client_connections: Option<u32>,
+    /// Limit per server host, over all pools that reach it through this database entry.
+    pub max_host_connections: Option<u32>,
+    pub when_no_replica: Option<WhenNoReplica>,
+    /// `Primary` is always present.
+    pub roles: BTreeMap<Role, RoleConfig>,
+    /// Global settings with those of this database applied.
+    pub pool: PoolSettings,
+    /// `[[pools]]` entries of this database: exact (user, role) first, then user, then role.
+    pub pool_overrides: Vec<PoolEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoleConfig {
+    /// Tried in turn.
+    pub hosts: Vec<HostAddr>,
+    pub overrides: PoolOverrides,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolEntry {
+    pub user: Option<String>,
+    pub role: Option<Role>,
+    pub overrides: PoolOverrides,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+    Statement,
+}
+
+impl PoolMode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transaction => "transaction",
+            Self::Session => "session",
+            Self::Statement => "statement",
+        }
+    }
+}
+
+/// Everything one pool needs to know, after all levels are applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSettings {
+    pub mode: PoolMode,
+    /// Server connections of one pool; 0 means not stated (refused by validation, or by the profile unlimited).
+    pub size: u32,
+    /// Kept open although idle.
+    pub min_size: u32,
+    pub reserve_size: u32,
+    /// A waiter that has waited this long may use the reserve.
+    pub reserve_delay: Duration,
+    pub query_timeout: Option<Duration>,
+    pub transaction_timeout: Option<Duration>,
+    pub idle_transaction_timeout: Option<Duration>,
+    pub query_wait_timeout: Option<Duration>,
+    pub client_idle_timeout: Option<Duration>,
+    pub cancel_wait_timeout: Duration,
+    pub server_connect_timeout: Duration,
+    /// Ceiling of the exponential backoff after a failed server login.
+    pub server_login_retry: Duration,
+    pub client_login_timeout: Duration,
+    /// Of the server connections; the global one is also that of clients.
+    pub keepalive: Keepalive,
+    pub server_lifetime: Option<Duration>,
+    pub server_idle_timeout: Option<Duration>,
+    /// Sent in the startup packet of every server connection, in order.
+    pub startup: Vec<(String, String)>,
+    /// Statements run once on a new server connection; a failure closes it.
+    pub on_connect: Vec<String>,
+    /// What cleans a marked server before another client gets it.
+    pub reset_query: String,
+    /// Whether session state that shows is reset (`true`), or leaks as PgBouncer's does.
+    pub reset_state: bool,
+}
+
+/// The same, as far as one level states it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PoolOverrides {
+    pub mode: Option<PoolMode>,
+    pub size: Option<u32>,
+    pub min_size: Option<u32>,
+    pub reserve_size: Option<u32>,
+    pub reserve_delay: Option<Duration>,
+    /// In the timeouts the outer `Option` is "stated here", the inner one "off".
+    pub query_timeout: Option<Option<Duration>>,
+    pub transaction_timeout: Option<Option<Duration>>,
+    pub idle_transaction_timeout: Option<Option<Duration>>,
+    pub query_wait_timeout: Option<Option<Duration>>,
+    pub client_idle_timeout: Option<Option<Duration>>,
+    pub cancel_wait_timeout: Option<Duration>,
+    pub server_connect_timeout: Option<Duration>,
+    pub server_login_retry: Option<Duration>,
+    pub client_login_timeout: Option<Duration>,
+    pub keepalive: KeepaliveOverrides,
+    pub server_lifetime: Option<Option<Duration>>,
+    pub server_idle_timeout: Option<Option<Duration>>,
+    pub startup: Option<Vec<(String, String)>>,
+    pub on_connect: Option<Vec<String>>,
+    pub reset_query: Option<String>,
+    pub reset_state: Option<bool>,
+}
+
+impl PoolSettings {
+    /// This, with what `o` states put over it.
+    pub fn with(mut self, o: &PoolOverrides) -> Self {
+        macro_rules! over {
+            ($($field:ident),* $(,)?) => { $( if let Some(v) = &o.$field { self.$field = v.clone(); } )* };
+        }
+        self.keepalive = self.keepalive.with(&o.keepalive);
+        over!(
+            mode,
+            size,
+            min_size,
+            reserve_size,
+            reserve_delay,
+            query_timeout,
+            transaction_timeout,
+            idle_transaction_timeout,
+            query_wait_timeout,
+            client_idle_timeout,
+            cancel_wait_timeout,
+            server_connect_timeout,
+            server_login_retry,
+            client_login_timeout,
+            server_lifetime,
+            server_idle_timeout,
+            startup,
+            on_connect,
+            reset_query,
+            reset_state,
+        );
+        self
+    }
+}
+
+impl Config {
+    /// The settings of one pool. Precedence, strongest first: `[[pools]]` entry with user and role, with user,
+    /// with role; `[users.NAME]`; the role's section; `[databases.NAME]`; the global section.
+    pub fn pool_settings(&self, database: &Database, user: &str, role: Role) -> PoolSettings {
+        let mut s = database.pool.clone();
+        if let Some(r) = database.roles.get(&role) {
+            s = s.with(&r.overrides);
+        }
+        if let Some(u) = self.users.get(user) {
+            s = s.with(&u.overrides);
+        }
+        let mut entries: Vec<&PoolEntry> = database
+            .pool_overrides
+            .iter()
+            .filter(|e| e.user.as_deref().is_none_or(|u| u == user) && e.role.is_none_or(|r| r == role))
+            .collect();
+        entries.sort_by_key(|e| (e.user.is_some(), e.role.is_some()));
+        for e in entries {
+            s = s.with(&e.overrides);
+        }
+        s
+    }
+}

@@ -1,0 +1,71 @@
+//! Passwords and verifiers, which a section states itself, or says where they are.
+
+use zeroize::Zeroizing;
+
+use super::build::{Builder, join, shown};
+use super::problem::ConfigError;
+use super::raw::{Source, Table};
+use super::resolved::{Config, Secret};
+use super::setting::Section;
+
+impl Builder<'_, '_> {
+    /// The secret that a section states, in one of three ways.
+    pub(super) fn secret(&mut self, section: &Section, table: &Table, path: &str) -> Option<Secret> {
+        let stated: Vec<&str> = ["password", "password_file", "password_env"]
+            .into_iter()
+            .filter(|k| table.contains_key(*k))
+            .collect();
+        let (&key, others) = stated.split_first()?;
+        let full = join(path, key);
+        let source = table.get(key).map_or(Source::Default, |n| n.source.clone());
+        if !others.is_empty() {
+            let why = format!("stated together with {}; one of them is enough", others.join(" and "));
+            self.errors.push(ConfigError::new(&source, &full, why));
+            return None;
+        }
+        let text = match self.secret_text(section)? {
+            Ok(text) => text,
+            Err((value, why)) => {
+                self.errors.push(ConfigError::new(&source, &full, why).value(Some(value)));
+                return None;
+            }
+        };
+        if text.is_empty() || text.contains('\0') {
+            let why = "an empty password, or one with a zero byte, cannot be used";
+            self.errors.push(ConfigError::new(&source, &full, why));
+            return None;
+        }
+        Some(Secret::classify(&text))
+    }
+
+    /// `None` if the value itself was not readable, which is a problem already told.
+    #[allow(clippy::type_complexity)] // used once, right above
+    fn secret_text(&self, section: &Section) -> Option<Result<Zeroizing<String>, (String, String)>> {
+        if let Some(text) = &section.password {
+            return Some(Ok(text.clone()));
+        }
+        if let Some(file) = &section.password_file {
+            let path = self.context.dir.join(file);
+            let first = |text: String| {
+                let text = Zeroizing::new(text);
+                Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())
+            };
+            let read = std::fs::read_to_string(&path);
+            return Some(read.map(first).map_err(|e| (shown(&path), format!("cannot be read: {e}"))));
+        }
+        let name = section.password_env.as_ref()?;
+        Some(match self.context.variables.get(name) {
+            Some(text) => Ok(Zeroizing::new(text.clone())),
+            None => Err((format!("\"{}\"", name.escape_debug()), "no such variable is set".to_owned())),
+        })
+    }
+}
+
+/// A server user whose secret is not stated is looked up among the users.
+pub(super) fn server_secrets(config: &mut Config) {
+    for database in config.databases.values_mut() {
+        if let (None, Some(user)) = (&database.server_secret, &database.server_user) {
+            database.server_secret = config.users.get(user).and_then(|u| u.secret.clone());
+        }
+    }
+}

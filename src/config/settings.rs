@@ -1,0 +1,394 @@
+//! Every setting, declared once. Defaults, validation, `config/reference.toml`, the names of variables and
+//! what is read of a `pgbouncer.ini` all come from this table; nothing else lists keys.
+
+use std::time::Duration;
+
+use super::resolved::{AuthMethod, Drain, LogFormat, PoolMode, Role, WhenNoReplica};
+use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
+use super::value::{Kind, Value};
+
+use Preset::{Is, Mandatory, Unset};
+
+const GLOBAL: &[Level] = &[Level::Global];
+const DATABASE: &[Level] = &[Level::Database];
+const POOL_ENTRY: &[Level] = &[Level::Pool];
+const HOSTS: &[Level] = &[Level::Database, Level::Role];
+const NAMED: &[Level] = &[Level::Database, Level::User];
+/// Settings of a pool can be stated at every level; the narrowest one wins.
+const ANY: &[Level] = &Level::ALL;
+
+const NATIVE: PgBouncer = PgBouncer::NONE;
+const COUNT: u32 = 1_000_000;
+const MS_100: Kind = Kind::at_least(Duration::from_millis(100));
+const ONE_S: Kind = Kind::at_least(Duration::from_secs(1));
+/// PgBouncer's 0 for "never" where Howdah insists on some limit.
+const NEVER: &str = "365d";
+
+const fn pgb(name: &'static str) -> PgBouncer {
+    PgBouncer::main(name)
+}
+
+/// The setting of this name at this level.
+pub fn find(level: Level, key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.key == key && s.at(level))
+}
+
+/// The keys that a section of this level may have, without its subsections.
+pub fn keys(level: Level) -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().filter(move |s| s.at(level)).map(|s| s.key)
+}
+
+fn auth_method(word: &str) -> AuthMethod {
+    match word {
+        "trust" => AuthMethod::Trust,
+        "password" => AuthMethod::Password,
+        "md5" => AuthMethod::Md5,
+        _ => AuthMethod::ScramSha256,
+    }
+}
+
+fn pool_mode(word: &str) -> PoolMode {
+    match word {
+        "session" => PoolMode::Session,
+        "statement" => PoolMode::Statement,
+        _ => PoolMode::Transaction,
+    }
+}
+
+fn role(word: &str) -> Option<Role> {
+    Role::ALL.into_iter().find(|r| r.as_str() == word)
+}
+
+fn when_no_replica(word: &str) -> WhenNoReplica {
+    match word {
+        "primary" => WhenNoReplica::Primary,
+        "wait" => WhenNoReplica::Wait,
+        _ => WhenNoReplica::Error,
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A row: doc, key, levels, type, default and its reason, reload class, PgBouncer's names, and where it goes.
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:ident: $levels:expr, $kind:expr, $preset:expr, $reason:literal, $reload:ident, $pgb:expr,
+            $target:ident |$t:ident, $variant:ident($v:ident)| $put:expr;
+    )+) => {
+        pub const SETTINGS: &[Setting] = &[$(
+            Setting {
+                key: stringify!($key),
+                levels: $levels,
+                kind: $kind,
+                preset: $preset,
+                reason: $reason,
+                reload: Reload::$reload,
+                pgbouncer: $pgb,
+                doc: concat!($($doc, "\n"),+),
+                put: Put::$target(|$t, value| match value {
+                    Value::$variant($v) => {
+                        $put;
+                        true
+                    }
+                    _ => false,
+                }),
+            },
+        )+];
+    };
+}
+
+settings! {
+    // --- where Howdah listens
+    /// TCP addresses for clients. `localhost` and `*` (every IPv4 address) are understood; no name is looked up.
+    listen: GLOBAL, Kind::Addresses, Is("127.0.0.1:6432"),
+        "6432 is the port that poolers use; other machines reach Howdah only when the operator says so",
+        Restart, NATIVE.preset(""), Config |c, Addresses(v)| c.listen.tcp = v.clone();
+    /// Directory of the Unix socket `.s.PGSQL.<port>`; the port is the first TCP one, or 6432.
+    unix_socket_dir: GLOBAL, Kind::Text, Unset, "without it there is no Unix socket",
+        Restart, pgb("unix_socket_dir").preset("/tmp"),
+        Config |c, Text(v)| c.listen.unix_dir = (!v.is_empty()).then(|| v.into());
+    /// Permission bits of the Unix socket, as an octal string.
+    unix_socket_mode: GLOBAL, Kind::Mode, Is("0700"),
+        "only the user that runs Howdah; widen it to the group or to all on purpose",
+        Restart, pgb("unix_socket_mode").preset("0777"), Config |c, Mode(v)| c.listen.unix_mode = *v;
+    /// Connections that the kernel may queue before they are accepted.
+    backlog: GLOBAL, Kind::Count { min: 1, max: 65_535 }, Is("4096"),
+        "a deploy that reconnects every client at once must not be refused; the kernel caps it at somaxconn",
+        Restart, pgb("listen_backlog").preset("128"), Config |c, Count(v)| c.listen.backlog = *v;
+    /// HTTP address of /metrics, /healthz and /readyz, or `off`.
+    ops_listen: GLOBAL, Kind::Address, Is("127.0.0.1:9127"),
+        "metrics are there when they are needed, for this machine only",
+        Restart, NATIVE.preset("off"), Config |c, Address(v)| c.listen.ops = *v;
+
+    // --- who may come in
+    /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier.
+    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256"]), Is("scram-sha-256"),
+        "what PostgreSQL itself has as its default; no secret crosses the network",
+        NewConnections, pgb("auth_type").preset("md5"), Config |c, Word(v)| c.auth_method = auth_method(v);
+    /// A PgBouncer user list: lines of `"user" "secret"`. Users of this file win over its entries.
+    auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
+        Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());
+    /// Users that may take the reserved client connections.
+    admin_users: GLOBAL, Kind::Names, Is(""), "nobody is privileged unless the operator says so",
+        Live, pgb("admin_users"), Config |c, List(v)| c.admin_users = v.clone();
+    /// Startup parameters of clients that are accepted and dropped.
+    ignore_startup_parameters: GLOBAL, Kind::Names, Is(""),
+        "every parameter reaches the server, which is the one to judge it",
+        NewConnections, pgb("ignore_startup_parameters"),
+        Config |c, List(v)| c.ignore_startup_parameters = v.clone();
+
+    // --- limits of the process
+    /// Clients that may be connected at one time.
+    max_client_connections: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("10000"),
+        "an idle client costs little, and being refused costs the application a request",
+        Live, pgb("max_client_conn").preset("100"), Config |c, Count(v)| c.limits.max_client_connections = *v;
+    /// Client connections above that number which only `admin_users` may take.
+    reserved_client_connections: GLOBAL, Kind::Count { min: 0, max: 1000 }, Is("5"),
+        "the operator must get in when everything else is full",
+        Live, NATIVE.preset("0"), Config |c, Count(v)| c.limits.reserved_client_connections = *v;
+    /// Clients that have connected and not finished their login.
+    max_login_connections: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("1000"),
+        "connections that say nothing must not use up the places of those that do",
+        Live, NATIVE, Config |c, Count(v)| c.limits.max_login_connections = *v;
+    /// A client that reads nothing of its results for this long is closed.
+    client_write_timeout: GLOBAL, Kind::ON_OFF, Is("60s"),
+        "a reader that has stopped holds a server connection; a slow one still reads something in a minute",
+        NewConnections, NATIVE.preset("0"), Config |c, Timeout(v)| c.limits.client_write_timeout = *v;
+    /// Server logins that one pool has under way at one time.
+    max_parallel_connects: GLOBAL, Kind::Count { min: 1, max: 1000 }, Is("4"),
+        "a pool fills fast enough, and a server that just came back is not stormed",
+        Live, NATIVE, Config |c, Count(v)| c.limits.max_parallel_connects = *v;
+    /// Cancel requests that are being forwarded at one time; more are dropped and counted.
+    max_cancels_in_flight: GLOBAL, Kind::Count { min: 1, max: 100_000 }, Is("100"),
+        "cancels come in bursts when a server is slow, and each of them is one more connection to it",
+        Live, NATIVE, Config |c, Count(v)| c.limits.max_cancels_in_flight = *v;
+    /// How long an abandoned server connection may take to be cancelled, drained and rolled back.
+    server_repair_timeout: GLOBAL, MS_100, Is("10s"),
+        "a repair is cheaper than a login, but not if it takes longer than that",
+        Live, NATIVE, Config |c, Duration(v)| c.limits.server_repair_timeout = *v;
+    /// Largest message that is accepted from either side; messages are streamed, not collected.
+    max_message_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: (1 << 31) - 1 }, Is("1073741823B"),
+        "PostgreSQL's own limit",
+        NewConnections, pgb("max_packet_size").preset("2147483647B"),
+        Config |c, Bytes(v)| c.limits.max_message_size = u32::try_from(*v).unwrap_or(u32::MAX);
+    /// Largest statement that can be prepared by name, since Howdah keeps its text.
+    max_statement_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 30 }, Is("1MB"),
+        "far above what people write, far below what would fill the memory",
+        Live, NATIVE, Config |c, Bytes(v)| c.limits.max_statement_size = u32::try_from(*v).unwrap_or(u32::MAX);
+    /// Prepared statements that are kept on one server connection.
+    max_prepared_statements: GLOBAL, Kind::Count { min: 1, max: 100_000 }, Is("200"),
+        "holds what an application uses again and again; each costs memory on the server",
+        Live, pgb("max_prepared_statements"), Config |c, Count(v)| c.limits.max_prepared_statements = *v;
+    /// Prepared statements that one client may hold.
+    max_client_statements: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("2000"),
+        "no driver keeps so many; a leak is stopped before it fills the memory",
+        Live, NATIVE, Config |c, Count(v)| c.limits.max_client_statements = *v;
+    /// Size of a relay buffer; a connection has one only while bytes are in flight.
+    buffer_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 24 }, Is("16kB"),
+        "takes most queries and results whole; larger ones gain little",
+        NewConnections, pgb("pkt_buf").preset("4kB"),
+        Config |c, Bytes(v)| c.limits.buffer_size = usize::try_from(*v).unwrap_or(usize::MAX);
+    /// Limit of server connections of each database that has no `max_connections` of its own; 0 for none.
+    max_database_connections: GLOBAL, Kind::Limit { max: COUNT }, Is("0"), "the pools' sizes limit already",
+        Live, pgb("max_db_connections"), Section |s, Limit(v)| s.max_database_connections = *v;
+    /// Limit of clients of each database that has no `max_client_connections` of its own; 0 for none.
+    max_database_client_connections: GLOBAL, Kind::Limit { max: COUNT }, Is("0"),
+        "the global max_client_connections limits already",
+        Live, pgb("max_db_client_connections"), Section |s, Limit(v)| s.max_database_client_connections = *v;
+    /// Limit of server connections of each user that has no `max_connections` of its own; 0 for none.
+    max_user_connections: GLOBAL, Kind::Limit { max: COUNT }, Is("0"), "the pools' sizes limit already",
+        Live, pgb("max_user_connections"), Section |s, Limit(v)| s.max_user_connections = *v;
+    /// Limit of clients of each user that has no `max_client_connections` of its own; 0 for none.
+    max_user_client_connections: GLOBAL, Kind::Limit { max: COUNT }, Is("0"),
+        "the global max_client_connections limits already",
+        Live, pgb("max_user_client_connections"), Section |s, Limit(v)| s.max_user_client_connections = *v;
+
+    // --- the process
+    /// Worker threads; 0 is one for each available core, 1 runs everything on one thread.
+    workers: GLOBAL, Kind::Limit { max: 1024 }, Is("0"), "uses the machine, and what a container is given of it",
+        Restart, NATIVE, Config |c, Limit(v)| c.process.workers = v.map_or_else(cores, |n| n as usize);
+    /// Form of the log lines.
+    log_format: GLOBAL, Kind::Word(&["text", "json"]), Is("text"), "people read it first",
+        Restart, NATIVE,
+        Config |c, Word(v)| c.process.log_format = if *v == "json" { LogFormat::Json } else { LogFormat::Text };
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,howdah::pool=debug`.
+    log_level: GLOBAL, Kind::Text, Is("info"), "tells what changed, and nothing per query",
+        Restart, NATIVE, Config |c, Text(v)| c.process.log_level = v.clone();
+    /// Whether each client connection is logged.
+    log_connections: GLOBAL, Kind::Boolean, Is("true"), "who connected is the first question after an incident",
+        Live, pgb("log_connections"), Config |c, Boolean(v)| c.process.log_connections = *v;
+    /// Whether each disconnection is logged, with its reason and duration.
+    log_disconnections: GLOBAL, Kind::Boolean, Is("true"), "why it ended is the second",
+        Live, pgb("log_disconnections"), Config |c, Boolean(v)| c.process.log_disconnections = *v;
+    /// How often totals are logged; 0 is never.
+    stats_period: GLOBAL, Kind::ON_OFF, Is("60s"), "a record even where nobody collects the metrics",
+        Live, pgb("stats_period"), Config |c, Timeout(v)| c.process.stats_period = *v;
+    /// What SIGTERM does: `clients` serves until the last client has left, `transactions` ends each client at
+    /// its next transaction boundary.
+    drain: GLOBAL, Kind::Word(&["clients", "transactions"]), Is("clients"),
+        "right for a sidecar, which must not stop before the application does",
+        Live, NATIVE,
+        Config |c, Word(v)| c.process.drain = if *v == "clients" { Drain::Clients } else { Drain::Transactions };
+    /// Time from SIGTERM to the end, whatever clients do.
+    drain_timeout: GLOBAL, ONE_S, Is("60s"),
+        "long enough for requests under way; keep it below the supervisor's own patience",
+        Live, NATIVE, Config |c, Duration(v)| c.process.drain_timeout = *v;
+
+    // --- databases
+    /// The server: a name or address, with or without `:port`, or the directory of its Unix socket. An array
+    /// lists servers of the same role.
+    host: HOSTS, Kind::Names, Mandatory, "only the operator knows where the server is",
+        Live, NATIVE.database("host"), Section |s, List(v)| s.hosts = v.clone();
+    /// Port of the hosts that do not name one.
+    port: HOSTS, Kind::Count { min: 1, max: 65_535 }, Is("5432"), "PostgreSQL's port",
+        Live, NATIVE.database("port"), Section |s, Count(v)| s.port = u16::try_from(*v).ok();
+    /// The database's name on the server.
+    dbname: DATABASE, Kind::Text, Unset, "the name of the section",
+        Live, NATIVE.database("dbname"), Section |s, Text(v)| s.dbname = Some(v.clone());
+    /// The server user for all clients of this database. Without a password here, that of the user of this
+    /// name under `users` is used.
+    user: DATABASE, Kind::Text, Unset, "each client's own name is used on the server",
+        Live, NATIVE.database("user"), Section |s, Text(v)| s.user = Some(v.clone());
+    /// The user's password, or its md5 or SCRAM-SHA-256 verifier. In a database: that of its `user`.
+    password: NAMED, Kind::Secret, Unset, "a secret has no default",
+        Live, NATIVE.database("password"), Section |s, Secret(v)| s.password = Some(v.clone());
+    /// File whose first line is the password.
+    password_file: NAMED, Kind::Text, Unset, "a secret has no default",
+        Live, NATIVE, Section |s, Text(v)| s.password_file = Some(v.clone());
+    /// Environment variable that holds the password.
+    password_env: NAMED, Kind::Text, Unset, "a secret has no default",
+        Live, NATIVE, Section |s, Text(v)| s.password_env = Some(v.clone());
+    /// What to do with a read-only transaction when no replica can take it: `primary` sends it there, `wait`
+    /// lets it wait, `error` refuses it. Only where there is a replica section.
+    when_no_replica: DATABASE, Kind::Word(&["primary", "wait", "error"]), Mandatory,
+        "overloading the primary, stalling and failing are all wrong for somebody",
+        Live, NATIVE, Section |s, Word(v)| s.when_no_replica = Some(when_no_replica(v));
+    /// Limit of server connections, over all pools of the database or user; 0 for none.
+    max_connections: NAMED, Kind::Limit { max: COUNT }, Unset, "the pools' sizes limit already",
+        Live, NATIVE.database("max_db_connections").user("max_user_connections"),
+        Section |s, Limit(v)| s.max_connections = Some(*v);
+    /// Limit of clients of the database or user; 0 for none.
+    max_client_connections: NAMED, Kind::Limit { max: COUNT }, Unset,
+        "the global max_client_connections limits already",
+        Live, NATIVE.database("max_db_client_connections").user("max_user_client_connections"),
+        Section |s, Limit(v)| s.max_client_connections = Some(*v);
+    /// Limit of server connections to each host of the database, over all its pools; 0 for none.
+    max_host_connections: DATABASE, Kind::Limit { max: COUNT }, Unset, "the pools' sizes limit already",
+        Live, NATIVE, Section |s, Limit(v)| s.max_host_connections = Some(*v);
+
+    // --- which pool a [[pools]] entry is about
+    /// The database of the pool, by the name of its section.
+    database: POOL_ENTRY, Kind::Text, Mandatory, "an entry is about pools of one database",
+        Live, NATIVE, Section |s, Text(v)| s.database = Some(v.clone());
+    /// The user of the pool.
+    user: POOL_ENTRY, Kind::Text, Unset, "the entry is about every user",
+        Live, NATIVE, Section |s, Text(v)| s.user = Some(v.clone());
+    /// The role of the pool.
+    role: POOL_ENTRY, Kind::Word(&["primary", "replica", "admin"]), Unset, "the entry is about every role",
+        Live, NATIVE, Section |s, Word(v)| s.role = role(v);
+
+    // --- pools
+    /// When a server goes back to its pool: after each transaction, session or statement.
+    pool_mode: ANY, Kind::Word(&["transaction", "session", "statement"]), Is("transaction"),
+        "this is what lets many clients share few servers",
+        NewConnections, pgb("pool_mode").database("pool_mode").user("pool_mode").preset("session"),
+        Section |s, Word(v)| s.overrides.mode = Some(pool_mode(v));
+    /// Server connections of one pool, that is, of one (database, user, role).
+    pool_size: ANY, Kind::Count { min: 1, max: 100_000 }, Mandatory,
+        "it follows from what the server can do, and any guess would hurt somebody",
+        Live, pgb("default_pool_size").database("pool_size").user("pool_size").preset("20"),
+        Section |s, Count(v)| s.overrides.size = Some(*v);
+    /// Server connections that are kept open although idle.
+    min_pool_size: ANY, Kind::Count { min: 0, max: 100_000 }, Is("0"), "nothing is held that nobody uses",
+        Live, pgb("min_pool_size").database("min_pool_size"), Section |s, Count(v)| s.overrides.min_size = Some(*v);
+    /// Server connections beyond `pool_size` that may be opened when clients have waited for `reserve_delay`.
+    reserve_pool_size: ANY, Kind::Count { min: 0, max: 100_000 }, Is("0"), "pool_size means what it says",
+        Live, pgb("reserve_pool_size").database("reserve_pool_size").user("reserve_pool_size"),
+        Section |s, Count(v)| s.overrides.reserve_size = Some(*v);
+    /// How long a client must have waited before the reserve is used.
+    reserve_delay: ANY, Kind::at_least(Duration::ZERO), Is("5s"), "a passing burst is no reason for it",
+        Live, pgb("reserve_pool_timeout").zero(NEVER), Section |s, Duration(v)| s.overrides.reserve_delay = Some(*v);
+    /// A batch that runs longer is cancelled; the client gets an error and goes on.
+    query_timeout: ANY, Kind::ON_OFF, Is("0"), "only the application knows how long its queries may take",
+        Live, pgb("query_timeout").user("query_timeout"),
+        Section |s, Timeout(v)| s.overrides.query_timeout = Some(*v);
+    /// A transaction that lasts longer is ended, and its client with it.
+    transaction_timeout: ANY, Kind::ON_OFF, Is("0"), "only the application knows how long its transactions may take",
+        Live, pgb("transaction_timeout").user("transaction_timeout"),
+        Section |s, Timeout(v)| s.overrides.transaction_timeout = Some(*v);
+    /// A client that is idle in a transaction for longer is ended.
+    idle_transaction_timeout: ANY, Kind::ON_OFF, Is("0"),
+        "ending a transaction is the application's business unless the operator says otherwise",
+        Live, pgb("idle_transaction_timeout").user("idle_transaction_timeout"),
+        Section |s, Timeout(v)| s.overrides.idle_transaction_timeout = Some(*v);
+    /// A client that waits longer for a server connection gets an error.
+    query_wait_timeout: ANY, Kind::ON_OFF, Is("120s"),
+        "PgBouncer's value: outlasts a failover, so that clients need not; state less where callers give up sooner",
+        Live, pgb("query_wait_timeout").database("query_wait_timeout").user("query_wait_timeout"),
+        Section |s, Timeout(v)| s.overrides.query_wait_timeout = Some(*v);
+    /// A client that is idle outside a transaction for longer is closed.
+    client_idle_timeout: ANY, Kind::ON_OFF, Is("0"),
+        "idle clients cost little, and applications keep them on purpose",
+        Live, pgb("client_idle_timeout").user("client_idle_timeout"),
+        Section |s, Timeout(v)| s.overrides.client_idle_timeout = Some(*v);
+    /// How long a server may take to answer a cancel before its connection is closed.
+    cancel_wait_timeout: ANY, MS_100, Is("10s"),
+        "PostgreSQL reacts at once as a rule; a server that does not is better replaced",
+        Live, pgb("cancel_wait_timeout").zero(NEVER), Section |s, Duration(v)| s.overrides.cancel_wait_timeout = Some(*v);
+    /// Time for connecting and logging in to a server.
+    server_connect_timeout: ANY, MS_100, Is("15s"),
+        "a server that starts up under load needs seconds, and a lost packet is repeated by then",
+        Live, pgb("server_connect_timeout").zero(NEVER),
+        Section |s, Duration(v)| s.overrides.server_connect_timeout = Some(*v);
+    /// Ceiling of the growing delay after failed server logins.
+    server_login_retry: ANY, MS_100, Is("15s"),
+        "a server that is back is used again within this time",
+        Live, pgb("server_login_retry").zero("100ms"), Section |s, Duration(v)| s.overrides.server_login_retry = Some(*v);
+    /// Time for a login from connection to ready.
+    client_login_timeout: ANY, MS_100, Is("15s"),
+        "ample for a person's network, short for one who only holds a place",
+        NewConnections, pgb("client_login_timeout").preset("60s").zero(NEVER),
+        Section |s, Duration(v)| s.overrides.client_login_timeout = Some(*v);
+    /// TCP keepalive on client and server connections.
+    tcp_keepalive: ANY, Kind::Boolean, Is("true"),
+        "a peer that vanished without a word is noticed in the end",
+        NewConnections, pgb("tcp_keepalive"), Section |s, Boolean(v)| s.overrides.keepalive.enabled = Some(*v);
+    /// Silence before the first keepalive probe; 0 leaves it to the system.
+    tcp_keepalive_idle: ANY, Kind::ON_OFF, Is("0"), "the system's setting is the operator's own",
+        NewConnections, pgb("tcp_keepidle"), Section |s, Timeout(v)| s.overrides.keepalive.idle = Some(*v);
+    /// Time between keepalive probes; 0 leaves it to the system.
+    tcp_keepalive_interval: ANY, Kind::ON_OFF, Is("0"), "the system's setting is the operator's own",
+        NewConnections, pgb("tcp_keepintvl"), Section |s, Timeout(v)| s.overrides.keepalive.interval = Some(*v);
+    /// Unanswered probes that end a connection; 0 leaves it to the system.
+    tcp_keepalive_count: ANY, Kind::Limit { max: 127 }, Is("0"), "the system's setting is the operator's own",
+        NewConnections, pgb("tcp_keepcnt"), Section |s, Limit(v)| s.overrides.keepalive.count = Some(*v);
+    /// Time that sent data may stay unacknowledged (TCP_USER_TIMEOUT); 0 leaves it to the system.
+    tcp_user_timeout: ANY, Kind::ON_OFF, Is("0"), "the system's setting is the operator's own",
+        NewConnections, pgb("tcp_user_timeout").millis(),
+        Section |s, Timeout(v)| s.overrides.keepalive.user_timeout = Some(*v);
+    /// A server connection that is older is replaced when it is free; 0 is never.
+    server_lifetime: ANY, Kind::ON_OFF, Is("1h"),
+        "caches and memory of a server process grow; replacing it costs one login an hour",
+        Live, pgb("server_lifetime").database("server_lifetime").zero("1us"),
+        Section |s, Timeout(v)| s.overrides.server_lifetime = Some(*v);
+    /// A server connection that was idle for longer is closed; 0 is never.
+    server_idle_timeout: ANY, Kind::ON_OFF, Is("10min"),
+        "gives back what a peak has opened, without reconnecting at every lull",
+        Live, pgb("server_idle_timeout"), Section |s, Timeout(v)| s.overrides.server_idle_timeout = Some(*v);
+    /// Settings that every server connection of the pool starts with.
+    startup: ANY, Kind::Map, Is(""), "the server's own configuration holds",
+        NewConnections, NATIVE, Section |s, Map(v)| s.overrides.startup = Some(v.clone());
+    /// Statements that run on each new server connection, and again behind a reset; if one fails, it is closed.
+    on_connect: ANY, Kind::Statements, Is(""), "nothing runs that nobody asked for",
+        NewConnections, NATIVE.database("connect_query"),
+        Section |s, List(v)| s.overrides.on_connect = Some(v.clone());
+    /// What cleans a server connection before another client gets it, where it needs it.
+    reset_query: ANY, Kind::Text, Is("DISCARD ALL"), "leaves nothing behind",
+        Live, pgb("server_reset_query"), Section |s, Text(v)| s.overrides.reset_query = Some(v.clone());
+    /// Whether session state that shows (SET, LISTEN, temporary tables and the like) is reset between clients.
+    reset_state: ANY, Kind::Boolean, Is("true"), "no client ever meets another's state",
+        Live, NATIVE.preset("false"), Section |s, Boolean(v)| s.overrides.reset_state = Some(*v);
+}

@@ -1,0 +1,567 @@
+//! The configuration as a whole: files, variables and flags in, a [`Config`] or all its problems out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::raw::Raw;
+use super::resolved::{AuthMethod, Config, HostAddr, PoolMode, Profile, Role, Secret, WhenNoReplica};
+use super::setting::{Level, Preset};
+use super::settings::{SETTINGS, find};
+use super::{ConfigError, Flags, Overrides, from_flags, load, reference, restart_needed, summary};
+
+const MINIMAL: &str = r#"
+listen = ["127.0.0.1:6432"]
+[users.app]
+password = "hunter2"
+[databases.app]
+host = "db"
+pool_size = 20
+"#;
+
+fn in_dir(name: &str, text: &str, more: &[(&str, &str)], o: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in more {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let path = dir.path().join(name);
+    fs::write(&path, text).unwrap();
+    load(&path, o)
+}
+
+fn toml(text: &str) -> Result<Config, Vec<ConfigError>> {
+    in_dir("howdah.toml", text, &[], &Overrides::default())
+}
+
+fn with_variables(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
+    in_dir("howdah.toml", text, &[], &environment(variables))
+}
+
+fn environment(variables: &[(&str, &str)]) -> Overrides {
+    Overrides::from_environment(variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+}
+
+fn ini(text: &str) -> Result<Config, Vec<ConfigError>> {
+    in_dir("pgbouncer.ini", text, &[("userlist.txt", "\"app\" \"hunter2\"\n")], &Overrides::default())
+}
+
+/// The one problem of a text, without its directory.
+fn problem(text: &str) -> String {
+    let errors = toml(text).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let text = errors[0].to_string();
+    text.split_once("howdah.toml").map_or(text.clone(), |(_, rest)| format!("howdah.toml{rest}"))
+}
+
+fn tcp(host: &str, port: u16) -> HostAddr {
+    HostAddr::Tcp { host: host.to_owned(), port }
+}
+
+#[test]
+fn ten_lines_are_complete() {
+    let config = toml(MINIMAL).unwrap();
+    assert_eq!(config.profile, Profile::Native);
+    assert_eq!(config.listen.tcp, ["127.0.0.1:6432".parse().unwrap()]);
+    assert_eq!(config.auth_method, AuthMethod::ScramSha256);
+    assert_eq!(config.users["app"].secret, Some(Secret::classify("hunter2")));
+    let database = &config.databases["app"];
+    assert_eq!(database.dbname, "app");
+    assert_eq!(database.roles[&Role::Primary].hosts, [tcp("db", 5432)]);
+    assert_eq!(database.pool.size, 20);
+    assert_eq!(database.pool.mode, PoolMode::Transaction);
+    assert_eq!(database.pool.reset_query, "DISCARD ALL");
+    assert_eq!(config.limits.max_client_connections, 10_000);
+    assert_eq!(config.limits.max_message_size, (1 << 30) - 1);
+    assert_eq!(config.limits.buffer_size, 16 * 1024);
+    assert!(config.process.workers >= 1);
+    assert_eq!(config.notes.warnings, Vec::<String>::new());
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn levels_and_pools_take_precedence() {
+    let config = toml(
+        r#"
+        query_timeout = "1s"
+        [users.a]
+        password = "x"
+        query_timeout = "4s"
+        max_connections = 7
+        [users.b]
+        password = "x"
+        [databases.d]
+        host = ["h1", "h2:6000", "[::1]:7000", "/run/postgresql"]
+        port = 5433
+        pool_size = 5
+        query_timeout = "2s"
+        when_no_replica = "wait"
+        startup = { jit = "off", work_mem = "64MB" }
+        [databases.d.replica]
+        host = "r"
+        query_timeout = "3s"
+        [databases.e]
+        host = "h"
+        pool_size = 1
+        [[pools]]
+        database = "d"
+        role = "replica"
+        pool_size = 9
+        [[pools]]
+        database = "d"
+        user = "a"
+        role = "replica"
+        query_timeout = "0"
+        "#,
+    )
+    .unwrap();
+    let d = &config.databases["d"];
+    let dir = HostAddr::Unix { dir: PathBuf::from("/run/postgresql"), port: 5433 };
+    assert_eq!(d.roles[&Role::Primary].hosts, [tcp("h1", 5433), tcp("h2", 6000), tcp("::1", 7000), dir]);
+    assert_eq!(d.roles[&Role::Replica].hosts, [tcp("r", 5433)]);
+    assert_eq!(d.when_no_replica, Some(WhenNoReplica::Wait));
+    assert_eq!(d.pool.startup.len(), 2);
+    assert_eq!(config.users["a"].max_connections, Some(7));
+    let timeout =
+        |db: &str, user, role| config.pool_settings(&config.databases[db], user, role).query_timeout;
+    assert_eq!(timeout("e", "b", Role::Primary), Some(Duration::from_secs(1)));
+    assert_eq!(timeout("d", "b", Role::Primary), Some(Duration::from_secs(2)));
+    assert_eq!(timeout("d", "b", Role::Replica), Some(Duration::from_secs(3)));
+    assert_eq!(timeout("d", "a", Role::Primary), Some(Duration::from_secs(4)));
+    assert_eq!(timeout("d", "a", Role::Replica), None);
+    assert_eq!(config.pool_settings(d, "b", Role::Replica).size, 9);
+}
+
+#[test]
+fn each_problem_is_told_clearly() {
+    let cases = [
+        (
+            "max_client_conections = 5",
+            "howdah.toml:1: max_client_conections: unknown setting; did you mean `max_client_connections`?",
+        ),
+        (
+            "query_timeout = 30",
+            "howdah.toml:1: query_timeout = 30: a unit is missing; write for example \"30s\"; allowed: a duration up to 365d, or \"0\" for off",
+        ),
+        ("backlog = 0", "howdah.toml:1: backlog = 0: out of range; allowed: a whole number from 1 to 65535"),
+        ("backlog = \"4096\"", "a number is written without quotes"),
+        ("tcp_keepalive = \"yes\"", "not true or false"),
+        ("drain = \"now\"", "\"clients\", \"transactions\""),
+        ("buffer_size = \"1GB\"", "out of range"),
+        ("listen = [\"example.org:6432\"]", "not an IP address with a port"),
+        ("listen = []", "listen nowhere"),
+        ("host = \"h\"", "howdah.toml:1: host: cannot be set here; it belongs in [databases.NAME]"),
+        ("pools = 1", "is a section"),
+        ("ops_listen = \"127.0.0.1:6432\"\nlisten = [\"127.0.0.1:6432\"]", "an address for clients already"),
+        ("auth_file = \"missing.txt\"", "cannot be read"),
+        ("unix_socket_mode = \"0999\"", "not octal"),
+        ("[[pools]]\npool_size = 3", "pools[0].database: is missing"),
+        ("[[pools]]\ndatabase = \"ap\"\nrole = \"admin\"", "there is no such database; did you mean `app`?"),
+        ("[[pools]]\ndatabase = \"app\"\nrole = \"admin\"", "no section for this role"),
+        ("[[pools]]\ndatabase = \"app\"\nuser = \"apo\"", "there is no such user; did you mean `app`?"),
+        ("[[pools]]\ndatabase = \"app\"", "needs a user or a role"),
+        ("[users.b]", "users.b: has no password and cannot log in"),
+        ("[users.b]\npassword = \"x\"\npassword_env = \"X\"", "one of them is enough"),
+        ("[users.b]\npassword_env = \"X\"", "no such variable is set"),
+        ("[users.b]\npassword = \"md50123456789abcdef0123456789abcdef\"", "scram-sha-256 is impossible"),
+        ("[databases.b]\npool_size = 1", "databases.b.host: is missing"),
+        ("[databases.b]\nhost = \"h\"", "databases.b.pool_size: is missing"),
+        ("[databases.b]\nhost = \"h\"\npool_sise = 1", "did you mean `pool_size`?"),
+        ("[databases.b]\nhost = \"h\"\npool_size = \"x\"", "not a whole number"),
+        ("[databases.b]\nhost = \"h h\"\npool_size = 1", "not a host name"),
+        ("[databases.b]\nhost = [\"h\", \"h\"]\npool_size = 1", "listed twice"),
+        ("[databases.b]\nhost = \"h:0\"\npool_size = 1", "not a port"),
+        ("[databases.b]\nhost = \"127.0.0.1:6432\"\npool_size = 1", "where Howdah itself listens"),
+        ("[databases.b]\nhost = \"h\"\npool_size = 1\nmin_pool_size = 2", "more than pool_size 1"),
+        (
+            "[databases.b]\nhost = \"h\"\npool_size = 1\n[databases.b.replica]\nhost = \"r\"",
+            "databases.b.when_no_replica: is missing",
+        ),
+        ("[databases.b]\nhost = \"h\"\npool_size = 1\nreplica = 1", "is a section"),
+        ("x = ", "not valid TOML"),
+    ];
+    let rest = MINIMAL.replace("listen = [\"127.0.0.1:6432\"]", "");
+    for (text, wanted) in cases {
+        let told = problem(&format!("{text}\n{rest}"));
+        assert!(told.contains(wanted), "{text}\n  told: {told}\n  wanted: {wanted}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once_with_their_lines_and_no_secret() {
+    let errors = toml(
+        "listen = \"nowhere\"\nquery_timeout = 5\n[users.a]\npasword = \"hunter2\"\n[users.b]\npassword = 12345\n\
+         [databases.d]\nhost = \"h\"\n[databases.e]\npool_size = 0\nfoo = 1\n",
+    )
+    .unwrap_err();
+    let told: Vec<(Option<usize>, &str)> = errors.iter().map(|e| (e.line(), e.key.as_str())).collect();
+    for wanted in [
+        (Some(1), "listen"),
+        (Some(2), "query_timeout"),
+        (Some(4), "users.a.pasword"),
+        (Some(6), "users.b.password"),
+        (Some(7), "databases.d.pool_size"),
+        (Some(10), "databases.e.pool_size"),
+        (Some(11), "databases.e.foo"),
+    ] {
+        assert!(told.contains(&wanted), "{wanted:?} in {told:?}");
+    }
+    assert!(told.iter().any(|(_, k)| *k == "databases.e.host"));
+    let text: String = errors.iter().map(ToString::to_string).collect();
+    assert!(!text.contains("hunter2") && !text.contains("12345"), "{text}");
+    assert!(told.is_sorted(), "{told:?}");
+}
+
+#[test]
+fn broken_toml_shows_no_password() {
+    for text in
+        ["[users.a]\npassword = hunter2\n", "[users.a]\npassword = \"hunter2\n", "password = 'hunter2' x"]
+    {
+        let told: String = toml(text).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn variables_win_over_the_file_and_flags_over_both() {
+    let text = format!("query_timeout = \"1s\"\n{MINIMAL}");
+    let variables = [
+        ("HOWDAH_QUERY_TIMEOUT", "2s"),
+        ("HOWDAH_LISTEN", "127.0.0.1:1, [::1]:2"),
+        ("HOWDAH_TCP_KEEPALIVE", "off"),
+        ("HOWDAH_STARTUP", "jit=off; search_path=a,b"),
+        ("HOWDAH_DATABASES__APP__POOL_SIZE", "33"),
+        ("HOWDAH_DATABASES__APP__REPLICA__HOST", "r1,r2:6"),
+        ("HOWDAH_DATABASES__APP__WHEN_NO_REPLICA", "error"),
+        ("HOWDAH_USERS__APP__PASSWORD", "other"),
+        ("HOWDAH_PORT_6432_TCP_ADDR", "10.0.0.1"),
+        ("HOWDAH_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ];
+    let config = with_variables(&text, &variables).unwrap();
+    let d = &config.databases["app"];
+    assert_eq!(d.pool.query_timeout, Some(Duration::from_secs(2)));
+    assert_eq!(config.listen.tcp.len(), 2);
+    assert!(!config.listen.tcp_keepalive.enabled);
+    assert_eq!(d.pool.startup[1], ("search_path".to_owned(), "a,b".to_owned()));
+    assert_eq!(d.pool.size, 33);
+    assert_eq!(d.roles[&Role::Replica].hosts, [tcp("r1", 5432), tcp("r2", 6)]);
+    assert_eq!(config.users["app"].secret, Some(Secret::classify("other")));
+
+    let o = environment(&variables).flag("query_timeout", "3s").flag("databases.app.pool_size", "44");
+    let config = in_dir("howdah.toml", &text, &[], &o).unwrap();
+    assert_eq!(config.databases["app"].pool.query_timeout, Some(Duration::from_secs(3)));
+    assert_eq!(config.databases["app"].pool.size, 44);
+}
+
+#[test]
+fn wrong_variables_and_flags_are_told() {
+    let errors =
+        with_variables(MINIMAL, &[("HOWDAH_QUERY_TIMEOUTS", "2s"), ("HOWDAH_BACKLOG", "x")]).unwrap_err();
+    let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter()
+            .any(|t| t.contains("variable HOWDAH_QUERY_TIMEOUTS") && t.contains("`HOWDAH_QUERY_TIMEOUT`")),
+        "{told:?}"
+    );
+    assert!(told.iter().any(|t| t.contains("variable HOWDAH_BACKLOG: backlog = x")), "{told:?}");
+    let o = Overrides::default().flag("query_wait_timeout", "5");
+    let told = in_dir("howdah.toml", MINIMAL, &[], &o).unwrap_err()[0].to_string();
+    assert!(told.starts_with("--query-wait-timeout: query_wait_timeout = 5: a unit is missing"), "{told}");
+}
+
+#[test]
+fn every_setting_can_come_from_a_variable() {
+    for setting in SETTINGS.iter().filter(|s| s.at(Level::Global)) {
+        let Preset::Is(text) = setting.preset else { continue };
+        let text = if setting.key == "listen" { "127.0.0.1:7000" } else { text };
+        let config = with_variables(MINIMAL, &[(&setting.variable(), text)]);
+        let config = config.unwrap_or_else(|e| panic!("{}: {e:?}", setting.key));
+        assert!(config.notes.settings[setting.key].stated);
+    }
+}
+
+#[test]
+fn secrets_come_from_files_and_variables() {
+    let text = "[users.a]\npassword_file = \"a.txt\"\n[users.b]\npassword_env = \"HOWDAH_B_SECRET\"\n\
+                [databases.d]\nhost = \"h\"\npool_size = 1\nuser = \"b\"\n";
+    let o = environment(&[("HOWDAH_B_SECRET", "two")]);
+    let config = in_dir("howdah.toml", text, &[("a.txt", "one\nrest\n")], &o).unwrap();
+    assert_eq!(config.users["a"].secret, Some(Secret::classify("one")));
+    assert_eq!(config.users["b"].secret, Some(Secret::classify("two")));
+    assert_eq!(config.databases["d"].server_secret, Some(Secret::classify("two")));
+}
+
+#[test]
+fn flags_alone_are_enough() {
+    let flags = Flags {
+        database: "postgres://us%40er:p%3Aw@db:6000/my%20app?sslmode=prefer".to_owned(),
+        replicas: vec!["postgres://r1".to_owned(), "postgresql://x@r2:7000/ignored".to_owned()],
+        pool_size: Some(20),
+        when_no_replica: Some("primary".to_owned()),
+    };
+    let o = Overrides::default().flag("listen", "127.0.0.1:7000");
+    let config = from_flags(&flags, &o).unwrap();
+    let d = &config.databases["my app"];
+    assert_eq!(d.roles[&Role::Primary].hosts, [tcp("db", 6000)]);
+    assert_eq!(d.roles[&Role::Replica].hosts, [tcp("r1", 5432), tcp("r2", 7000)]);
+    assert_eq!(config.users["us@er"].secret, Some(Secret::classify("p:w")));
+    assert_eq!(config.origin, "command line");
+
+    let flags = Flags { pool_size: None, when_no_replica: None, ..flags };
+    let told: Vec<String> = from_flags(&flags, &o).unwrap_err().iter().map(ToString::to_string).collect();
+    assert!(told.iter().any(|t| t.contains("--pool-size is needed")), "{told:?}");
+    assert!(told.iter().any(|t| t.contains("--when-no-replica is needed")), "{told:?}");
+
+    for url in [
+        "mysql://h",
+        "postgres://u:hunter2@h/%zz",
+        "postgres://u:hunter2@h/d?sslmode=require",
+        "postgres:///d",
+    ] {
+        let flags = Flags { database: url.to_owned(), pool_size: Some(1), ..Flags::default() };
+        let told = from_flags(&flags, &o).unwrap_err()[0].to_string();
+        assert!(told.starts_with("--database: ") && !told.contains("hunter2"), "{told}");
+    }
+    let flags = Flags { database: "postgres://u@h/d".to_owned(), pool_size: Some(1), ..Flags::default() };
+    assert!(from_flags(&flags, &o).unwrap_err()[0].to_string().contains("--set auth_method=trust"));
+    let trust = from_flags(&flags, &o.flag("auth_method", "trust")).unwrap();
+    assert_eq!(trust.auth_method, AuthMethod::Trust);
+}
+
+const INI: &str = "\
+;; the usual
+[databases]
+app = host=db port=5433 dbname=appdb
+app_ro = host=replica dbname=appdb pool_size=40 user=reader password='it''s'
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = 6432
+unix_socket_dir = /tmp
+unix_socket_mode = 0770
+auth_type = md5
+auth_file = userlist.txt
+pool_mode = transaction
+max_client_conn = 10000
+default_pool_size = 25
+min_pool_size = 10
+reserve_pool_size = 5
+reserve_pool_timeout = 3
+server_lifetime = 3600
+server_idle_timeout = 600
+query_timeout = 30
+query_wait_timeout = 0.5
+tcp_user_timeout = 1500
+server_tls_sslmode = disable
+stats_period = 60
+verbose = 0
+ignore_startup_parameters = extra_float_digits, search_path
+
+[users]
+app = pool_mode=session max_user_connections=3 query_timeout=7
+";
+
+#[test]
+fn a_pgbouncer_ini_is_read() {
+    let config = ini(INI).unwrap();
+    assert_eq!(config.profile, Profile::PgBouncer);
+    assert_eq!(config.listen.tcp, ["127.0.0.1:6432".parse().unwrap()]);
+    assert_eq!(config.listen.unix_dir.as_deref(), Some(Path::new("/tmp")));
+    assert_eq!(config.listen.unix_mode, 0o770);
+    assert_eq!(config.listen.ops, None);
+    assert_eq!(config.listen.tcp_keepalive.user_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(config.auth_method, AuthMethod::Md5);
+    assert_eq!(config.limits.max_client_connections, 10_000);
+    assert_eq!(config.ignore_startup_parameters, ["extra_float_digits", "search_path"]);
+    let app = &config.databases["app"];
+    assert_eq!(
+        (app.dbname.as_str(), &app.roles[&Role::Primary].hosts[..]),
+        ("appdb", &[tcp("db", 5433)][..])
+    );
+    let pool = &app.pool;
+    assert_eq!((pool.size, pool.min_size, pool.reserve_size), (25, 10, 5));
+    assert_eq!(pool.reserve_delay, Duration::from_secs(3));
+    assert_eq!(pool.server_lifetime, Some(Duration::from_secs(3600)));
+    assert_eq!(pool.server_idle_timeout, Some(Duration::from_secs(600)));
+    assert_eq!(pool.query_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(pool.query_wait_timeout, Some(Duration::from_millis(500)));
+    assert_eq!(pool.mode, PoolMode::Transaction);
+    assert!(!pool.reset_state);
+    let ro = &config.databases["app_ro"];
+    assert_eq!(ro.pool.size, 40);
+    assert_eq!(ro.server_user.as_deref(), Some("reader"));
+    assert_eq!(ro.server_secret, Some(Secret::classify("it's")));
+    let user = config.pool_settings(app, "app", Role::Primary);
+    assert_eq!((user.mode, user.query_timeout), (PoolMode::Session, Some(Duration::from_secs(7))));
+    assert_eq!(config.users["app"].secret, Some(Secret::classify("hunter2")));
+    assert_eq!(config.users["app"].max_connections, Some(3));
+    assert_eq!(config.notes.warnings.len(), 1, "{:?}", config.notes.warnings);
+    assert!(config.notes.warnings[0].ends_with("pgbouncer/verbose: not acted upon yet"));
+}
+
+#[test]
+fn pgbouncers_defaults_hold_under_its_profile() {
+    let config = ini("[databases]\napp =\n[pgbouncer]\nauth_file = userlist.txt\n").unwrap();
+    let app = &config.databases["app"];
+    assert_eq!(app.pool.size, 20);
+    assert_eq!(app.pool.mode, PoolMode::Session);
+    assert_eq!(app.pool.query_wait_timeout, Some(Duration::from_secs(120)));
+    assert_eq!(app.roles[&Role::Primary].hosts, [HostAddr::Unix { dir: "/tmp".into(), port: 5432 }]);
+    assert_eq!(config.listen.tcp, []);
+    assert_eq!(config.limits.max_client_connections, 100);
+    assert_eq!(config.pool.client_login_timeout, Duration::from_secs(60));
+    assert_eq!(config.auth_method, AuthMethod::Md5);
+}
+
+#[test]
+fn a_wrong_pgbouncer_ini_is_told() {
+    let base = "[databases]\napp = host=h\n[pgbouncer]\nauth_file = userlist.txt\n";
+    for (text, wanted) in [
+        (
+            "max_client_con = 5",
+            "unknown parameter: pgbouncer/max_client_con; did you mean `max_client_conn`?",
+        ),
+        ("query_timeout = soon", "pgbouncer/query_timeout = \"soon\": not a number"),
+        ("tcp_keepalive = on", "not a whole number"),
+        ("client_tls_sslmode = require", "TLS is not supported yet"),
+        ("auth_type = hba", "this auth_type is not supported yet"),
+        ("listen_port = x", "not a port"),
+        ("[nonsense]", "unknown section: nonsense"),
+        ("nonsense", "syntax error"),
+        ("[databases]\n* = host=h", "automatic databases are not supported yet"),
+        ("[databases]\nb = host=h passwort=hunter2", "unrecognized connection parameter: passwort"),
+        ("[databases]\nb = host=", "a value is empty"),
+        ("[users]\napp = pool_sizes=1", "unrecognized user parameter: pool_sizes; did you mean `pool_size`?"),
+        ("%include missing.ini", "cannot be read"),
+    ] {
+        let told: Vec<String> =
+            ini(&format!("{base}{text}\n")).unwrap_err().iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].contains(wanted), "{told:?} {wanted}");
+        assert!(!told[0].contains("hunter2"));
+    }
+    let told = ini("[databases]\n").unwrap_err();
+    assert!(told.iter().any(|e| e.problem == "main section missing from config file"));
+}
+
+#[test]
+fn declarations_are_sound() {
+    for setting in SETTINGS {
+        assert!(setting.doc.len() >= 20, "{}", setting.key);
+        assert!(!setting.reason.is_empty() && !setting.levels.is_empty(), "{}", setting.key);
+        for text in [setting.preset(false), setting.preset(true)].into_iter().flatten() {
+            let value = setting.kind.read(&Raw::Loose(text.to_owned()));
+            assert!(value.is_ok(), "{} = {text}", setting.key);
+        }
+        for level in setting.levels {
+            assert_eq!(SETTINGS.iter().filter(|s| s.key == setting.key && s.at(*level)).count(), 1);
+        }
+    }
+}
+
+/// `UPDATE=1 cargo test` writes the file anew.
+#[test]
+fn the_reference_is_current_and_tells_the_truth() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/reference.toml");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path, reference::render()).unwrap();
+    }
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text == reference::render(), "run UPDATE=1 cargo test");
+
+    // With the defaults switched on, everything is as it was, except that it is stated.
+    let is_default = |line: &str| {
+        let key = line.strip_prefix('#').and_then(|l| l.split_once(" = ")).map(|(k, _)| k);
+        key.and_then(|k| find(Level::Global, k)).is_some_and(|s| matches!(s.preset, Preset::Is(_)))
+    };
+    let on: Vec<&str> = text.lines().map(|l| if is_default(l) { &l[1..] } else { l }).collect();
+    let (mut plain, mut stated) = (toml(&text).unwrap(), toml(&on.join("\n")).unwrap());
+    for config in [&mut plain, &mut stated] {
+        config.origin.clear();
+        config.notes.settings.values_mut().for_each(|e| e.stated = true);
+    }
+    assert_eq!(plain, stated);
+}
+
+#[test]
+fn every_file_in_config_loads() {
+    let mut loaded = 0;
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml" || e == "ini") {
+            let config =
+                load(&path, &Overrides::default()).unwrap_or_else(|e| panic!("{}: {e:#?}", path.display()));
+            assert_eq!(config.notes.warnings, Vec::<String>::new());
+            loaded += 1;
+        }
+    }
+    assert!(loaded >= 3);
+}
+
+#[test]
+fn the_summary_adds_up() {
+    let config = load(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config/production.toml")),
+        &Overrides::default(),
+    )
+    .unwrap();
+    let text = summary(&config);
+    assert!(text.contains("app/web/primary: 40 + 5, 10; transaction mode"), "{text}");
+    // 3 users of 45 each, but max_host_connections is 80.
+    assert!(text.contains("db1.internal:5432: 80"), "{text}");
+    assert!(text.contains("backlog = 4096: a deploy"), "{text}");
+    assert!(!text.contains("log_format ="), "{text}");
+}
+
+#[test]
+fn a_restart_is_asked_for_only_where_it_is_needed() {
+    let old = toml(MINIMAL).unwrap();
+    let new = toml(&format!("workers = 3\nquery_timeout = \"1s\"\nbacklog = 4096\n{MINIMAL}")).unwrap();
+    assert_eq!(restart_needed(&old, &new), ["workers"]);
+}
+
+proptest::proptest! {
+    /// Whatever is written, the answer is a configuration or its problems.
+    #[test]
+    fn no_text_panics(text in "[a-z_\\[\\]={}\", \n0-9.:'*;%/#]{0,200}") {
+        let _ = in_dir("howdah.toml", &format!("{text}\n{MINIMAL}"), &[], &Overrides::default());
+        let _ = ini(&format!("[pgbouncer]\n[databases]\n{text}"));
+        let flags = Flags { database: format!("postgres://{text}"), pool_size: Some(1), ..Flags::default() };
+        let _ = from_flags(&flags, &Overrides::default());
+    }
+}
+
+#[test]
+fn timeouts_of_servers_are_stated_at_every_level() {
+    let config = toml(
+        r#"
+listen = ["127.0.0.1:6432"]
+server_connect_timeout = "5s"
+client_login_timeout = "20s"
+tcp_keepalive_idle = "60s"
+[users.app]
+password = "x"
+cancel_wait_timeout = "2s"
+[databases.app]
+host = "127.0.0.1"
+pool_size = 5
+server_login_retry = "1s"
+tcp_user_timeout = "3s"
+[[pools]]
+database = "app"
+user = "app"
+server_connect_timeout = "1s"
+client_login_timeout = "7s"
+"#,
+    )
+    .unwrap();
+    let s = config.pool_settings(&config.databases["app"], "app", Role::Primary);
+    let secs = Duration::from_secs;
+    assert_eq!((s.server_connect_timeout, s.cancel_wait_timeout), (secs(1), secs(2)));
+    assert_eq!((s.server_login_retry, s.client_login_timeout), (secs(1), secs(7)));
+    assert_eq!((s.keepalive.idle, s.keepalive.user_timeout), (Some(secs(60)), Some(secs(3))));
+    assert_eq!(config.pool.server_connect_timeout, secs(5));
+    assert_eq!(
+        (config.listen.tcp_keepalive.idle, config.listen.tcp_keepalive.user_timeout),
+        (Some(secs(60)), None)
+    );
+}

@@ -1,0 +1,194 @@
+//! What no single value shows: settings that are missing, or that do not go together.
+
+use super::build::{join, source_at};
+use super::problem::ConfigError;
+use super::raw::{Raw, Source, Table};
+use super::resolved::{AuthMethod, Config, Database, HostAddr, Profile, Role, Secret};
+
+/// `sockaddr_un` holds 108 bytes with the final zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Checks the whole; needs the tree only to say where something was stated.
+pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors: &mut Vec<ConfigError>) {
+    let mut checks = Checks { config, tree, whole, errors, warnings: Vec::new() };
+    checks.listeners();
+    checks.users();
+    if checks.config.databases.is_empty() && !tree.contains_key("databases") {
+        let e = ConfigError::new(whole, "databases", "there is no database").allowed("[databases.NAME]");
+        checks.errors.push(e);
+    }
+    for database in checks.config.databases.values() {
+        checks.database(database);
+    }
+    let warnings = checks.warnings;
+    config.notes.warnings.extend(warnings);
+}
+
+struct Checks<'a> {
+    config: &'a Config,
+    tree: &'a Table,
+    whole: &'a Source,
+    errors: &'a mut Vec<ConfigError>,
+    warnings: Vec<String>,
+}
+
+impl Checks<'_> {
+    fn error(&mut self, path: &[&str], why: impl Into<String>, allowed: Option<&str>) {
+        let source = source_at(self.tree, path, self.whole);
+        let key = path.iter().fold(String::new(), |path, key| join(&path, key));
+        let mut e = ConfigError::new(&source, &key, why);
+        e.allowed = allowed.map(str::to_owned);
+        self.errors.push(e);
+    }
+
+    fn warn(&mut self, path: &[&str], why: &str) {
+        let source = source_at(self.tree, path, self.whole);
+        let key = path.iter().fold(String::new(), |path, key| join(&path, key));
+        self.warnings.push(ConfigError::new(&source, &key, why).to_string());
+    }
+
+    fn listeners(&mut self) {
+        let listen = &self.config.listen;
+        if listen.tcp.is_empty() && listen.unix_dir.is_none() && !unreadable(self.errors, "", "listen") {
+            let why = "Howdah would listen nowhere: there is no address, and no unix_socket_dir";
+            self.error(&["listen"], why, Some("[\"127.0.0.1:6432\"]"));
+        }
+        for (i, address) in listen.tcp.iter().enumerate() {
+            // Port 0 asks the system for any free port, so two of them differ.
+            let earlier = listen.tcp.get(..i).unwrap_or_default();
+            if address.port() != 0 && earlier.contains(address) {
+                self.error(&["listen"], format!("{address} is listed twice"), None);
+            }
+            if address.port() != 0 && listen.ops == Some(*address) {
+                self.error(&["ops_listen"], format!("{address} is an address for clients already"), None);
+            }
+        }
+        if let Some(dir) = &listen.unix_dir {
+            let length = dir.as_os_str().len() + "/.s.PGSQL.65535".len();
+            if length > MAX_SOCKET_PATH {
+                let why = format!("the socket's path may have {length} bytes");
+                self.error(&["unix_socket_dir"], why, Some("at most 107 bytes, the system's limit"));
+            }
+        }
+    }
+
+    fn users(&mut self) {
+        let method = self.config.auth_method;
+        if method == AuthMethod::Trust {
+            return;
+        }
+        if self.config.users.is_empty() && !self.errors.iter().any(|e| e.key.starts_with("users")) {
+            if !unreadable(self.errors, "", "auth_file") {
+                let why = "there is no user, so nobody could log in";
+                self.error(&["users"], why, Some("[users.NAME], auth_file, or auth_method = \"trust\""));
+            }
+            return;
+        }
+        for (name, user) in &self.config.users {
+            let path = ["users", name.as_str()];
+            let key = join("users", name);
+            let why = match (&user.secret, method) {
+                (None, _) if self.errors.iter().any(|e| e.key.starts_with(&key)) => continue,
+                (None, _) => "has no password and cannot log in",
+                (Some(Secret::Md5(_)), AuthMethod::ScramSha256) => {
+                    "has an md5 secret, with which scram-sha-256 is impossible"
+                }
+                _ => continue,
+            };
+            // A user list may hold users that are not for this pooler; a section is always meant.
+            let stated = match self.tree.get("users").map(|n| &n.raw) {
+                Some(Raw::Table(sections)) => sections.contains_key(name),
+                _ => false,
+            };
+            if stated && self.config.profile == Profile::Native {
+                self.error(
+                    &path,
+                    why,
+                    Some("password, password_file or password_env; or another auth_method"),
+                );
+            } else {
+                self.warn(&path, why);
+            }
+        }
+    }
+
+    fn database(&mut self, database: &Database) {
+        let name = database.name.as_str();
+        let path = |key| ["databases", name, key];
+        if self.config.profile == Profile::PgBouncer && name == "pgbouncer" {
+            self.error(&["databases", name], "this name is reserved for the console", None);
+        }
+        if database.server_secret.is_some() && database.server_user.is_none() {
+            self.warn(&["databases", name], "a password without a user is not used");
+        }
+        let replica = database.roles.contains_key(&Role::Replica);
+        let known = !unreadable(self.errors, &join("databases", name), "when_no_replica");
+        if replica && database.when_no_replica.is_none() && known {
+            let why = "is missing; with a replica it must be said what happens when there is none";
+            self.error(&path("when_no_replica"), why, Some("\"primary\", \"wait\" or \"error\""));
+        }
+        if !replica && database.when_no_replica.is_some() {
+            self.warn(&path("when_no_replica"), "has no effect without a replica section");
+        }
+        for role in database.roles.keys() {
+            self.pool(database, *role);
+        }
+        for (role, config) in &database.roles {
+            for host in &config.hosts {
+                self.host(name, *role, host);
+            }
+        }
+    }
+
+    /// A role's pools as they are for a user about whom nothing is said.
+    fn pool(&mut self, database: &Database, role: Role) {
+        let mut path = vec!["databases", database.name.as_str()];
+        if role != Role::Primary {
+            path.push(role.as_str());
+        }
+        // No user has an empty name, so only entries for the role match.
+        let pool = self.config.pool_settings(database, "", role);
+        // An unreadable size was told already, at whatever level it stood.
+        let mut section = String::new();
+        let mut told = unreadable(self.errors, "", "pool_size");
+        for name in &path {
+            section = join(&section, name);
+            told |= unreadable(self.errors, &section, "pool_size");
+        }
+        if pool.size == 0 && self.config.profile == Profile::Native && !told {
+            path.push("pool_size");
+            let why = "is missing; how many connections the server can spare has no safe default";
+            self.error(&path, why, Some("a whole number from 1"));
+        } else if pool.size > 0 && pool.min_size > pool.size {
+            path.push("min_pool_size");
+            let why = format!("{} is more than pool_size {}", pool.min_size, pool.size);
+            self.error(&path, why, None);
+        }
+    }
+
+    fn host(&mut self, database: &str, role: Role, host: &HostAddr) {
+        let HostAddr::Tcp { host: name, port } = host else { return };
+        let own = self.config.listen.tcp.iter().any(|a| {
+            a.port() == *port
+                && (a.ip().to_string() == *name || (a.ip().is_loopback() && name == "localhost"))
+        });
+        if own {
+            let mut path = vec!["databases", database];
+            if role != Role::Primary {
+                path.push(role.as_str());
+            }
+            path.push("host");
+            self.error(&path, format!("{host} is where Howdah itself listens"), None);
+        }
+    }
+}
+
+/// Whether this key was given, or meant, and could not be read, so that its absence is no second problem.
+pub(super) fn unreadable(errors: &[ConfigError], section: &str, key: &str) -> bool {
+    let full = join(section, key);
+    let meant = |e: &ConfigError| {
+        let parent = e.key.rsplit_once('.').map_or("", |(parent, _)| parent);
+        e.nearest.as_deref() == Some(key) && parent == section
+    };
+    errors.iter().any(|e| e.key == full || meant(e))
+}

@@ -1,0 +1,150 @@
+//! One instance of every [`Error`], and the table of all errors that `config/errors.md` is made of.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Error, PoolFigures, ServerError, report};
+
+/// The pattern of each row makes the match exhaustive, so that a new error does not compile without a sample.
+macro_rules! samples {
+    ($($pattern:pat => $sample:expr;)+) => {
+        /// Every error once, in the order of its declaration, with numbers such as occur.
+        pub fn samples() -> Vec<Error> {
+            vec![$($sample),+]
+        }
+
+        /// The row that an error belongs to.
+        #[cfg(test)]
+        fn row(error: &Error) -> &'static str {
+            match error {
+                $($pattern => stringify!($pattern),)+
+            }
+        }
+
+        #[cfg(test)]
+        const ROWS: &[&str] = &[$(stringify!($pattern)),+];
+    };
+}
+
+fn server_error() -> ServerError {
+    ServerError { body: b"SFATAL\0C28000\0Mas the server worded it\0\0".to_vec() }
+}
+
+fn figures() -> Box<PoolFigures> {
+    Box::new(PoolFigures {
+        pool: "app/alice/primary".to_owned(),
+        in_use: 20,
+        size: 20,
+        connecting: 0,
+        waiting: 143,
+        oldest_holder: Some("client 7 for 12.5 s, idle in transaction".to_owned()),
+        last_connect_error: None,
+        limited_by: None,
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(30);
+const OVER: Duration = Duration::from_millis(30_004);
+
+samples! {
+    Error::ProtocolViolation(_) => Error::ProtocolViolation("unexpected message type".to_owned());
+    Error::UnsupportedProtocol { .. } => Error::UnsupportedProtocol { major: 2, minor: 0 };
+    Error::StatementTooLarge { .. } => Error::StatementTooLarge { size: 2_000_000, limit: 1_048_576 };
+    Error::TooManyStatements { .. } => Error::TooManyStatements { limit: 2000 };
+    Error::UnsupportedStartupOption(_) => Error::UnsupportedStartupOption("-x".to_owned());
+    Error::FeatureNotSupported(_) => Error::FeatureNotSupported("what was asked for is not supported");
+    Error::TransactionInStatementMode => Error::TransactionInStatementMode;
+    Error::NoUserName => Error::NoUserName;
+    Error::AuthenticationFailed { .. } => Error::AuthenticationFailed { user: "alice".to_owned() };
+    Error::TooManyClients { .. } => Error::TooManyClients { current: 10_000, limit: 10_000 };
+    Error::TooManyDatabaseClients { .. } =>
+        Error::TooManyDatabaseClients { database: "app".to_owned(), current: 500, limit: 500 };
+    Error::TooManyUserClients { .. } =>
+        Error::TooManyUserClients { user: "alice".to_owned(), current: 100, limit: 100 };
+    Error::TooManyLogins { .. } => Error::TooManyLogins { current: 1000, limit: 1000 };
+    Error::UnknownDatabase { .. } => Error::UnknownDatabase { database: "app".to_owned() };
+    Error::LoginTimeout { .. } => Error::LoginTimeout { after: LIMIT };
+    Error::ShuttingDown => Error::ShuttingDown;
+    Error::WaitTimeout { .. } => Error::WaitTimeout { waited: OVER, limit: LIMIT, figures: figures() };
+    Error::CancelledWhileWaiting { .. } => Error::CancelledWhileWaiting { waited: SECOND };
+    Error::ServerUnreachable { .. } =>
+        Error::ServerUnreachable { host: "db:5432".to_owned(), reason: "connection refused".to_owned() };
+    Error::ServerLogin(_) => Error::ServerLogin(server_error());
+    Error::ServerAuth { .. } =>
+        Error::ServerAuth { method: "SCRAM-SHA-256".to_owned(), user: "alice".to_owned() };
+    Error::ServerLost { .. } =>
+        Error::ServerLost { host: "db:5432".to_owned(), reason: "connection reset".to_owned() };
+    Error::ServerProtocol { .. } =>
+        Error::ServerProtocol { host: "db:5432".to_owned(), reason: "unknown message type".to_owned() };
+    Error::QueryTimeout { .. } => Error::QueryTimeout { ran: OVER, limit: LIMIT };
+    Error::QueryTimeoutUnanswered { .. } =>
+        Error::QueryTimeoutUnanswered { ran: OVER, limit: LIMIT, grace: Duration::from_secs(10) };
+    Error::TransactionTimeout { .. } => Error::TransactionTimeout { ran: OVER, limit: LIMIT };
+    Error::IdleTransactionTimeout { .. } => Error::IdleTransactionTimeout { idle: OVER, limit: LIMIT };
+    Error::ClientIdleTimeout { .. } => Error::ClientIdleTimeout { idle: OVER, limit: LIMIT };
+    Error::ClientWriteTimeout { .. } => Error::ClientWriteTimeout { limit: LIMIT };
+    Error::ParameterRejected(_) => Error::ParameterRejected(server_error());
+    Error::AdminShutdown { .. } => Error::AdminShutdown { why: "The pooler is draining.".to_owned() };
+    Error::DatabaseRemoved { .. } => Error::DatabaseRemoved { database: "app".to_owned() };
+    Error::Internal(_) => Error::Internal("what happened".to_owned());
+}
+
+const HEAD: &str = "\
+# Errors
+
+Every error that Howdah itself raises. Generated from `src/error/report.rs`; do not edit.
+
+`FATAL` means that the connection closes, `ERROR` that the session goes on. The code is stable: it is the label
+in metrics and logs. Numbers and names are examples. An error that came from a server is passed on as it is.
+
+| Code | Severity | SQLSTATE | Message | Detail | Hint |
+|---|---|---|---|---|---|
+";
+
+/// The table of all errors, as Markdown.
+pub fn catalog() -> String {
+    let mut out = HEAD.to_owned();
+    for error in samples() {
+        let r = report(&error);
+        if r.verbatim.is_some() {
+            let _ = writeln!(out, "| `{}` | as the server's | as the server's | *passed on* | | |", r.code);
+            continue;
+        }
+        let cell = |text: Option<String>| text.unwrap_or_default().replace('|', "\\|").replace('\n', " ");
+        let (severity, state) = (r.severity.as_str(), r.sqlstate);
+        let (message, detail, hint) = (cell(Some(r.message)), cell(r.detail), cell(r.hint));
+        let _ = writeln!(out, "| `{}` | {severity} | {state} | {message} | {detail} | {hint} |", r.code);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_its_own_sample() {
+        let rows: Vec<&str> = samples().iter().map(row).collect();
+        assert_eq!(rows, ROWS);
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let mut codes: Vec<&str> = samples().iter().map(|e| report(e).code).collect();
+        codes.sort_unstable();
+        let all = codes.len();
+        codes.dedup();
+        assert_eq!(codes.len(), all);
+    }
+
+    /// `UPDATE=1 cargo test` writes the file anew.
+    #[test]
+    fn the_committed_table_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/errors.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, catalog()).unwrap();
+        }
+        assert!(std::fs::read_to_string(path).unwrap() == catalog(), "run UPDATE=1 cargo test");
+    }
+}

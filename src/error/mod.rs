@@ -1,0 +1,164 @@
+//! What can go wrong, and what the client is told.
+//!
+//! [`Error`] is raised where the fact is known and carries the live numbers. [`report::report`] is the one
+//! exhaustive table from it to SQLSTATE, code, message, DETAIL and HINT. `FATAL` means that the connection
+//! closes; `ERROR` means that the session goes on (PostgreSQL documentation, 54.2 Message Flow).
+
+pub mod catalog;
+pub mod report;
+pub mod sqlstate;
+
+use std::time::Duration;
+
+pub use report::{Report, Severity, report};
+pub use sqlstate::SqlState;
+
+/// A snapshot of a pool, for the DETAIL of an error about waiting.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PoolFigures {
+    /// `database/user/role`.
+    pub pool: String,
+    pub in_use: usize,
+    pub size: usize,
+    pub connecting: usize,
+    pub waiting: usize,
+    /// The client that has held a server longest, as a sentence.
+    pub oldest_holder: Option<String>,
+    /// Why the last attempt to open a server failed, where it did.
+    pub last_connect_error: Option<String>,
+    /// Which limit other than the pool's own size stands in the way.
+    pub limited_by: Option<String>,
+}
+
+/// An error or notice as the server worded it: the body of its ErrorResponse, forwarded byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// The message's body: fields, each a type byte and a cstring, and the final zero byte.
+    pub body: Vec<u8>,
+}
+
+impl ServerError {
+    /// A field's text, for example `b'C'` for the SQLSTATE; every field may be missing (CVE-2026-6666).
+    pub fn field(&self, wanted: u8) -> Option<&[u8]> {
+        let mut rest = self.body.as_slice();
+        while let Some((&kind, tail)) = rest.split_first() {
+            if kind == 0 {
+                return None;
+            }
+            let end = memchr::memchr(0, tail)?;
+            let (text, after) = tail.split_at(end);
+            if kind == wanted {
+                return Some(text);
+            }
+            rest = after.get(1..)?;
+        }
+        None
+    }
+
+    /// The same error as one that ends the connection.
+    #[must_use]
+    pub fn fatal(&self) -> Self {
+        let mut body = b"SFATAL\0VFATAL\0".to_vec();
+        let mut rest = self.body.as_slice();
+        while let Some((&kind, tail)) = rest.split_first() {
+            let Some(end) = memchr::memchr(0, tail).filter(|_| kind != 0) else { break };
+            if !matches!(kind, b'S' | b'V') {
+                body.extend_from_slice(rest.get(..end + 2).unwrap_or_default());
+            }
+            rest = tail.get(end + 1..).unwrap_or_default();
+        }
+        body.push(0);
+        Self { body }
+    }
+
+    pub fn sqlstate(&self) -> &[u8] {
+        self.field(b'C').unwrap_or(b"XX000")
+    }
+
+    /// `SEVERITY: message (SQLSTATE)`, for logs and DETAIL.
+    pub fn summary(&self) -> String {
+        let text = |k, d: &'static [u8]| String::from_utf8_lossy(self.field(k).unwrap_or(d)).into_owned();
+        format!("{}: {} ({})", text(b'S', b"ERROR"), text(b'M', b"no message"), text(b'C', b"no SQLSTATE"))
+    }
+}
+
+/// Everything that Howdah itself can refuse, end or fail with.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    // --- the client broke the protocol, or asked for what cannot be
+    #[error("protocol violation: {0}")]
+    ProtocolViolation(String),
+    #[error("unsupported frontend protocol {major}.{minor}")]
+    UnsupportedProtocol { major: u16, minor: u16 },
+    #[error("statement of {size} bytes exceeds max_statement_size {limit}")]
+    StatementTooLarge { size: usize, limit: usize },
+    #[error("client holds {limit} prepared statements already")]
+    TooManyStatements { limit: usize },
+    #[error("unsupported startup option: {0}")]
+    UnsupportedStartupOption(String),
+    #[error("feature not supported: {0}")]
+    FeatureNotSupported(&'static str),
+    #[error("transaction blocks not allowed in statement pooling mode")]
+    TransactionInStatementMode,
+
+    // --- the client may not come in
+    #[error("no PostgreSQL user name specified in startup packet")]
+    NoUserName,
+    #[error("password authentication failed for user \"{user}\"")]
+    AuthenticationFailed { user: String },
+    #[error("too many clients: {current} of {limit}")]
+    TooManyClients { current: usize, limit: usize },
+    #[error("too many clients of database \"{database}\"")]
+    TooManyDatabaseClients { database: String, current: usize, limit: usize },
+    #[error("too many clients of user \"{user}\"")]
+    TooManyUserClients { user: String, current: usize, limit: usize },
+    #[error("too many logins under way")]
+    TooManyLogins { current: usize, limit: usize },
+    #[error("database \"{database}\" does not exist")]
+    UnknownDatabase { database: String },
+    #[error("login timeout")]
+    LoginTimeout { after: Duration },
+    #[error("shutting down")]
+    ShuttingDown,
+
+    // --- the pool cannot serve
+    #[error("query_wait_timeout")]
+    WaitTimeout { waited: Duration, limit: Duration, figures: Box<PoolFigures> },
+    #[error("cancelled while waiting for a server connection")]
+    CancelledWhileWaiting { waited: Duration },
+    #[error("cannot connect to server: {reason}")]
+    ServerUnreachable { host: String, reason: String },
+    /// The server refused our login; forwarded verbatim.
+    #[error("server refused login: {}", .0.summary())]
+    ServerLogin(ServerError),
+    #[error("server asks for {method} authentication, and no usable secret is configured")]
+    ServerAuth { method: String, user: String },
+
+    // --- a transaction ended by Howdah or by a lost server
+    #[error("server connection lost: {reason}")]
+    ServerLost { host: String, reason: String },
+    #[error("server broke the protocol: {reason}")]
+    ServerProtocol { host: String, reason: String },
+    #[error("query_timeout")]
+    QueryTimeout { ran: Duration, limit: Duration },
+    #[error("query_timeout, and the server did not answer the cancel")]
+    QueryTimeoutUnanswered { ran: Duration, limit: Duration, grace: Duration },
+    #[error("transaction_timeout")]
+    TransactionTimeout { ran: Duration, limit: Duration },
+    #[error("idle_transaction_timeout")]
+    IdleTransactionTimeout { idle: Duration, limit: Duration },
+    #[error("client_idle_timeout")]
+    ClientIdleTimeout { idle: Duration, limit: Duration },
+    #[error("client_write_timeout")]
+    ClientWriteTimeout { limit: Duration },
+    #[error("a client parameter was rejected by the server: {}", .0.summary())]
+    ParameterRejected(ServerError),
+    #[error("administrator command")]
+    AdminShutdown { why: String },
+    #[error("database \"{database}\" was removed from the configuration")]
+    DatabaseRemoved { database: String },
+
+    // --- our own fault
+    #[error("internal error: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,390 @@
+//! The one table from [`Error`] to what goes over the wire; exhaustive, so that a new error does not compile
+//! until it has its row. `config/errors.md` is generated from it.
+
+use std::time::Duration;
+
+use super::{Error, PoolFigures, SqlState};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The session goes on.
+    Error,
+    /// The connection closes after the message.
+    Fatal,
+}
+
+impl Severity {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+/// An ErrorResponse before it is encoded (PostgreSQL documentation, 54.8 Error and Notice Message Fields).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub severity: Severity,
+    pub sqlstate: SqlState,
+    /// Howdah's stable name of the error: the label in metrics and logs, and the start of the DETAIL.
+    pub code: &'static str,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    /// A server's own ErrorResponse body, sent as it is instead of the fields above.
+    pub verbatim: Option<Vec<u8>>,
+}
+
+fn secs(d: Duration) -> String {
+    format!("{:.3} s", d.as_secs_f64())
+}
+
+fn figures_text(f: &PoolFigures) -> String {
+    let mut s = format!(
+        "pool {}: {}/{} in use, {} connecting, {} waiting",
+        f.pool, f.in_use, f.size, f.connecting, f.waiting
+    );
+    if let Some(l) = &f.limited_by {
+        s.push_str(&format!("; limited by {l}"));
+    }
+    if let Some(h) = &f.oldest_holder {
+        s.push_str(&format!("; oldest holder: {h}"));
+    }
+    if let Some(e) = &f.last_connect_error {
+        s.push_str(&format!("; last connection attempt: {e}"));
+    }
+    s
+}
+
+/// What the client is told. Addresses of servers, secrets and paths never appear in it.
+pub fn report(error: &Error) -> Report {
+    use Severity::{Error as E, Fatal as F};
+    use SqlState as S;
+
+    let r = |severity, sqlstate, code, message: String| Report {
+        severity,
+        sqlstate,
+        code,
+        message,
+        detail: None,
+        hint: None,
+        verbatim: None,
+    };
+    let d = |mut r: Report, detail: String| {
+        r.detail = Some(detail);
+        r
+    };
+    let h = |mut r: Report, hint: &str| {
+        r.hint = Some(hint.to_owned());
+        r
+    };
+    match error {
+        Error::ProtocolViolation(why) => {
+            r(F, S::PROTOCOL_VIOLATION, "client_protocol_violation", why.clone())
+        }
+        Error::UnsupportedProtocol { major, minor } => h(
+            r(
+                F,
+                S::FEATURE_NOT_SUPPORTED,
+                "unsupported_protocol",
+                format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
+            ),
+            "Use a driver that speaks protocol 3.",
+        ),
+        Error::StatementTooLarge { size, limit } => h(
+            d(
+                r(
+                    E,
+                    S::PROGRAM_LIMIT_EXCEEDED,
+                    "statement_too_large",
+                    "named prepared statement is too large to be kept".to_owned(),
+                ),
+                format!("The Parse message has {size} bytes; max_statement_size is {limit}."),
+            ),
+            "Raise max_statement_size, or use an unnamed statement, which is not limited.",
+        ),
+        Error::TooManyStatements { limit } => h(
+            d(
+                r(
+                    E,
+                    S::PROGRAM_LIMIT_EXCEEDED,
+                    "too_many_statements",
+                    "too many prepared statements in this session".to_owned(),
+                ),
+                format!("This client holds {limit} named statements, which is max_client_statements."),
+            ),
+            "Close statements that are no longer used, or raise max_client_statements.",
+        ),
+        Error::UnsupportedStartupOption(what) => h(
+            r(
+                F,
+                S::FEATURE_NOT_SUPPORTED,
+                "unsupported_startup_option",
+                format!("unsupported startup option: {what}"),
+            ),
+            "Only `-c name=value` and `--name=value` are understood in `options`.",
+        ),
+        Error::FeatureNotSupported(what) => {
+            r(F, S::FEATURE_NOT_SUPPORTED, "feature_not_supported", (*what).to_owned())
+        }
+        Error::TransactionInStatementMode => h(
+            r(
+                F,
+                S::FEATURE_NOT_SUPPORTED,
+                "transaction_in_statement_mode",
+                "transaction blocks not allowed in statement pooling mode".to_owned(),
+            ),
+            "Set pool_mode = \"transaction\" for this database or user.",
+        ),
+        Error::NoUserName => r(
+            F,
+            S::INVALID_AUTHORIZATION,
+            "no_user_name",
+            "no PostgreSQL user name specified in startup packet".to_owned(),
+        ),
+        Error::AuthenticationFailed { user } => r(
+            F,
+            S::INVALID_PASSWORD,
+            "authentication_failed",
+            format!("password authentication failed for user \"{user}\""),
+        ),
+        Error::TooManyClients { current, limit } => h(
+            d(
+                r(
+                    F,
+                    S::TOO_MANY_CONNECTIONS,
+                    "too_many_clients",
+                    "no more connections allowed (max_client_connections)".to_owned(),
+                ),
+                format!("{current} clients are connected; max_client_connections is {limit}."),
+            ),
+            "Raise max_client_connections, or let clients share connections.",
+        ),
+        Error::TooManyDatabaseClients { database, current, limit } => h(
+            d(
+                r(
+                    F,
+                    S::TOO_MANY_CONNECTIONS,
+                    "too_many_database_clients",
+                    format!("no more connections to database \"{database}\" allowed"),
+                ),
+                format!(
+                    "{current} clients are connected; max_client_connections of this database is {limit}."
+                ),
+            ),
+            "Raise max_client_connections in the database's section.",
+        ),
+        Error::TooManyUserClients { user, current, limit } => h(
+            d(
+                r(
+                    F,
+                    S::TOO_MANY_CONNECTIONS,
+                    "too_many_user_clients",
+                    format!("no more connections of user \"{user}\" allowed"),
+                ),
+                format!("{current} clients are connected; max_client_connections of this user is {limit}."),
+            ),
+            "Raise max_client_connections in the user's section.",
+        ),
+        Error::TooManyLogins { current, limit } => h(
+            d(
+                r(F, S::TOO_MANY_CONNECTIONS, "too_many_logins", "too many logins are under way".to_owned()),
+                format!("{current} clients are logging in; max_login_connections is {limit}."),
+            ),
+            "Try again shortly; raise max_login_connections if such bursts are expected.",
+        ),
+        Error::UnknownDatabase { database } => h(
+            r(
+                F,
+                S::INVALID_CATALOG_NAME,
+                "unknown_database",
+                format!("database \"{database}\" does not exist"),
+            ),
+            "Add it under [databases] in Howdah's configuration and reload.",
+        ),
+        Error::LoginTimeout { after } => d(
+            r(F, S::PROTOCOL_VIOLATION, "client_login_timeout", "login was not finished in time".to_owned()),
+            format!("client_login_timeout is {}.", secs(*after)),
+        ),
+        Error::ShuttingDown => h(
+            r(F, S::CANNOT_CONNECT_NOW, "shutting_down", "the pooler is shutting down".to_owned()),
+            "Connect again; another instance or the next start will answer.",
+        ),
+        Error::WaitTimeout { waited, limit, figures } => h(
+            d(
+                r(
+                    E,
+                    S::TOO_MANY_CONNECTIONS,
+                    "query_wait_timeout",
+                    "timed out while waiting for a server connection".to_owned(),
+                ),
+                format!(
+                    "waited {} (query_wait_timeout is {}); {}",
+                    secs(*waited),
+                    secs(*limit),
+                    figures_text(figures)
+                ),
+            ),
+            "Shorten the transactions that hold connections, raise pool_size if the server has room, or raise query_wait_timeout.",
+        ),
+        Error::CancelledWhileWaiting { waited } => d(
+            r(
+                E,
+                S::QUERY_CANCELED,
+                "cancelled_while_waiting",
+                "canceling statement due to user request".to_owned(),
+            ),
+            format!("The request had waited {} for a server connection and has not run.", secs(*waited)),
+        ),
+        Error::ServerUnreachable { reason, .. } => h(
+            d(
+                r(
+                    F,
+                    S::CANNOT_CONNECT_NOW,
+                    "server_unreachable",
+                    "cannot connect to the database server".to_owned(),
+                ),
+                reason.clone(),
+            ),
+            "Check that the server runs and is reachable from the pooler; the log names the host.",
+        ),
+        Error::ServerLogin(e) => Report {
+            verbatim: Some(e.body.clone()),
+            ..r(F, S::CANNOT_CONNECT_NOW, "server_login_failed", e.summary())
+        },
+        Error::ServerAuth { method, user } => h(
+            r(
+                F,
+                S::INVALID_AUTHORIZATION,
+                "server_auth_unanswerable",
+                format!(
+                    "the server asks for {method} authentication of \"{user}\" and the pooler has no secret that can answer"
+                ),
+            ),
+            "Give the user a plain password (or, for md5, an md5 secret) in the configuration.",
+        ),
+        Error::ServerLost { reason, .. } => h(
+            d(
+                r(
+                    F,
+                    S::CONNECTION_FAILURE,
+                    "server_lost",
+                    "server closed the connection unexpectedly".to_owned(),
+                ),
+                reason.clone(),
+            ),
+            "The transaction's outcome is unknown if COMMIT was under way; otherwise it was rolled back.",
+        ),
+        Error::ServerProtocol { reason, .. } => d(
+            r(
+                F,
+                S::CONNECTION_FAILURE,
+                "server_protocol_violation",
+                "the server sent something that cannot be understood".to_owned(),
+            ),
+            reason.clone(),
+        ),
+        Error::QueryTimeout { ran, limit } => h(
+            d(
+                r(
+                    E,
+                    S::QUERY_CANCELED,
+                    "query_timeout",
+                    "canceling statement due to query_timeout".to_owned(),
+                ),
+                format!("It ran {}; query_timeout is {}.", secs(*ran), secs(*limit)),
+            ),
+            "Make the statement faster, or raise query_timeout for this database, user or pool.",
+        ),
+        Error::QueryTimeoutUnanswered { ran, limit, grace } => h(
+            d(
+                r(
+                    F,
+                    S::CONNECTION_FAILURE,
+                    "query_timeout_unanswered",
+                    "query_timeout, and the server did not stop the statement".to_owned(),
+                ),
+                format!(
+                    "It ran {}; query_timeout is {}; the server did not answer the cancel within cancel_wait_timeout, {}.",
+                    secs(*ran),
+                    secs(*limit),
+                    secs(*grace)
+                ),
+            ),
+            "The server connection was closed; the statement may still run there.",
+        ),
+        Error::TransactionTimeout { ran, limit } => h(
+            d(
+                r(
+                    F,
+                    S::TRANSACTION_TIMEOUT,
+                    "transaction_timeout",
+                    "terminating connection due to transaction_timeout".to_owned(),
+                ),
+                format!("The transaction ran {}; transaction_timeout is {}.", secs(*ran), secs(*limit)),
+            ),
+            "Shorten the transaction, or raise transaction_timeout for this database, user or pool.",
+        ),
+        Error::IdleTransactionTimeout { idle, limit } => h(
+            d(
+                r(
+                    F,
+                    S::IDLE_IN_TRANSACTION_TIMEOUT,
+                    "idle_transaction_timeout",
+                    "terminating connection due to idle_transaction_timeout".to_owned(),
+                ),
+                format!(
+                    "The transaction was idle {}; idle_transaction_timeout is {}.",
+                    secs(*idle),
+                    secs(*limit)
+                ),
+            ),
+            "Commit or roll back sooner, or raise idle_transaction_timeout for this database, user or pool.",
+        ),
+        Error::ClientIdleTimeout { idle, limit } => d(
+            r(
+                F,
+                S::IDLE_SESSION_TIMEOUT,
+                "client_idle_timeout",
+                "terminating connection due to client_idle_timeout".to_owned(),
+            ),
+            format!("The session was idle {}; client_idle_timeout is {}.", secs(*idle), secs(*limit)),
+        ),
+        Error::ClientWriteTimeout { limit } => d(
+            r(
+                F,
+                S::CONNECTION_FAILURE,
+                "client_write_timeout",
+                "the client did not read its results".to_owned(),
+            ),
+            format!("client_write_timeout is {}.", secs(*limit)),
+        ),
+        Error::ParameterRejected(e) => Report {
+            verbatim: Some(e.body.clone()),
+            ..r(E, S::INTERNAL_ERROR, "parameter_rejected", e.summary())
+        },
+        Error::AdminShutdown { why } => d(
+            r(
+                F,
+                S::ADMIN_SHUTDOWN,
+                "admin_shutdown",
+                "terminating connection due to administrator command".to_owned(),
+            ),
+            why.clone(),
+        ),
+        Error::DatabaseRemoved { database } => d(
+            r(
+                F,
+                S::ADMIN_SHUTDOWN,
+                "database_removed",
+                "terminating connection due to administrator command".to_owned(),
+            ),
+            format!("Database \"{database}\" was removed from the pooler's configuration."),
+        ),
+        Error::Internal(what) => h(
+            r(F, S::INTERNAL_ERROR, "internal_error", format!("internal error of the pooler: {what}")),
+            "Please report this with the log around it.",
+        ),
+    }
+}

@@ -1,0 +1,31 @@
+//! The SQLSTATEs that Howdah itself raises (PostgreSQL documentation, appendix A).
+
+/// Five characters, as on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SqlState(pub &'static str);
+
+impl SqlState {
+    pub const CONNECTION_FAILURE: Self = Self("08006");
+    pub const CANNOT_CONNECT: Self = Self("08001");
+    pub const PROTOCOL_VIOLATION: Self = Self("08P01");
+    pub const FEATURE_NOT_SUPPORTED: Self = Self("0A000");
+    pub const IDLE_IN_TRANSACTION_TIMEOUT: Self = Self("25P03");
+    pub const TRANSACTION_TIMEOUT: Self = Self("25P04");
+    pub const INVALID_AUTHORIZATION: Self = Self("28000");
+    pub const INVALID_PASSWORD: Self = Self("28P01");
+    pub const INVALID_CATALOG_NAME: Self = Self("3D000");
+    pub const OUT_OF_MEMORY: Self = Self("53200");
+    pub const TOO_MANY_CONNECTIONS: Self = Self("53300");
+    pub const PROGRAM_LIMIT_EXCEEDED: Self = Self("54000");
+    pub const QUERY_CANCELED: Self = Self("57014");
+    pub const ADMIN_SHUTDOWN: Self = Self("57P01");
+    pub const CANNOT_CONNECT_NOW: Self = Self("57P03");
+    pub const IDLE_SESSION_TIMEOUT: Self = Self("57P05");
+    pub const INTERNAL_ERROR: Self = Self("XX000");
+}
+
+impl std::fmt::Display for SqlState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}

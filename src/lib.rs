@@ -1,0 +1,86 @@
+//! Howdah: a PostgreSQL connection-pooling proxy. Thousands of clients share a bounded number of server
+//! connections, one transaction at a time.
+//!
+//! # The way of a transaction
+//!
+//! ```text
+//! app::listen ── accept ──▶ client::login ── startup, auth, welcome ──▶ client::session
+//!                               │ CancelRequest                            │ idle: no server, no buffer
+//!                               ▼                                          ▼ first message
+//!                            cancel ──▶ pool (who holds what?)      pool::Pool::checkout
+//!                                                                          │ an idle connection, or a place
+//!                                                                          │ in the queue (FIFO)
+//!                                                                          ▼
+//!                       relay::params: SET what this client has otherwise ─┤ (usually two pointers compared)
+//!                                                                          ▼
+//!    client socket ◀── net::lane ◀── relay::down ◀──┐             relay::flow: one poll loop, both directions
+//!    client socket ──▶ net::lane ──▶ relay::up ─────┴─ proto::pipeline: what the server still owes
+//!                                                                          │ ReadyForQuery, idle, nothing owed
+//!                                                                          ▼
+//!                                            pool::Lease::release ── in order ──▶ the next waiter, or idle
+//!                                                         │ marked, or left in the middle
+//!                                                         ▼
+//!                                            server::repair: cancel, drain, roll back, reset, or close
+//! ```
+//!
+//! # The modules
+//!
+//! | module | job | I/O |
+//! |---|---|---|
+//! | [`proto`] | frames, startup packet, what Howdah says, owed replies, parameters, statements, a look at SQL | none |
+//! | [`auth`] | md5 and SCRAM in both roles, as steps | none |
+//! | [`config`] | settings in one table; TOML, `pgbouncer.ini`, variables and flags into one [`config::Config`] | files |
+//! | [`error`] | what can go wrong, and the one table from it to SQLSTATE, code, DETAIL and HINT | none |
+//! | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
+//! | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
+//! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share | tasks |
+//! | [`server`] | dial and login, an idle connection's health, repair | sockets |
+//! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
+//! | [`cancel`] | whose key, and what that client waits for | none |
+//! | [`metrics`], [`ops`] | counters and their catalogue; HTTP for metrics and health | own port |
+//! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
+//! | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
+//! | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
+//!
+//! `tests/layering.rs` holds the table of who may name whom.
+//!
+//! # What must always hold
+//!
+//! * **One owner per fact.** What a server owes and its transaction status are known by
+//!   [`proto::pipeline::Pipeline`] alone; who may use a connection by [`pool::core::PoolCore`] alone; what a client
+//!   is told by [`error::report()`] alone.
+//! * **The release rule.** A connection changes hands only when its pipeline is at a boundary (nothing owed, no
+//!   batch without a Sync, idle), nothing read from it is left unread, and no cancel for it is under way. Anything
+//!   else is repaired, or closed, and counted.
+//! * **A wait is fair and is never lost.** Waiters are served in order by direct hand-off; a waiter that leaves
+//!   passes on what it was granted.
+//! * **A lease ends exactly once**, by release, abandon or discard; one that is merely dropped (a panic) closes its
+//!   connection.
+//! * **Locks** are held for nanoseconds, never across an await, and never nest: pool, ledger and registry take turns.
+//! * **Time** is an argument to everything that decides. One coarse tick (`app::janitor`) ends waits and wakes those
+//!   whose deadline has passed; no timer is armed per query.
+//! * **Errors of Howdah's own in the middle of a batch** are provoked on the server by a message that must fail, so
+//!   that skipping to Sync and aborting the transaction are PostgreSQL's own and exact.
+//!
+//! # Room for what is to come
+//!
+//! TLS is a third kind of [`net::stream::Stream`]. Routing chooses the [`pool::PoolKey`] (whose role exists already)
+//! between the first message and the checkout. The console is a database of its own in [`client::login`]. A budget
+//! shared by a fleet is one more key of the [`pool::ledger`].
+
+pub mod app;
+pub mod auth;
+pub mod cancel;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod metrics;
+pub mod net;
+pub mod ops;
+pub mod pool;
+pub mod proto;
+pub mod relay;
+pub mod server;
+pub mod services;

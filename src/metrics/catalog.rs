@@ -1,0 +1,317 @@
+//! Every metric: name, type, unit, labels, meaning. What is exported is looked up here, and `config/metrics.md`
+//! is generated from it, so that neither can know a metric that the other does not.
+
+use std::fmt::Write as _;
+
+use self::Kind::{Counter, Gauge, Histogram};
+
+/// What stands before the name of everything that is ours.
+pub const PREFIX: &str = "howdah_";
+
+/// The type in Prometheus' words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Where the value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// One series or more for each pool.
+    Pool,
+    /// The process as a whole, read at the scrape.
+    Process,
+    /// [`super::Counters`], with the values of its label that are exported as 0 before they are first counted.
+    Event(&'static [&'static str]),
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: &'static str,
+    pub labels: &'static [&'static str],
+    pub source: Source,
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// The name that [`super::Counters`] knows it by.
+    pub fn event(&self) -> Option<&'static str> {
+        matches!(self.source, Source::Event(_)).then(|| self.name.strip_prefix(PREFIX)).flatten()
+    }
+}
+
+const fn pool(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, source: Source::Pool, help }
+}
+
+const fn process(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, source: Source::Process, help }
+}
+
+const fn event(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    known: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Counter, unit, labels, source: Source::Event(known), help }
+}
+
+/// Labels of every metric of a pool.
+const POOL: &[&str] = &["database", "user", "role"];
+const POOL_STATE: &[&str] = &["database", "user", "role", "state"];
+const POOL_DIRECTION: &[&str] = &["database", "user", "role", "direction"];
+
+/// Codes of our own errors; a test compares them with the errors themselves.
+pub const CODES: &[&str] = &[
+    "client_protocol_violation",
+    "unsupported_protocol",
+    "statement_too_large",
+    "too_many_statements",
+    "unsupported_startup_option",
+    "feature_not_supported",
+    "transaction_in_statement_mode",
+    "no_user_name",
+    "authentication_failed",
+    "too_many_clients",
+    "too_many_database_clients",
+    "too_many_user_clients",
+    "too_many_logins",
+    "unknown_database",
+    "client_login_timeout",
+    "shutting_down",
+    "query_wait_timeout",
+    "cancelled_while_waiting",
+    "server_unreachable",
+    "server_login_failed",
+    "server_auth_unanswerable",
+    "server_lost",
+    "server_protocol_violation",
+    "query_timeout",
+    "query_timeout_unanswered",
+    "transaction_timeout",
+    "idle_transaction_timeout",
+    "client_idle_timeout",
+    "client_write_timeout",
+    "parameter_rejected",
+    "admin_shutdown",
+    "database_removed",
+    "internal_error",
+];
+
+/// Those that may end a login.
+const LOGIN_CODES: &[&str] = &[
+    "client_protocol_violation",
+    "unsupported_protocol",
+    "unsupported_startup_option",
+    "no_user_name",
+    "authentication_failed",
+    "too_many_clients",
+    "too_many_database_clients",
+    "too_many_user_clients",
+    "too_many_logins",
+    "unknown_database",
+    "shutting_down",
+    "query_wait_timeout",
+    "server_unreachable",
+    "server_login_failed",
+    "server_auth_unanswerable",
+    "server_lost",
+    "server_protocol_violation",
+    "internal_error",
+];
+
+const CLIENT_ENDS: &[&str] = &[
+    "admin",
+    "client_idle_timeout",
+    "client_write_timeout",
+    "eof",
+    "eof_waiting",
+    "idle_transaction_timeout",
+    "killed",
+    "not_served",
+    "panic",
+    "protocol_violation",
+    "query_timeout_unanswered",
+    "read_error",
+    "read_error_waiting",
+    "server_lost",
+    "terminate",
+    "transaction_timeout",
+    "write_error",
+];
+
+const SERVER_ENDS: &[&str] = &[
+    "bad_reset_query",
+    "eof",
+    "evicted",
+    "excess",
+    "idle_eof",
+    "idle_error",
+    "idle_fatal",
+    "idle_partial",
+    "idle_timeout",
+    "lease_dropped",
+    "lifetime",
+    "not_clean",
+    "partial_message",
+    "pool_closed",
+    "protocol",
+    "read_failed",
+    "reconfigured",
+    "reconnect",
+    "repair_aborted",
+    "repair_timeout",
+    "reset_failed",
+    "rollback_failed",
+    "server_fatal",
+    "server_lost",
+    "server_protocol_violation",
+    "write_failed",
+];
+
+const MARKS: &[&str] = &["SET", "RESET", "LISTEN", "PREPARE", "LOAD", "DECLARE CURSOR", "CREATE TEMP"];
+
+const TIMEOUTS: &[&str] = &[
+    "client_login_timeout",
+    "client_idle_timeout",
+    "client_write_timeout",
+    "query_wait_timeout",
+    "query_timeout",
+    "query_timeout_unanswered",
+    "transaction_timeout",
+    "idle_transaction_timeout",
+];
+
+/// All of them, in the order of their export.
+#[rustfmt::skip]
+pub const METRICS: &[Metric] = &[
+    process("howdah_build_info", Gauge, "", &["version", "profile"], "Always 1; the labels tell what runs."),
+    process("howdah_log_lines_dropped_total", Counter, "lines", &[], "Log lines that standard error did not take."),
+    process("howdah_session_state_total", Counter, "transactions", &["mark", "application"], "Transactions that left session state behind, by the command that showed it and the application (at most 200 of them, then (other))."),
+    process("howdah_draining", Gauge, "", &[], "1 from the signal to end until the end, else 0."),
+    process("howdah_clients_connected", Gauge, "connections", &[], "Client connections that were accepted and have not ended."),
+    process("howdah_clients", Gauge, "connections", &["state"], "Client connections by what they do: login, idle, waiting (for a server connection), active, idle_in_transaction."),
+    process("howdah_client_limit", Gauge, "connections", &[], "max_client_connections, without the reserved places."),
+    process("howdah_cancels_in_flight", Gauge, "requests", &[], "CancelRequests that are being forwarded to servers."),
+
+    pool("howdah_pool_size", Gauge, "connections", POOL, "pool_size in force; 0 is without limit."),
+    pool("howdah_pool_min_size", Gauge, "connections", POOL, "Server connections that are kept although idle."),
+    pool("howdah_pool_reserve_size", Gauge, "connections", POOL, "Server connections above pool_size for clients that have waited long."),
+    pool("howdah_pool_servers", Gauge, "connections", POOL_STATE, "Server connections by state: idle, active (a client holds it), opening, repairing (being cleaned behind a client that left), canceling (kept until a cancel has struck)."),
+    pool("howdah_pool_utilization_ratio", Gauge, "ratio", POOL, "Server connections that are not free, by pool_size; above 1 when the reserve is in use, 0 without limit."),
+    pool("howdah_pool_waiting_clients", Gauge, "clients", POOL, "Clients in the queue for a server connection."),
+    pool("howdah_pool_longest_wait_seconds", Gauge, "seconds", POOL, "How long the first in the queue has waited."),
+    pool("howdah_pool_wait_seconds", Histogram, "seconds", POOL, "How long clients waited for a server connection; 0 where one was idle."),
+    pool("howdah_pool_transaction_seconds", Histogram, "seconds", POOL, "How long clients held a server connection."),
+    pool("howdah_transactions_total", Counter, "transactions", POOL, "Transactions that reached their end."),
+    pool("howdah_queries_total", Counter, "queries", POOL, "Queries, simple and extended."),
+    pool("howdah_server_errors_total", Counter, "errors", POOL, "Errors that servers raised for queries of clients."),
+    pool("howdah_client_bytes_total", Counter, "bytes", POOL_DIRECTION, "Bytes relayed while a client held a server: received (from clients), sent (to clients)."),
+    pool("howdah_client_parses_total", Counter, "messages", POOL, "Parse messages of clients."),
+    pool("howdah_server_parses_total", Counter, "messages", POOL, "Parse messages to servers; those that a client sent for what the server knew already are not among them."),
+    pool("howdah_binds_total", Counter, "messages", POOL, "Bind messages of clients."),
+    pool("howdah_server_connections_opened_total", Counter, "connections", POOL, "Server connections that were opened and logged in."),
+    pool("howdah_pool_server_connect_failures_total", Counter, "attempts", POOL, "Server connections that could not be opened."),
+    pool("howdah_wait_timeouts_total", Counter, "clients", POOL, "Clients that query_wait_timeout took out of the queue."),
+
+    event("howdah_logins_total", "logins", &[], &[], "Clients that logged in."),
+    event("howdah_clients_rejected_total", "connections", &["code"], LOGIN_CODES, "Clients that were refused before the end of their login, by the error's code."),
+    event("howdah_client_disconnects_total", "connections", &["reason"], CLIENT_ENDS, "Sessions that ended, by reason."),
+    event("howdah_accept_errors_total", "errors", &["reason"], &["emfile", "enfile", "other"], "Connections that the system did not let us accept."),
+    event("howdah_protocol_negotiations_total", "logins", &["kind"], &["encryption_refused", "version"], "Logins that asked for encryption and did not get it, or for a newer protocol than ours."),
+    event("howdah_errors_total", "errors", &["code"], CODES, "Errors of our own that clients were told after their login, by code (see errors.md)."),
+    event("howdah_timeouts_total", "timeouts", &["timeout"], TIMEOUTS, "Timeouts that ended something, by setting."),
+    event("howdah_waiters_cancelled_total", "clients", &["reason"], &["client_gone", "cancel_request"], "Clients that left the queue for a server unserved, without a timeout."),
+    event("howdah_cancels_total", "requests", &["outcome"], &["forwarded", "waiting", "idle", "stale", "unknown", "dropped"], "CancelRequests of clients: forwarded to a server, for a client that waited or was idle, for a query that had ended, with an unknown key, or dropped because of max_cancels_in_flight."),
+    event("howdah_cancels_forwarded_total", "requests", &["outcome"], &["sent", "failed", "timeout"], "CancelRequests to servers, for clients and for timeouts of our own."),
+    event("howdah_server_connect_failures_total", "attempts", &["reason"], &["transient", "local", "unreachable", "refused"], "Server connections that could not be opened, by reason: transient (starting or full), local (our own resources), unreachable, refused (the login)."),
+    event("howdah_server_disconnects_total", "connections", &["reason"], SERVER_ENDS, "Server connections that ended, by reason."),
+    event("howdah_server_resets_total", "resets", &["mark"], MARKS, "Server connections that were reset before another client got them, by the command that made it necessary."),
+    event("howdah_rollbacks_on_disconnect_total", "transactions", &[], &[], "Transactions that were rolled back because their client had gone."),
+    event("howdah_reserve_connections_total", "connections", &[], &[], "Server connections that were opened from the reserve."),
+    event("howdah_parameter_syncs_total", "exchanges", &[], &[], "Times that a server was given a client's parameters."),
+    event("howdah_parameter_refused_total", "exchanges", &[], &[], "Times that a server refused a client's parameters."),
+    event("howdah_notifies_dropped_total", "messages", &[], &[], "Notifications on idle server connections, which nobody can be given."),
+    event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),
+    event("howdah_statements_reprepared_total", "batches", &[], &[], "Batches sent again because the server had lost their prepared statement before anything of them ran."),
+    event("howdah_panics_total", "panics", &["task"], &["session", "ops"], "Panics that were caught; more than 0 is a bug."),
+    event("howdah_reloads_total", "reloads", &[], &[], "Configurations that were put in force by a reload."),
+    event("howdah_reload_failures_total", "reloads", &[], &[], "Reloads that left the old configuration in force."),
+
+    process("process_start_time_seconds", Gauge, "seconds", &[], "When the process began, in seconds since 1970."),
+    process("process_cpu_seconds_total", Counter, "seconds", &[], "User and system time of the process."),
+    process("process_resident_memory_bytes", Gauge, "bytes", &[], "Resident memory."),
+    process("process_virtual_memory_bytes", Gauge, "bytes", &[], "Virtual memory."),
+    process("process_threads", Gauge, "threads", &[], "Threads."),
+    process("process_open_fds", Gauge, "descriptors", &[], "Open file descriptors."),
+    process("process_max_fds", Gauge, "descriptors", &[], "Limit of open file descriptors."),
+];
+
+/// The row of this name.
+pub fn find(name: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|m| m.name == name)
+}
+
+const HEAD: &str = "\
+# Metrics
+
+Everything that `/metrics` exports. Generated from `src/metrics/catalog.rs`; do not edit.
+
+Labels with a closed set of values are exported from the start, with 0; `pool` stands for the labels `database`,
+`user` and `role`, which are of the client's side. Metrics of a pool begin with its first use.
+
+| Name | Type | Unit | Labels | Meaning |
+|---|---|---|---|---|
+";
+
+/// The table of all metrics, as Markdown.
+pub fn table() -> String {
+    let mut out = HEAD.to_owned();
+    for m in METRICS {
+        let mut labels = match m.labels.strip_prefix(POOL) {
+            Some([]) => "pool".to_owned(),
+            Some(more) => format!("pool, `{}`", more.join("`, `")),
+            None if m.labels.is_empty() => String::new(),
+            None => format!("`{}`", m.labels.join("`, `")),
+        };
+        if let Source::Event(known) = m.source
+            && !known.is_empty()
+        {
+            let _ = write!(labels, ": {}", known.join(", "));
+        }
+        let _ = writeln!(out, "| `{}` | {} | {} | {labels} | {} |", m.name, m.kind.as_str(), m.unit, m.help);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

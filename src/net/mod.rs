@@ -1,0 +1,5 @@
+//! Sockets and buffers; nothing PostgreSQL.
+
+pub mod buffer;
+pub mod lane;
+pub mod stream;

@@ -1,0 +1,132 @@
+//! One connection of either side: TCP or Unix, TLS when it comes.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::resolved::Keepalive;
+
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The other end, for logs and `SHOW`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(a) => a.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $s:ident => $e:expr) => {
+        match $self {
+            Stream::Tcp($s) => $e,
+            Stream::Unix($s) => $e,
+        }
+    };
+}
+
+impl Stream {
+    /// Reads what is there. A read that does not fill `buf` tells the reactor that there is no more, so that the
+    /// next call costs no system call. Cancel safe.
+    #[inline]
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut rb = ReadBuf::new(buf);
+        ready!(each!(self, s => Pin::new(s).poll_read(cx, &mut rb)))?;
+        Poll::Ready(Ok(rb.filled().len()))
+    }
+
+    /// Whether a read may find something; asks the reactor, not the kernel.
+    #[inline]
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, s => s.poll_read_ready(cx))
+    }
+
+    /// Whether a write may find room; asks the reactor, not the kernel.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, s => s.poll_write_ready(cx))
+    }
+
+    /// Reads without waiting; `WouldBlock` costs no system call when the reactor has seen nothing.
+    #[inline]
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        each!(self, s => s.try_read(buf))
+    }
+
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        each!(self, s => s.try_write(buf))
+    }
+
+    /// Writes `a`, then `b`, as far as there is room. Cancel safe.
+    #[inline]
+    pub fn poll_write2(&mut self, cx: &mut Context<'_>, a: &[u8], b: &[u8]) -> Poll<io::Result<usize>> {
+        let n = if a.is_empty() {
+            ready!(each!(self, s => Pin::new(s).poll_write(cx, b)))?
+        } else if b.is_empty() {
+            ready!(each!(self, s => Pin::new(s).poll_write(cx, a)))?
+        } else {
+            let v = [IoSlice::new(a), IoSlice::new(b)];
+            ready!(each!(self, s => Pin::new(s).poll_write_vectored(cx, &v)))?
+        };
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Writes all of it. Not cancel safe: what was written is not known.
+    pub async fn write_all(&mut self, mut buf: &[u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            let n = std::future::poll_fn(|cx| self.poll_write2(cx, buf, &[])).await?;
+            buf = buf.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Appends what there is to read; 0 is the end. Cancel safe.
+    pub async fn read_some(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        let mut chunk = [0; 2048];
+        let n = std::future::poll_fn(|cx| self.poll_read(cx, &mut chunk)).await?;
+        into.extend_from_slice(chunk.get(..n).unwrap_or_default());
+        Ok(n)
+    }
+
+    /// No Nagle, and keepalive as configured. Unix sockets need neither.
+    pub fn tune(&self, k: &Keepalive) -> io::Result<()> {
+        let Self::Tcp(s) = self else { return Ok(()) };
+        s.set_nodelay(true)?;
+        let sock = socket2::SockRef::from(s);
+        if k.enabled {
+            let mut ka = socket2::TcpKeepalive::new();
+            if let Some(t) = k.idle {
+                ka = ka.with_time(t);
+            }
+            if let Some(t) = k.interval {
+                ka = ka.with_interval(t);
+            }
+            if let Some(n) = k.count {
+                ka = ka.with_retries(n);
+            }
+            sock.set_tcp_keepalive(&ka)?;
+        }
+        if k.user_timeout.is_some() {
+            sock.set_tcp_user_timeout(k.user_timeout)?;
+        }
+        Ok(())
+    }
+}

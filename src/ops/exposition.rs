@@ -1,0 +1,193 @@
+//! /metrics: the figures in Prometheus' text format, one family for each row of the catalog.
+
+use std::collections::HashMap;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::process::Process;
+use super::snapshot::{PoolFigures, Snapshot};
+use super::stats::{PROFILE, seconds};
+use crate::metrics::catalog::{self, Kind, METRICS, Source};
+use crate::metrics::{self, BUCKETS_US};
+
+pub(super) const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
+
+/// What an event that was counted without a label has in place of it, where others of its name have one.
+const OTHER: &str = "other";
+
+pub(super) fn render(s: &Snapshot) -> Result<String, String> {
+    TextEncoder::new().encode_to_string(&families(s)).map_err(|e| e.to_string())
+}
+
+/// In the catalog's order; a family without a series is left out.
+fn families(s: &Snapshot) -> Vec<MetricFamily> {
+    let mut series = Series::default();
+    whole(&mut series, s);
+    if let Some(p) = &s.process {
+        process(&mut series, p);
+    }
+    for p in &s.pools {
+        pool(&mut series, p);
+    }
+    events(&mut series, &s.events);
+    METRICS
+        .iter()
+        .filter_map(|row| {
+            let mut family = MetricFamily::default();
+            family.set_name(row.name.to_owned());
+            family.set_help(row.help.to_owned());
+            family.set_field_type(match row.kind {
+                Kind::Counter => MetricType::COUNTER,
+                Kind::Gauge => MetricType::GAUGE,
+                Kind::Histogram => MetricType::HISTOGRAM,
+            });
+            family.set_metric(series.0.remove(row.name)?);
+            Some(family)
+        })
+        .collect()
+}
+
+/// Series by the names of their families.
+#[derive(Default)]
+struct Series(HashMap<&'static str, Vec<Metric>>);
+
+impl Series {
+    /// One value, with the values of the row's labels in their order.
+    fn put(&mut self, name: &str, labels: &[&str], value: f64) {
+        self.add(name, labels, |kind, m| match kind {
+            Kind::Counter => {
+                let mut c = Counter::default();
+                c.set_value(value);
+                m.set_counter(c);
+            }
+            Kind::Gauge | Kind::Histogram => {
+                let mut g = Gauge::default();
+                g.set_value(value);
+                m.set_gauge(g);
+            }
+        });
+    }
+
+    fn put_histogram(&mut self, name: &str, labels: &[&str], h: &metrics::Histogram) {
+        self.add(name, labels, |_, m| m.set_histogram(histogram(h)));
+    }
+
+    /// A name without a row is not exported: the tests see to it that there is none.
+    fn add(&mut self, name: &str, labels: &[&str], fill: impl FnOnce(Kind, &mut Metric)) {
+        let row = catalog::find(name);
+        debug_assert!(row.is_some_and(|r| r.labels.len() == labels.len()), "{name}{labels:?}");
+        let Some(row) = row else { return };
+        let pairs = row.labels.iter().zip(labels).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        let mut m = Metric::from_label(pairs.collect());
+        fill(row.kind, &mut m);
+        self.0.entry(row.name).or_default().push(m);
+    }
+}
+
+/// Ours counts each bucket for itself, Prometheus' with all below it.
+fn histogram(h: &metrics::Histogram) -> Histogram {
+    let mut below = 0;
+    let buckets = BUCKETS_US.iter().zip(&h.counts).map(|(bound, count)| {
+        below += count;
+        let mut b = Bucket::default();
+        b.set_upper_bound(seconds(*bound));
+        b.set_cumulative_count(below);
+        b
+    });
+    let mut out = Histogram::default();
+    out.set_bucket(buckets.collect());
+    out.set_sample_count(h.count());
+    out.set_sample_sum(seconds(h.sum_us));
+    out
+}
+
+fn whole(out: &mut Series, s: &Snapshot) {
+    out.put("howdah_build_info", &[env!("CARGO_PKG_VERSION"), PROFILE], 1.0);
+    if s.marks.is_empty() {
+        out.put("howdah_session_state_total", &["SET", ""], 0.0);
+    }
+    for ((mark, application), n) in &s.marks {
+        out.put("howdah_session_state_total", &[mark, application], *n as f64);
+    }
+    out.put("howdah_log_lines_dropped_total", &[], s.log_dropped as f64);
+    out.put("howdah_draining", &[], f64::from(u8::from(s.draining)));
+    out.put("howdah_clients_connected", &[], s.clients.connected as f64);
+    for (state, n) in s.clients.by_state() {
+        out.put("howdah_clients", &[state], n as f64);
+    }
+    out.put("howdah_client_limit", &[], f64::from(s.clients.limit));
+    out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
+}
+
+fn process(out: &mut Series, p: &Process) {
+    out.put("process_start_time_seconds", &[], p.start_time_seconds);
+    out.put("process_cpu_seconds_total", &[], p.cpu_seconds);
+    out.put("process_resident_memory_bytes", &[], p.resident_bytes as f64);
+    out.put("process_virtual_memory_bytes", &[], p.virtual_bytes as f64);
+    out.put("process_threads", &[], p.threads as f64);
+    out.put("process_open_fds", &[], p.open_fds as f64);
+    out.put("process_max_fds", &[], p.max_fds as f64);
+}
+
+fn pool(out: &mut Series, p: &PoolFigures) {
+    let (database, user, role) = (&*p.key.database, &*p.key.user, p.key.role.as_str());
+    let labels = [database, user, role];
+    let t = &p.totals;
+    for (state, n) in p.by_state() {
+        out.put("howdah_pool_servers", &[database, user, role, state], n as f64);
+    }
+    for (direction, n) in [("received", t.from_client), ("sent", t.to_client)] {
+        out.put("howdah_client_bytes_total", &[database, user, role, direction], n as f64);
+    }
+    for (name, value) in [
+        ("howdah_pool_size", f64::from(p.size)),
+        ("howdah_pool_min_size", f64::from(p.min_size)),
+        ("howdah_pool_reserve_size", f64::from(p.reserve_size)),
+        ("howdah_pool_utilization_ratio", p.utilization()),
+        ("howdah_pool_waiting_clients", p.counts.waiting as f64),
+        ("howdah_pool_longest_wait_seconds", p.longest_wait.as_secs_f64()),
+        ("howdah_transactions_total", t.transactions as f64),
+        ("howdah_queries_total", t.queries as f64),
+        ("howdah_server_errors_total", t.errors as f64),
+        ("howdah_client_parses_total", t.client_parses as f64),
+        ("howdah_server_parses_total", t.server_parses as f64),
+        ("howdah_binds_total", t.binds as f64),
+        ("howdah_server_connections_opened_total", t.opened as f64),
+        ("howdah_pool_server_connect_failures_total", t.open_failures as f64),
+        ("howdah_wait_timeouts_total", t.wait_timeouts as f64),
+    ] {
+        out.put(name, &labels, value);
+    }
+    out.put_histogram("howdah_pool_wait_seconds", &labels, &t.wait);
+    out.put_histogram("howdah_pool_transaction_seconds", &labels, &t.transaction);
+}
+
+/// Known labels first, then what else was counted.
+fn events(out: &mut Series, counted: &[(&'static str, &'static str, u64)]) {
+    for row in METRICS {
+        let (Source::Event(known), Some(name)) = (row.source, row.event()) else { continue };
+        let of_name = counted.iter().filter(|(n, _, _)| *n == name);
+        if row.labels.is_empty() {
+            // A label that the row does not know of must not hide a count.
+            out.put(row.name, &[], of_name.map(|(_, _, n)| *n).sum::<u64>() as f64);
+            continue;
+        }
+        let mut values: Vec<(&str, u64)> = known.iter().map(|l| (*l, 0)).collect();
+        for (_, label, n) in of_name {
+            let label = if label.is_empty() { OTHER } else { label };
+            match values.iter_mut().find(|(l, _)| *l == label) {
+                Some((_, sum)) => *sum += n,
+                None => values.push((label, *n)),
+            }
+        }
+        for (label, n) in values {
+            out.put(row.name, &[label], n as f64);
+        }
+    }
+}

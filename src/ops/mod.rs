@@ -1,0 +1,101 @@
+//! The ops port: metrics, health and statistics over HTTP, on a listener with limits of its own.
+//!
+//! No handler connects to a database or waits for one. Figures are copied under short locks and rendered on the
+//! runtime's blocking threads, one scrape at a time, so that a storm of scrapes takes at most one core.
+
+mod exposition;
+mod http;
+mod process;
+mod snapshot;
+mod stats;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use self::http::Endpoints;
+use crate::services::Services;
+
+/// What the ops port may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Connections at one time; more wait in the listener's backlog.
+    connections: usize,
+    /// Between a connection's beginning, or its last answer, and the end of the next request's header.
+    header: Duration,
+    /// From a request to its answer.
+    request: Duration,
+    /// A connection that is older ends after its answer, and a little later in any case: a peer that reads
+    /// nothing must not keep a place.
+    lifetime: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 32,
+    header: Duration::from_secs(5),
+    request: Duration::from_secs(10),
+    lifetime: Duration::from_secs(60),
+};
+
+/// Binds `addr` and serves until the task is aborted. To be called within a runtime.
+pub fn start(addr: SocketAddr, services: Arc<Services>) -> io::Result<JoinHandle<()>> {
+    Ok(tokio::spawn(serve(bind(addr)?, services, LIMITS)))
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let l = std::net::TcpListener::bind(addr)?;
+    l.set_nonblocking(true)?;
+    TcpListener::from_std(l)
+}
+
+async fn serve(listener: TcpListener, services: Arc<Services>, limits: Limits) {
+    let local = listener.local_addr().is_ok_and(|a| a.ip().is_loopback());
+    let endpoints = Arc::new(Endpoints::new(services, local));
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        // Never closed, so that there is always a place in the end.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let endpoints = endpoints.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    connection(stream, endpoints, limits).await;
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "ops port: cannot accept; pausing for 100 ms");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection; errors are the peer's business alone.
+async fn connection(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits) {
+    let answer = service_fn(move |request| {
+        let endpoints = endpoints.clone();
+        async move { Ok::<_, std::convert::Infallible>(endpoints.answer(request, limits.request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), answer);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = tokio::time::sleep(limits.lifetime) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(limits.request, connection).await;
+}

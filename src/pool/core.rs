@@ -1,0 +1,815 @@
+//! Who may use which server connection, decided without I/O.
+//!
+//! `C` is a server connection, `W` what wakes a waiter, `H` who holds a lease; the core only moves them around.
+//!
+//! Invariants, asserted by `PoolCore::check` and held by the random-operation tests:
+//! * every connection is in exactly one state, and `idle + leased + opening + parked + repairing == tracked`;
+//! * `tracked <= size + reserve` at every open (a smaller size after a reload closes on release);
+//! * a waiter is granted at most once, in the order of arrival;
+//! * nobody waits while a connection is idle.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::error::Error;
+
+/// A tracked connection; `generation` tells a reused slot from its predecessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    index: u32,
+    generation: u32,
+}
+
+/// A place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WaiterId {
+    index: u32,
+    generation: u32,
+}
+
+/// The part of the settings that the core decides by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CoreSettings {
+    pub size: usize,
+    pub min: usize,
+    pub reserve: usize,
+    pub reserve_delay: Duration,
+    pub wait_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub max_parallel_opens: usize,
+    /// A pool that had a connection within this time treats a refused one as a restart, not as a failure.
+    pub restart_grace: Duration,
+    /// Ceiling of the backoff.
+    pub max_backoff: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Opening,
+    Idle,
+    Leased,
+    /// Released while a cancel for it is under way.
+    Parked,
+    /// Being cleaned; not available, still counted.
+    Repairing,
+}
+
+#[derive(Debug)]
+struct Tracked<H, T> {
+    generation: u32,
+    state: State,
+    /// Counts the leases, so that a late cancel finds out that its lease is over.
+    lease: u64,
+    cancels: u32,
+    holder: Option<H>,
+    since: Instant,
+    expires: Option<Instant>,
+    /// Close at the next release.
+    doomed: bool,
+    /// What a cancel needs to know of it.
+    target: Option<T>,
+}
+
+#[derive(Debug)]
+enum WaiterState<C> {
+    Waiting,
+    Granted(ConnId, u64, C),
+    Ended(WaitEnd),
+    /// The slot is free of its owner but still named in the queue.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Waiter<C, W> {
+    generation: u32,
+    since: Instant,
+    state: WaiterState<C>,
+    waker: Option<W>,
+}
+
+/// Why a wait ended without a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WaitEnd {
+    TimedOut,
+    Failed(Error),
+    Cancelled,
+    /// The pool is being removed.
+    Closed,
+}
+
+/// A connection in the hands of a client.
+#[derive(Debug)]
+pub struct Grant<C> {
+    pub id: ConnId,
+    pub lease: u64,
+    pub conn: C,
+}
+
+#[derive(Debug)]
+pub enum Acquire<C> {
+    Granted(Grant<C>),
+    Queued(WaiterId),
+    Refused(WaitEnd),
+}
+
+/// What the caller has to do after an event, with the lock released.
+#[derive(Debug)]
+pub struct Effects<C, W> {
+    pub wake: Vec<W>,
+    /// To be closed; their ids are no longer tracked.
+    pub close: Vec<(C, CloseReason)>,
+    /// The owner of the pool should look whether to open connections.
+    pub look: bool,
+}
+
+impl<C, W> Default for Effects<C, W> {
+    fn default() -> Self {
+        Self { wake: Vec::new(), close: Vec::new(), look: false }
+    }
+}
+
+/// Why the pool closed a connection that was in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    Lifetime,
+    IdleTimeout,
+    /// More connections than the size allows.
+    Excess,
+    /// Another pool that shares a limit needs the room.
+    Evicted,
+    Reconnect,
+    PoolClosed,
+}
+
+impl CloseReason {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lifetime => "lifetime",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Excess => "excess",
+            Self::Evicted => "evicted",
+            Self::Reconnect => "reconnect",
+            Self::PoolClosed => "pool_closed",
+        }
+    }
+}
+
+/// How an attempt to open a connection failed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OpenFailure {
+    /// The server is starting or full: waiters stay.
+    Transient(Error),
+    /// We ran out of something ourselves: waiters stay, the server is not to blame.
+    Local(Error),
+    /// The server cannot be reached; for a while after it was, this is taken for a restart.
+    Unreachable(Error),
+    /// Waiters are told, unless another connection of the pool may still serve them.
+    Fatal(Error),
+}
+
+impl OpenFailure {
+    pub fn error(&self) -> &Error {
+        match self {
+            Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,
+        }
+    }
+}
+
+/// Counts by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub idle: usize,
+    pub leased: usize,
+    pub opening: usize,
+    pub parked: usize,
+    pub repairing: usize,
+    pub waiting: usize,
+}
+
+impl Counts {
+    pub fn tracked(&self) -> usize {
+        self.idle + self.leased + self.opening + self.parked + self.repairing
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct PoolCore<C, W, H, T = ()> {
+    settings: CoreSettings,
+    conns: Slab<Tracked<H, T>>,
+    /// Connections on hand, the most recently used last.
+    idle: Vec<(ConnId, C)>,
+    parked: HashMap<ConnId, C>,
+    queue: VecDeque<WaiterId>,
+    waiters: Slab<Waiter<C, W>>,
+    generation: u32,
+    counts: Counts,
+    failures: u32,
+    /// No open before this.
+    not_before: Option<Instant>,
+    last_alive: Option<Instant>,
+    last_error: Option<Error>,
+    /// Waiters were refused because of `last_error`, and nothing has worked since.
+    down: bool,
+    closed: bool,
+    /// Connections that another pool has asked for.
+    asked_to_yield: usize,
+}
+
+impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
+    pub fn new(settings: CoreSettings) -> Self {
+        Self {
+            settings,
+            conns: Slab::new(),
+            idle: Vec::new(),
+            parked: HashMap::new(),
+            queue: VecDeque::new(),
+            waiters: Slab::new(),
+            generation: 0,
+            counts: Counts::default(),
+            failures: 0,
+            not_before: None,
+            last_alive: None,
+            last_error: None,
+            down: false,
+            closed: false,
+            asked_to_yield: 0,
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub fn settings(&self) -> &CoreSettings {
+        &self.settings
+    }
+
+    pub fn last_error(&self) -> Option<&Error> {
+        self.last_error.as_ref()
+    }
+
+    /// The lease that has lasted longest.
+    pub fn oldest_holder(&self) -> Option<(&H, Instant)> {
+        self.conns
+            .iter()
+            .filter(|(_, c)| c.state == State::Leased)
+            .filter_map(|(_, c)| c.holder.as_ref().map(|h| (h, c.since)))
+            .min_by_key(|(_, since)| *since)
+    }
+
+    pub fn holders(&self) -> impl Iterator<Item = (&H, Instant)> {
+        self.conns
+            .iter()
+            .filter(|(_, c)| c.state == State::Leased)
+            .filter_map(|(_, c)| c.holder.as_ref().map(|h| (h, c.since)))
+    }
+
+    /// When the first in the queue came.
+    pub fn oldest_wait(&self) -> Option<Instant> {
+        self.queue.iter().find_map(|w| self.waiter(*w).map(|w| w.since))
+    }
+
+    fn waiter(&self, id: WaiterId) -> Option<&Waiter<C, W>> {
+        self.waiters
+            .get(id.index as usize)
+            .filter(|w| w.generation == id.generation && matches!(w.state, WaiterState::Waiting))
+    }
+
+    fn tracked(&mut self, id: ConnId) -> Option<&mut Tracked<H, T>> {
+        self.conns.get_mut(id.index as usize).filter(|c| c.generation == id.generation)
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    fn count(&mut self, state: State) -> &mut usize {
+        match state {
+            State::Opening => &mut self.counts.opening,
+            State::Idle => &mut self.counts.idle,
+            State::Leased => &mut self.counts.leased,
+            State::Parked => &mut self.counts.parked,
+            State::Repairing => &mut self.counts.repairing,
+        }
+    }
+
+    fn set_state(&mut self, id: ConnId, to: State, now: Instant) -> bool {
+        let Some(c) = self.tracked(id) else { return false };
+        let from = std::mem::replace(&mut c.state, to);
+        c.since = now;
+        *self.count(from) -= 1;
+        *self.count(to) += 1;
+        true
+    }
+
+    fn forget(&mut self, id: ConnId) {
+        let Some(c) = self.tracked(id) else { return };
+        let state = c.state;
+        *self.count(state) -= 1;
+        if state != State::Opening {
+            // Whatever ended it, there is room now.
+            self.asked_to_yield = self.asked_to_yield.saturating_sub(1);
+        }
+        self.conns.remove(id.index as usize);
+    }
+
+    // ---- clients
+
+    /// Asks for a connection. `fresh` refuses at once while the server is known to be down.
+    #[inline]
+    pub fn acquire(&mut self, now: Instant, holder: &H) -> Acquire<C> {
+        if self.closed {
+            return Acquire::Refused(WaitEnd::Closed);
+        }
+        if self.counts.waiting == 0
+            && let Some((id, conn)) = self.idle.pop()
+        {
+            let lease = self.lease_to(id, now, Some(holder.clone()));
+            return Acquire::Granted(Grant { id, lease, conn });
+        }
+        if self.down
+            && self.counts.tracked() == self.counts.opening
+            && self.not_before.is_some_and(|t| now < t)
+            && let Some(e) = &self.last_error
+        {
+            return Acquire::Refused(WaitEnd::Failed(e.clone()));
+        }
+        let generation = self.next_generation();
+        let index =
+            self.waiters.insert(Waiter { generation, since: now, state: WaiterState::Waiting, waker: None });
+        let id = WaiterId { index: index as u32, generation };
+        self.queue.push_back(id);
+        self.counts.waiting += 1;
+        Acquire::Queued(id)
+    }
+
+    fn lease_to(&mut self, id: ConnId, now: Instant, holder: Option<H>) -> u64 {
+        self.set_state(id, State::Leased, now);
+        match self.tracked(id) {
+            Some(c) => {
+                c.lease += 1;
+                c.holder = holder;
+                c.lease
+            }
+            None => 0,
+        }
+    }
+
+    /// What became of a waiter. `None` means that it still waits, and `waker` will be handed back when it does
+    /// not any more.
+    pub fn poll_waiter(
+        &mut self,
+        now: Instant,
+        id: WaiterId,
+        holder: &H,
+        waker: impl FnOnce(Option<W>) -> W,
+    ) -> Option<Result<Grant<C>, WaitEnd>> {
+        let w = self.waiters.get_mut(id.index as usize).filter(|w| w.generation == id.generation)?;
+        if matches!(w.state, WaiterState::Waiting) {
+            w.waker = Some(waker(w.waker.take()));
+            return None;
+        }
+        let w = self.waiters.remove(id.index as usize);
+        match w.state {
+            WaiterState::Granted(id, lease, conn) => {
+                if let Some(c) = self.tracked(id) {
+                    c.holder = Some(holder.clone());
+                    c.since = now;
+                }
+                Some(Ok(Grant { id, lease, conn }))
+            }
+            WaiterState::Ended(end) => Some(Err(end)),
+            WaiterState::Waiting | WaiterState::Abandoned => Some(Err(WaitEnd::Cancelled)),
+        }
+    }
+
+    /// The client no longer wants to wait. A connection that was already granted goes to the next.
+    pub fn abandon(&mut self, now: Instant, id: WaiterId) -> Effects<C, W> {
+        let mut fx = Effects::default();
+        let Some(w) = self.waiters.get_mut(id.index as usize).filter(|w| w.generation == id.generation)
+        else {
+            return fx;
+        };
+        match std::mem::replace(&mut w.state, WaiterState::Abandoned) {
+            WaiterState::Waiting => {
+                self.counts.waiting -= 1;
+                self.queue.retain(|q| *q != id);
+                self.waiters.remove(id.index as usize);
+            }
+            WaiterState::Granted(conn_id, _, conn) => {
+                self.waiters.remove(id.index as usize);
+                self.put(now, conn_id, conn, &mut fx);
+            }
+            WaiterState::Ended(_) | WaiterState::Abandoned => {
+                self.waiters.remove(id.index as usize);
+            }
+        }
+        fx
+    }
+
+    /// Ends one wait because of a CancelRequest.
+    pub fn cancel_waiter(&mut self, id: WaiterId) -> Option<W> {
+        self.waiter(id)?;
+        self.queue.retain(|q| *q != id);
+        self.end_waiter(id, WaitEnd::Cancelled)
+    }
+
+    fn end_waiter(&mut self, id: WaiterId, end: WaitEnd) -> Option<W> {
+        let w = self.waiters.get_mut(id.index as usize).filter(|w| w.generation == id.generation)?;
+        w.state = WaiterState::Ended(end);
+        self.counts.waiting -= 1;
+        w.waker.take()
+    }
+
+    fn fail_all(&mut self, end: &WaitEnd, fx: &mut Effects<C, W>) {
+        while let Some(id) = self.queue.pop_front() {
+            if self.waiter(id).is_some() {
+                fx.wake.extend(self.end_waiter(id, end.clone()));
+            }
+        }
+    }
+
+    /// A lease has ended and the connection is in order.
+    #[inline]
+    pub fn release(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
+        if let Some(c) = self.tracked(id) {
+            c.holder = None;
+            if c.cancels > 0 {
+                self.set_state(id, State::Parked, now);
+                self.parked.insert(id, conn);
+                return;
+            }
+        }
+        self.put(now, id, conn, fx);
+    }
+
+    /// Gives a connection in order to the first waiter, or keeps it, or closes it.
+    fn put(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
+        let reason = self.close_reason(id, now);
+        if let Some(reason) = reason {
+            self.forget(id);
+            fx.close.push((conn, reason));
+            fx.look = true;
+            return;
+        }
+        while let Some(w) = self.queue.pop_front() {
+            if self.waiter(w).is_none() {
+                continue;
+            }
+            let lease = self.lease_to(id, now, None);
+            if let Some(slot) = self.waiters.get_mut(w.index as usize) {
+                slot.state = WaiterState::Granted(id, lease, conn);
+                self.counts.waiting -= 1;
+                fx.wake.extend(slot.waker.take());
+            }
+            return;
+        }
+        if self.set_state(id, State::Idle, now) {
+            self.idle.push((id, conn));
+        } else {
+            fx.close.push((conn, CloseReason::PoolClosed));
+        }
+    }
+
+    fn close_reason(&mut self, id: ConnId, now: Instant) -> Option<CloseReason> {
+        let (closed, tracked) = (self.closed, self.counts.tracked());
+        let max = self.settings.size + self.settings.reserve;
+        let asked = self.asked_to_yield > 0;
+        let c = self.tracked(id)?;
+        Some(if closed {
+            CloseReason::PoolClosed
+        } else if c.doomed {
+            CloseReason::Reconnect
+        } else if tracked > max {
+            CloseReason::Excess
+        } else if asked {
+            CloseReason::Evicted
+        } else if c.expires.is_some_and(|t| now >= t) {
+            CloseReason::Lifetime
+        } else {
+            return None;
+        })
+    }
+
+    // ---- connections
+
+    /// Whether a connection should be opened now. The caller then takes room in the shared limits, calls
+    /// [`Self::begin_open`] and dials.
+    pub fn wants_open(&self, now: Instant) -> bool {
+        if self.closed
+            || self.counts.opening >= self.settings.max_parallel_opens
+            || self.not_before.is_some_and(|t| now < t)
+        {
+            return false;
+        }
+        let tracked = self.counts.tracked();
+        if tracked < self.settings.min.min(self.settings.size) {
+            return true;
+        }
+        // Connections under repair come back, too, but nobody knows when.
+        if self.counts.waiting <= self.counts.opening {
+            return false;
+        }
+        if tracked < self.settings.size {
+            return true;
+        }
+        let waited = self.oldest_wait().map(|t| now.saturating_duration_since(t));
+        tracked < self.settings.size + self.settings.reserve
+            && waited.is_some_and(|w| w >= self.settings.reserve_delay)
+    }
+
+    /// The next open would use the reserve.
+    pub fn opens_from_reserve(&self) -> bool {
+        self.counts.tracked() >= self.settings.size
+    }
+
+    pub fn begin_open(&mut self, now: Instant) -> ConnId {
+        let generation = self.next_generation();
+        let index = self.conns.insert(Tracked {
+            generation,
+            state: State::Opening,
+            lease: 0,
+            cancels: 0,
+            holder: None,
+            since: now,
+            expires: None,
+            doomed: false,
+            target: None,
+        });
+        self.counts.opening += 1;
+        ConnId { index: index as u32, generation }
+    }
+
+    pub fn opened(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        conn: C,
+        expires: Option<Instant>,
+        target: T,
+    ) -> Effects<C, W> {
+        let mut fx = Effects::default();
+        self.failures = 0;
+        self.not_before = None;
+        self.last_alive = Some(now);
+        self.last_error = None;
+        self.down = false;
+        if let Some(c) = self.tracked(id) {
+            c.expires = expires;
+            c.target = Some(target);
+        }
+        self.put(now, id, conn, &mut fx);
+        fx.look = true;
+        fx
+    }
+
+    /// `jitter` is a number from 0 to 1 that spreads the retries of many pools and instances.
+    pub fn open_failed(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        failure: OpenFailure,
+        jitter: f64,
+    ) -> Effects<C, W> {
+        let mut fx = Effects::default();
+        self.forget(id);
+        let alive = self.counts.tracked() > self.counts.opening;
+        if alive {
+            self.last_alive = Some(now);
+        }
+        let restart =
+            self.last_alive.is_some_and(|t| now.saturating_duration_since(t) < self.settings.restart_grace);
+        let tell = match &failure {
+            OpenFailure::Transient(_) | OpenFailure::Local(_) => false,
+            OpenFailure::Unreachable(_) => !alive && !restart,
+            OpenFailure::Fatal(_) => !alive,
+        };
+        if matches!(failure, OpenFailure::Local(_)) {
+            self.not_before = Some(now + Duration::from_millis(100));
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            let base = Duration::from_millis(50) * 2u32.pow(self.failures.min(16) - 1);
+            let delay = base.min(self.settings.max_backoff);
+            self.not_before = Some(now + delay.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0)));
+        }
+        self.last_error = Some(failure.error().clone());
+        if tell {
+            self.down = true;
+            let end = WaitEnd::Failed(failure.error().clone());
+            self.fail_all(&end, &mut fx);
+        }
+        fx
+    }
+
+    /// A leased or repaired connection is gone.
+    pub fn lost(&mut self, now: Instant, id: ConnId) {
+        if self.tracked(id).is_some() {
+            self.last_alive = Some(now);
+        }
+        self.forget(id);
+        self.parked.remove(&id);
+    }
+
+    /// The lease has ended, but the connection must be cleaned before anybody gets it.
+    pub fn repairing(&mut self, now: Instant, id: ConnId) {
+        if let Some(c) = self.tracked(id) {
+            c.holder = None;
+        }
+        self.set_state(id, State::Repairing, now);
+    }
+
+    /// Changes the settings; connections too many go as they are released.
+    pub fn reconfigure(&mut self, settings: CoreSettings) {
+        self.settings = settings;
+    }
+
+    /// Closes all that is idle, and everything else at its release.
+    pub fn doom_all(&mut self, fx: &mut Effects<C, W>) {
+        for (_, c) in &mut self.conns {
+            c.doomed = true;
+        }
+        self.close_idle(CloseReason::Reconnect, fx);
+    }
+
+    fn close_idle(&mut self, reason: CloseReason, fx: &mut Effects<C, W>) {
+        for (id, conn) in std::mem::take(&mut self.idle) {
+            self.forget(id);
+            fx.close.push((conn, reason));
+        }
+        fx.look = true;
+    }
+
+    /// The pool ends: waiters are told, idle connections closed, leased ones when they come back.
+    pub fn close(&mut self) -> Effects<C, W> {
+        let mut fx = Effects::default();
+        self.closed = true;
+        self.fail_all(&WaitEnd::Closed, &mut fx);
+        self.close_idle(CloseReason::PoolClosed, &mut fx);
+        fx
+    }
+
+    /// Gives up one idle connection, the least recently used, for another pool; or promises one at the next
+    /// release. Returns whether something will become free.
+    pub fn evict(&mut self, keep: usize, promise: bool, fx: &mut Effects<C, W>) -> bool {
+        if self.counts.tracked() <= keep {
+            return false;
+        }
+        if self.idle.is_empty() {
+            // One at a time: who still needs another asks again when this one has come.
+            if promise && self.counts.leased > 0 {
+                self.asked_to_yield = 1;
+                return true;
+            }
+            return false;
+        }
+        let (id, conn) = self.idle.remove(0);
+        self.forget(id);
+        fx.close.push((conn, CloseReason::Evicted));
+        true
+    }
+
+    /// Since when the least recently used idle connection is idle.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let (id, _) = self.idle.first()?;
+        self.conns.get(id.index as usize).map(|c| c.since)
+    }
+
+    /// Looks at every idle connection; `keep` says whether it is still in order.
+    pub fn sweep_idle(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<C> {
+        let mut dead = Vec::new();
+        let mut i = 0;
+        while let Some((_, conn)) = self.idle.get_mut(i) {
+            if keep(conn) {
+                i += 1;
+                continue;
+            }
+            let (id, conn) = self.idle.remove(i);
+            self.forget(id);
+            dead.push(conn);
+        }
+        dead
+    }
+
+    // ---- cancel
+
+    /// A CancelRequest for a lease is about to be sent. Refused when the lease is over: it must not hit the next.
+    pub fn begin_cancel(&mut self, id: ConnId, lease: u64) -> bool {
+        match self.tracked(id) {
+            Some(c) if c.state == State::Leased && c.lease == lease => {
+                c.cancels += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// [`Self::begin_cancel`], for a lease of which only the numbers are known.
+    pub fn begin_cancel_of(&mut self, id: ConnId, lease: u64) -> Option<T> {
+        if !self.begin_cancel(id, lease) {
+            return None;
+        }
+        self.tracked(id).and_then(|c| c.target.clone())
+    }
+
+    /// The server has closed the cancel's connection, or it was given up.
+    pub fn end_cancel(&mut self, now: Instant, id: ConnId) -> Effects<C, W> {
+        let mut fx = Effects::default();
+        let Some(c) = self.tracked(id) else { return fx };
+        c.cancels = c.cancels.saturating_sub(1);
+        if c.cancels == 0
+            && c.state == State::Parked
+            && let Some(conn) = self.parked.remove(&id)
+        {
+            self.put(now, id, conn, &mut fx);
+        }
+        fx
+    }
+
+    /// Who holds a connection.
+    pub fn holder(&mut self, id: ConnId) -> Option<H> {
+        self.tracked(id).and_then(|c| c.holder.clone())
+    }
+
+    /// Cancels under way for one connection.
+    pub fn cancels(&mut self, id: ConnId) -> u32 {
+        self.tracked(id).map_or(0, |c| c.cancels)
+    }
+
+    // ---- time
+
+    /// Ends waits that are over and closes what has been idle or alive too long.
+    pub fn tick(&mut self, now: Instant) -> Effects<C, W> {
+        let mut fx = Effects::default();
+        if let Some(limit) = self.settings.wait_timeout {
+            while let Some(&front) = self.queue.front() {
+                match self.waiter(front) {
+                    Some(w) if now.saturating_duration_since(w.since) < limit => break,
+                    Some(_) => {
+                        self.queue.pop_front();
+                        fx.wake.extend(self.end_waiter(front, WaitEnd::TimedOut));
+                    }
+                    None => {
+                        self.queue.pop_front();
+                    }
+                }
+            }
+        }
+        self.expire_idle(now, &mut fx);
+        fx.look = fx.look || self.counts.waiting > 0 || self.counts.tracked() < self.settings.min;
+        fx
+    }
+
+    fn expire_idle(&mut self, now: Instant, fx: &mut Effects<C, W>) {
+        let mut i = 0;
+        while let Some((id, _)) = self.idle.get(i) {
+            let id = *id;
+            let Some(c) = self.conns.get(id.index as usize) else { break };
+            let idle = now.saturating_duration_since(c.since);
+            let tracked = self.counts.tracked();
+            let reason = if c.expires.is_some_and(|t| now >= t) {
+                Some(CloseReason::Lifetime)
+            } else if tracked > self.settings.size && idle >= self.settings.reserve_delay {
+                Some(CloseReason::Excess)
+            } else if tracked > self.settings.min && self.settings.idle_timeout.is_some_and(|t| idle >= t) {
+                Some(CloseReason::IdleTimeout)
+            } else {
+                None
+            };
+            let Some(reason) = reason else {
+                i += 1;
+                continue;
+            };
+            let (id, conn) = self.idle.remove(i);
+            self.forget(id);
+            fx.close.push((conn, reason));
+        }
+    }
+
+    /// Panics when an invariant does not hold.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let mut seen = Counts { waiting: self.counts.waiting, ..Counts::default() };
+        for (_, c) in &self.conns {
+            match c.state {
+                State::Opening => seen.opening += 1,
+                State::Idle => seen.idle += 1,
+                State::Leased => seen.leased += 1,
+                State::Parked => seen.parked += 1,
+                State::Repairing => seen.repairing += 1,
+            }
+        }
+        assert_eq!(seen, self.counts);
+        assert_eq!(self.idle.len(), self.counts.idle);
+        assert_eq!(self.parked.len(), self.counts.parked);
+        let waiting = self.queue.iter().filter(|w| self.waiter(**w).is_some()).count();
+        assert_eq!(waiting, self.counts.waiting);
+        assert!(waiting == 0 || self.idle.is_empty(), "somebody waits beside an idle connection");
+    }
+}
+
+#[cfg(test)]
+mod tests;

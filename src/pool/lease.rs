@@ -1,0 +1,187 @@
+//! A server connection in the hands of one client. It is given back in one of three ways, each explicit; a lease
+//! that is merely dropped (a panic, an aborted task) closes its connection and is counted.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::core::{ConnId, Grant};
+use super::{CancelTarget, LeaseReport, Pool};
+use crate::clock::Clock;
+use crate::net::lane::Unread;
+use crate::proto::pipeline::TxStatus;
+use crate::relay::state::TxStats;
+use crate::server::conn::ServerConn;
+use crate::server::repair;
+
+#[derive(Debug)]
+pub struct Lease {
+    pool: Arc<Pool>,
+    id: ConnId,
+    lease: u64,
+    conn: Option<Box<ServerConn>>,
+    pub since: Instant,
+}
+
+impl Lease {
+    #[inline]
+    pub(super) fn new(pool: Arc<Pool>, g: Grant<Box<ServerConn>>, now: Instant) -> Self {
+        Self { pool, id: g.id, lease: g.lease, conn: Some(g.conn), since: now }
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    #[inline]
+    pub fn conn(&mut self) -> Option<&mut ServerConn> {
+        self.conn.as_deref_mut()
+    }
+
+    fn report(&self, stats: TxStats, completed: bool, now: Instant) -> LeaseReport {
+        LeaseReport { stats, transaction: now.saturating_duration_since(self.since), completed }
+    }
+
+    /// The transaction is over and the connection at a boundary. Marked session state is reset first. Returns
+    /// the time.
+    #[inline]
+    pub fn release(mut self, stats: TxStats) -> Instant {
+        let now = Clock::now();
+        let report = self.report(stats, true, now);
+        let Some(mut conn) = self.conn.take() else { return now };
+        if conn.state.marked.is_some() {
+            if self.pool.spec().settings.reset_state {
+                self.repair(conn, Unread::default(), report, true, false);
+                return now;
+            }
+            conn.state.marked = None;
+        }
+        self.pool.release(self.id, conn, &report, now);
+        now
+    }
+
+    /// Nothing was run.
+    pub fn release_unused(mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.release_quietly(self.id, conn);
+        }
+    }
+
+    /// A session pool's client has left at a boundary: everything it left behind is reset.
+    pub fn release_session(mut self, stats: TxStats) {
+        let report = self.report(stats, true, Clock::now());
+        if let Some(conn) = self.conn.take() {
+            self.repair(conn, Unread::default(), report, true, true);
+        }
+    }
+
+    /// The client has left in the middle: what runs is cancelled, the transaction rolled back. `unread` holds
+    /// what was read from the server; `session` says that all of the session's state has to go.
+    pub fn abandon(mut self, unread: Unread, stats: TxStats, session: bool) {
+        let report = self.report(stats, false, Clock::now());
+        if let Some(conn) = self.conn.take() {
+            self.repair(conn, unread, report, false, session);
+        }
+    }
+
+    /// The connection cannot be used any more.
+    pub fn discard(mut self, reason: &'static str, stats: TxStats) {
+        let report = self.report(stats, false, Clock::now());
+        if let Some(conn) = self.conn.take() {
+            self.pool.book_only(&report);
+            self.pool.lost(self.id, *conn, reason);
+        }
+    }
+
+    fn repair(
+        &self,
+        conn: Box<ServerConn>,
+        unread: Unread,
+        report: LeaseReport,
+        at_boundary: bool,
+        session: bool,
+    ) {
+        let (pool, id, lease) = (self.pool.clone(), self.id, self.lease);
+        // Whatever is owed may be running, with or without a Sync behind it.
+        let running =
+            !at_boundary && !conn.state.pipeline.is_empty() && !conn.state.pipeline.wants_copy_data();
+        let to = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+        // While the lease still counts as one, a cancel for it may begin.
+        let cancelling = running && pool.begin_cancel(id, lease);
+        pool.inner.lock().core.repairing(Clock::now(), id);
+        pool.book_only(&report);
+        let guard = RepairGuard { pool, id, conn: Some(conn) };
+        tokio::spawn(guard.run(unread, cancelling.then_some(to), session));
+    }
+
+    /// A cancel for it is under way.
+    pub fn cancelling(&self) -> bool {
+        self.pool.inner.lock().core.cancels(self.id) > 0
+    }
+
+    /// Asks the server to stop what it runs for this lease.
+    pub fn cancel(&self) {
+        if let Some(c) = &self.conn {
+            let to = CancelTarget { host: c.host.clone(), pid: c.pid, key: c.cancel_key.clone() };
+            self.pool.cancel_lease(self.id, self.lease, to);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.services.counters.count("leases_dropped_total", "");
+            self.pool.lost(self.id, *conn, "lease_dropped");
+        }
+    }
+}
+
+/// A connection under repair; if the task ends early, the connection is closed and its place given back.
+struct RepairGuard {
+    pool: Arc<Pool>,
+    id: ConnId,
+    conn: Option<Box<ServerConn>>,
+}
+
+impl RepairGuard {
+    async fn run(mut self, unread: Unread, cancel: Option<CancelTarget>, session: bool) {
+        let pool = self.pool.clone();
+        let spec = pool.spec();
+        if let Some(to) = cancel {
+            pool.run_cancel(self.id, to).await;
+        }
+        let Some(conn) = self.conn.as_deref_mut() else { return };
+        let rolled_back = conn.state.pipeline.status() != TxStatus::Idle;
+        let reset = repair::Reset {
+            query: &spec.settings.reset_query,
+            always: session,
+            if_marked: spec.settings.reset_state,
+            on_connect: &spec.settings.on_connect,
+        };
+        let deadline = spec.process.server_repair_timeout;
+        let nothing = pool.services.nothing.clone();
+        let outcome = repair::repair(conn, unread, reset, deadline, nothing).await;
+        let Some(mut conn) = self.conn.take() else { return };
+        match outcome {
+            Ok(marked) => {
+                if rolled_back {
+                    pool.services.counters.count("rollbacks_on_disconnect_total", "");
+                }
+                if let Some(tag) = marked {
+                    pool.services.counters.count("server_resets_total", tag);
+                }
+                conn.state.view_changed = false;
+                pool.release_quietly(self.id, conn);
+            }
+            Err(why) => pool.lost(self.id, *conn, why),
+        }
+    }
+}
+
+impl Drop for RepairGuard {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.lost(self.id, *conn, "repair_aborted");
+        }
+    }
+}

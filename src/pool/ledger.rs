@@ -1,0 +1,179 @@
+//! Limits on server connections that several pools share: per database, per user, per server host.
+//!
+//! Taken before a connection is dialled, given back when it is gone. A pool that finds no room is remembered,
+//! first come first served, and looks again when something is given back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Pool;
+use crate::config::resolved::HostAddr;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LimitKey {
+    Database(Arc<str>),
+    User(Arc<str>),
+    Host(HostAddr),
+}
+
+impl std::fmt::Display for LimitKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Database(d) => write!(f, "max_connections of database {d}"),
+            Self::User(u) => write!(f, "max_connections of user {u}"),
+            Self::Host(_) => write!(f, "max_host_connections"),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    used: HashMap<LimitKey, usize>,
+    starved: VecDeque<Weak<Pool>>,
+    /// Hosts that cannot be reached, for all pools that dial them.
+    down: HashMap<HostAddr, HostDown>,
+}
+
+#[derive(Debug)]
+struct HostDown {
+    failures: u32,
+    not_before: Instant,
+}
+
+/// The first pause after a failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    inner: Mutex<Inner>,
+}
+
+/// Room for one connection; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    keys: Vec<LimitKey>,
+    services: Weak<crate::services::Services>,
+}
+
+impl Ledger {
+    /// Takes one of each, or says which limit is reached, with its figure.
+    pub fn take(
+        &self,
+        wanted: &[(LimitKey, Option<usize>)],
+        services: &Arc<crate::services::Services>,
+    ) -> Result<Room, (LimitKey, usize)> {
+        let mut inner = self.inner.lock();
+        for (key, limit) in wanted {
+            let used = inner.used.get(key).copied().unwrap_or(0);
+            if let Some(limit) = limit
+                && used >= *limit
+            {
+                return Err((key.clone(), *limit));
+            }
+        }
+        let keys: Vec<LimitKey> = wanted.iter().map(|(k, _)| k.clone()).collect();
+        for k in &keys {
+            *inner.used.entry(k.clone()).or_insert(0) += 1;
+        }
+        Ok(Room { keys, services: Arc::downgrade(services) })
+    }
+
+    pub fn used(&self, key: &LimitKey) -> usize {
+        self.inner.lock().used.get(key).copied().unwrap_or(0)
+    }
+
+    /// Whether a host may be dialled: not while the pause after its last failure lasts.
+    pub fn may_dial(&self, host: &HostAddr, now: Instant) -> bool {
+        self.inner.lock().down.get(host).is_none_or(|d| now >= d.not_before)
+    }
+
+    /// A dial failed because the host cannot be reached. The pause grows to `max`; `jitter`, from 0 to 1, spreads
+    /// the retries of many instances. Failures of dials that began together count once.
+    pub fn host_unreachable(&self, host: &HostAddr, now: Instant, max: Duration, jitter: f64) {
+        let mut inner = self.inner.lock();
+        let d = inner.down.entry(host.clone()).or_insert(HostDown { failures: 0, not_before: now });
+        if now >= d.not_before {
+            let pause = (FIRST_PAUSE * 2u32.pow(d.failures.min(16))).min(max);
+            d.failures += 1;
+            d.not_before = now + pause.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
+        }
+    }
+
+    pub fn host_reached(&self, host: &HostAddr) {
+        let mut inner = self.inner.lock();
+        if !inner.down.is_empty() {
+            inner.down.remove(host);
+        }
+    }
+
+    pub(super) fn starve(&self, pool: &Arc<Pool>) {
+        let mut inner = self.inner.lock();
+        let weak = Arc::downgrade(pool);
+        if !inner.starved.iter().any(|w| w.ptr_eq(&weak)) {
+            inner.starved.push_back(weak);
+        }
+    }
+
+    /// Who has just been served is the last to be served again.
+    fn put_last(&self, pool: &Arc<Pool>) {
+        let mut inner = self.inner.lock();
+        let weak = Arc::downgrade(pool);
+        if let Some(at) = inner.starved.iter().position(|w| w.ptr_eq(&weak)) {
+            inner.starved.remove(at);
+            inner.starved.push_back(weak);
+        }
+    }
+
+    fn give_back(&self, keys: &[LimitKey]) -> Vec<Arc<Pool>> {
+        let mut inner = self.inner.lock();
+        for k in keys {
+            if let Some(n) = inner.used.get_mut(k) {
+                *n = n.saturating_sub(1);
+                if *n == 0 {
+                    inner.used.remove(k);
+                }
+            }
+        }
+        std::mem::take(&mut inner.starved).into_iter().filter_map(|w| w.upgrade()).collect()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(s) = self.services.upgrade() {
+            // Each looks again, in the order in which they found no room; who still finds none queues anew.
+            let mut served = s.ledger.give_back(&self.keys);
+            served.retain(Pool::look);
+            for pool in &served {
+                s.ledger.put_last(pool);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_host_that_is_down_is_left_alone_longer_each_time() {
+        let ledger = Ledger::default();
+        let host = HostAddr::Tcp { host: "db".to_owned(), port: 5432 };
+        let (mut now, max) = (Clock::now(), Duration::from_millis(300));
+        for pause in [50, 100, 200, 300, 300] {
+            assert!(ledger.may_dial(&host, now));
+            ledger.host_unreachable(&host, now, max, 1.0);
+            // One of several dials that began together: no further failure.
+            ledger.host_unreachable(&host, now, max, 1.0);
+            assert!(!ledger.may_dial(&host, now + Duration::from_millis(pause - 1)));
+            now += Duration::from_millis(pause);
+        }
+        ledger.host_unreachable(&host, now, max, 1.0);
+        ledger.host_reached(&host);
+        assert!(ledger.may_dial(&host, now));
+    }
+}

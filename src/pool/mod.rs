@@ -1,0 +1,927 @@
+//! One pool: server connections of one (database, user, role), and the queue of those who want one.
+//!
+//! [`core::PoolCore`] decides under a lock that is held for nanoseconds and never across an await; this module
+//! does what it decided. Locks are taken one at a time: pool, ledger and registry never nest.
+
+pub mod core;
+pub mod lease;
+pub mod ledger;
+pub mod registry;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::task::JoinHandle;
+
+use crate::client::ctl::{ClientCtl, ClientState, Link};
+use crate::clock::Clock;
+use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Role};
+use crate::error::{Error, PoolFigures};
+use crate::metrics::Histogram;
+use crate::net::stream::Stream;
+use crate::proto::encode;
+use crate::proto::params::ParamSet;
+use crate::relay::flow::Timeouts;
+use crate::relay::state::TxStats;
+use crate::server::conn::{Quiet, ServerConn};
+use crate::server::connect::{self, Target};
+use crate::services::Services;
+
+use self::core::{Acquire, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd};
+pub use self::lease::Lease;
+use self::ledger::LimitKey;
+
+/// Whole, never a hash of it: a collision would be another user's connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub role: Role,
+}
+
+impl std::fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.database, self.user, self.role.as_str())
+    }
+}
+
+/// What the configuration says about this pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSpec {
+    pub settings: PoolSettings,
+    pub hosts: Vec<HostAddr>,
+    pub dbname: String,
+    pub server_user: Arc<str>,
+    pub server_secret: Option<crate::config::resolved::Secret>,
+    pub limits: Vec<(LimitKey, Option<usize>)>,
+    /// Limits of the hosts, in their order.
+    pub host_limits: Vec<Option<usize>>,
+    pub process: crate::config::resolved::Limits,
+    pub keepalive: crate::config::resolved::Keepalive,
+}
+
+impl PoolSpec {
+    pub fn resolve(config: &Config, db: &Database, key: &PoolKey) -> Option<Self> {
+        let role = db.roles.get(&key.role)?;
+        let settings = config.pool_settings(db, &key.user, key.role);
+        let user = config.users.get(&*key.user);
+        let server_user: Arc<str> = db.server_user.as_deref().map_or_else(|| key.user.clone(), Into::into);
+        let server_secret = match (&db.server_user, &db.server_secret) {
+            (_, Some(s)) => Some(s.clone()),
+            (Some(u), None) => config.users.get(u).and_then(|u| u.secret.clone()),
+            (None, None) => user.and_then(|u| u.secret.clone()),
+        };
+        let host_limit = |h: &HostAddr| {
+            config
+                .databases
+                .values()
+                .filter(|d| d.roles.values().any(|r| r.hosts.contains(h)))
+                .filter_map(|d| d.max_host_connections)
+                .min()
+                .map(|n| n as usize)
+        };
+        Some(Self {
+            hosts: role.hosts.clone(),
+            host_limits: role.hosts.iter().map(host_limit).collect(),
+            dbname: db.dbname.clone(),
+            server_user,
+            server_secret,
+            limits: vec![
+                (LimitKey::Database(key.database.clone()), db.max_connections.map(|n| n as usize)),
+                (LimitKey::User(key.user.clone()), user.and_then(|u| u.max_connections).map(|n| n as usize)),
+            ],
+            process: config.limits.clone(),
+            keepalive: settings.keepalive,
+            settings,
+        })
+    }
+
+    fn core(&self) -> CoreSettings {
+        let s = &self.settings;
+        CoreSettings {
+            // PgBouncer's 0 is no limit; validation refuses it elsewhere.
+            size: if s.size == 0 { usize::MAX / 4 } else { s.size as usize },
+            min: s.min_size as usize,
+            reserve: s.reserve_size as usize,
+            reserve_delay: s.reserve_delay,
+            wait_timeout: s.query_wait_timeout,
+            idle_timeout: s.server_idle_timeout,
+            max_parallel_opens: self.process.max_parallel_connects.max(1) as usize,
+            restart_grace: s.server_login_retry,
+            max_backoff: s.server_login_retry,
+        }
+    }
+
+    fn target(&self) -> Target {
+        Target {
+            dbname: self.dbname.clone(),
+            user: self.server_user.clone(),
+            secret: self.server_secret.clone(),
+            startup: self.settings.startup.clone(),
+            on_connect: self.settings.on_connect.clone(),
+            keepalive: self.keepalive,
+            timeout: self.settings.server_connect_timeout,
+            max_message: self.process.max_message_size,
+        }
+    }
+
+    /// Whether connections opened under `self` may serve under `other`.
+    fn same_servers(&self, other: &Self) -> bool {
+        self.hosts == other.hosts && self.target_key() == other.target_key()
+    }
+
+    fn target_key(&self) -> impl PartialEq + '_ {
+        (
+            &self.dbname,
+            &self.server_user,
+            &self.server_secret,
+            &self.settings.startup,
+            &self.settings.on_connect,
+        )
+    }
+}
+
+/// Figures of one pool, added to under its lock.
+#[derive(Debug, Clone, Default)]
+pub struct PoolTotals {
+    pub transactions: u64,
+    pub queries: u64,
+    pub errors: u64,
+    pub from_client: u64,
+    pub to_client: u64,
+    pub client_parses: u64,
+    pub server_parses: u64,
+    pub binds: u64,
+    pub opened: u64,
+    pub open_failures: u64,
+    pub wait_timeouts: u64,
+    pub wait: Histogram,
+    pub transaction: Histogram,
+}
+
+/// What a session needs of its pool's settings for each transaction; it keeps a copy while `version` stands.
+#[derive(Debug, Clone, Copy)]
+pub struct HotSettings {
+    pub version: u64,
+    pub mode: PoolMode,
+    pub timeouts: Timeouts,
+    pub client_idle: Option<Duration>,
+    pub max_message: u32,
+    pub max_statement: usize,
+    pub max_server_statements: usize,
+    pub max_client_statements: usize,
+}
+
+type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, CancelTarget>;
+
+#[derive(Debug)]
+struct Inner {
+    core: Core,
+    totals: PoolTotals,
+}
+
+/// Name and value as a client wrote them, and the value as the server does.
+type Spellings = HashMap<(String, Box<[u8]>), Box<[u8]>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool {
+    pub key: PoolKey,
+    pub services: Arc<Services>,
+    inner: Mutex<Inner>,
+    spec: RwLock<Arc<PoolSpec>>,
+    /// What a server of this pool reported at its login, for clients that log in.
+    welcome: Mutex<Option<Arc<ParamSet>>>,
+    /// How servers spell parameters that clients asked for.
+    canonical: Mutex<Spellings>,
+    /// Raised when connections opened before must not be used any more.
+    epoch: AtomicU64,
+    next_host: AtomicU64,
+    /// Which of the hosts have failed since one has worked.
+    failed_hosts: Mutex<Vec<usize>>,
+    /// Raised with every new configuration.
+    version: AtomicU64,
+}
+
+/// How long a client held a connection and what it did with it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LeaseReport {
+    pub stats: TxStats,
+    pub transaction: Duration,
+    pub completed: bool,
+}
+
+impl Pool {
+    pub fn new(key: PoolKey, spec: PoolSpec, services: Arc<Services>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner { core: PoolCore::new(spec.core()), totals: PoolTotals::default() }),
+            spec: RwLock::new(Arc::new(spec)),
+            welcome: Mutex::new(None),
+            canonical: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            next_host: AtomicU64::new(0),
+            failed_hosts: Mutex::default(),
+            version: AtomicU64::new(0),
+            key,
+            services,
+        })
+    }
+
+    pub fn spec(&self) -> Arc<PoolSpec> {
+        self.spec.read().clone()
+    }
+
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub fn hot(&self) -> HotSettings {
+        let version = self.version();
+        let spec = self.spec();
+        let (s, p) = (&spec.settings, &spec.process);
+        HotSettings {
+            version,
+            mode: s.mode,
+            timeouts: Timeouts {
+                query: s.query_timeout,
+                session_idle: s.client_idle_timeout.filter(|_| s.mode == PoolMode::Session),
+                transaction: s.transaction_timeout,
+                idle_transaction: s.idle_transaction_timeout,
+                client_write: p.client_write_timeout,
+                cancel_wait: s.cancel_wait_timeout,
+            },
+            client_idle: s.client_idle_timeout,
+            max_message: p.max_message_size,
+            max_statement: p.max_statement_size as usize,
+            max_server_statements: p.max_prepared_statements as usize,
+            max_client_statements: p.max_client_statements as usize,
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.inner.lock().core.counts()
+    }
+
+    pub fn totals(&self) -> PoolTotals {
+        self.inner.lock().totals.clone()
+    }
+
+    /// How long the first in the queue has waited.
+    pub fn longest_wait(&self) -> Duration {
+        let oldest = self.inner.lock().core.oldest_wait();
+        oldest.map_or(Duration::ZERO, |t| Clock::now().saturating_duration_since(t))
+    }
+
+    pub fn welcome(&self) -> Option<Arc<ParamSet>> {
+        self.welcome.lock().clone()
+    }
+
+    /// How a server spells this value; `None` when no server was asked. Only ASCII of an application_name comes
+    /// back as it is, and that needs no asking.
+    pub fn canonical(&self, name: &str, value: &[u8]) -> Option<Box<[u8]>> {
+        if name.eq_ignore_ascii_case("application_name")
+            && value.len() < 64
+            && value.iter().all(|b| (32..127).contains(b))
+        {
+            return Some(value.into());
+        }
+        self.canonical.lock().get(&(name.to_ascii_lowercase(), value.into())).cloned()
+    }
+
+    pub fn learn_canonical(&self, name: &str, value: &[u8], canonical: &[u8]) {
+        let mut map = self.canonical.lock();
+        // Values are the clients' choice: a map that grew with them would be theirs to fill.
+        if map.len() >= 1024 {
+            map.clear();
+        }
+        map.insert((name.to_ascii_lowercase(), value.into()), canonical.into());
+    }
+
+    /// A new configuration: sizes apply at once, other servers as connections come back.
+    pub fn reconfigure(self: &Arc<Self>, spec: PoolSpec) {
+        let same = self.spec.read().same_servers(&spec);
+        let core = spec.core();
+        *self.spec.write() = Arc::new(spec);
+        self.version.fetch_add(1, Ordering::Release);
+        let mut fx = Effects::default();
+        {
+            let mut inner = self.inner.lock();
+            inner.core.reconfigure(core);
+            if !same {
+                self.epoch.fetch_add(1, Ordering::Relaxed);
+                inner.core.doom_all(&mut fx);
+            }
+        }
+        if !same {
+            *self.welcome.lock() = None;
+            self.canonical.lock().clear();
+        }
+        fx.look = true;
+        self.apply(fx);
+    }
+
+    /// Ends the pool; leased connections close as they come back.
+    pub fn close(self: &Arc<Self>) {
+        let fx = self.inner.lock().core.close();
+        self.apply(fx);
+    }
+
+    /// The figures for an error about this pool.
+    pub fn figures(&self) -> PoolFigures {
+        let now = Clock::now();
+        let limited_by = self.limiting().map(|(k, n)| format!("{k} = {n}"));
+        let inner = self.inner.lock();
+        let c = inner.core.counts();
+        let holder = inner
+            .core
+            .oldest_holder()
+            .map(|(h, since)| h.describe(&self.services.clock, now.saturating_duration_since(since)));
+        PoolFigures {
+            pool: self.key.to_string(),
+            in_use: c.leased + c.parked + c.repairing,
+            size: inner.core.settings().size,
+            connecting: c.opening,
+            waiting: c.waiting,
+            oldest_holder: holder,
+            last_connect_error: inner.core.last_error().map(ToString::to_string),
+            limited_by,
+        }
+    }
+
+    fn limiting(&self) -> Option<(LimitKey, usize)> {
+        self.spec()
+            .wanted(0)
+            .into_iter()
+            .find_map(|(k, l)| l.filter(|l| self.services.ledger.used(&k) >= *l).map(|l| (k, l)))
+    }
+
+    // ---- getting a connection
+
+    /// Takes a connection if one is idle, without waiting. The usual case: one lock, no allocation.
+    #[inline]
+    fn try_take(self: &Arc<Self>, ctl: &Arc<ClientCtl>, now: Instant) -> Result<Lease, Acquire<()>> {
+        loop {
+            let got = {
+                let mut inner = self.inner.lock();
+                let got = inner.core.acquire(now, ctl);
+                if matches!(got, Acquire::Granted(_)) {
+                    inner.totals.wait.add(0);
+                }
+                got
+            };
+            match got {
+                Acquire::Granted(g) => {
+                    if let Some(lease) = self.accept(g, ctl, now) {
+                        return Ok(lease);
+                    }
+                }
+                Acquire::Queued(w) => return Err(Acquire::Queued(w)),
+                Acquire::Refused(e) => return Err(Acquire::Refused(e)),
+            }
+        }
+    }
+
+    /// A granted connection, unless it died while it was idle.
+    #[inline]
+    fn accept(
+        self: &Arc<Self>,
+        mut g: Grant<Box<ServerConn>>,
+        ctl: &Arc<ClientCtl>,
+        now: Instant,
+    ) -> Option<Lease> {
+        let mut notifies = 0;
+        let quiet = g.conn.quiet(&mut notifies);
+        for _ in 0..notifies {
+            self.services.counters.count("notifies_dropped_total", "");
+        }
+        let reason = match quiet {
+            Quiet::Yes if g.conn.epoch == self.epoch.load(Ordering::Relaxed) => {
+                ctl.set_lease(self, g.id, g.lease);
+                return Some(Lease::new(self.clone(), g, now));
+            }
+            Quiet::Yes => "reconfigured",
+            Quiet::Dead(why) => why,
+        };
+        self.lost(g.id, *g.conn, reason);
+        None
+    }
+
+    /// Takes a connection if one is idle; else joins the queue. Nothing is allocated where one is idle.
+    #[inline]
+    pub fn checkout(self: &Arc<Self>, ctl: &Arc<ClientCtl>, now: Instant) -> Checkout {
+        match self.try_take(ctl, now) {
+            Ok(lease) => Checkout::Ready(lease),
+            Err(Acquire::Queued(id)) => {
+                Checkout::Wait(Waiting { pool: self.clone(), id: Some(id), since: now })
+            }
+            Err(Acquire::Refused(end)) => Checkout::Refused(self.wait_error(end, now)),
+            Err(Acquire::Granted(_)) => Checkout::Refused(Error::Internal("granted nothing".to_owned())),
+        }
+    }
+
+    /// [`Self::checkout`] and the wait in one.
+    pub async fn acquire(self: &Arc<Self>, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
+        match self.checkout(ctl, Clock::now()) {
+            Checkout::Ready(l) => Ok(l),
+            Checkout::Wait(w) => self.wait(w, ctl).await,
+            Checkout::Refused(e) => Err(e),
+        }
+    }
+
+    /// Waits for a place in the queue to be served. Cancel safe: a dropped wait leaves the queue, and a
+    /// connection that was granted meanwhile goes to the next.
+    pub async fn wait(self: &Arc<Self>, mut waiter: Waiting, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
+        let now = waiter.since;
+        loop {
+            ctl.set_state(ClientState::Waiting, self.services.clock.ms(Clock::now()));
+            if let Some(id) = waiter.id {
+                ctl.set_link(Link::Waiting(self.clone(), id));
+            }
+            self.look();
+            let end = std::future::poll_fn(|cx| {
+                let Some(id) = waiter.id else { return Poll::Ready(Err(WaitEnd::Cancelled)) };
+                let mut inner = self.inner.lock();
+                let got = inner.core.poll_waiter(Clock::now(), id, ctl, |old| match old {
+                    Some(w) if w.will_wake(cx.waker()) => w,
+                    _ => cx.waker().clone(),
+                });
+                match got {
+                    Some(r) => Poll::Ready(r),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            waiter.id = None;
+            match end {
+                Ok(grant) => {
+                    let at = Clock::now();
+                    if let Some(lease) = self.accept(grant, ctl, at) {
+                        let us = at.saturating_duration_since(now).as_micros() as u64;
+                        self.inner.lock().totals.wait.add(us);
+                        return Ok(lease);
+                    }
+                    // It died on the way: try again, at the end of the queue only if nothing else is idle.
+                    match self.try_take(ctl, at) {
+                        Ok(lease) => return Ok(lease),
+                        Err(Acquire::Queued(id)) => waiter.id = Some(id),
+                        Err(Acquire::Refused(end)) => return Err(self.wait_error(end, now)),
+                        Err(Acquire::Granted(_)) => {}
+                    }
+                }
+                Err(end) => {
+                    ctl.set_link(Link::None);
+                    return Err(self.wait_error(end, now));
+                }
+            }
+        }
+    }
+
+    fn wait_error(&self, end: WaitEnd, since: Instant) -> Error {
+        let waited = Clock::now().saturating_duration_since(since);
+        match end {
+            WaitEnd::TimedOut => {
+                self.inner.lock().totals.wait_timeouts += 1;
+                self.services.counters.count("timeouts_total", "query_wait_timeout");
+                let limit = self.spec().settings.query_wait_timeout.unwrap_or_default();
+                let figures = Box::new(self.figures());
+                tracing::warn!(
+                    pool = %self.key,
+                    waited_ms = waited.as_millis() as u64,
+                    in_use = figures.in_use,
+                    size = figures.size,
+                    waiting = figures.waiting,
+                    oldest_holder = figures.oldest_holder.as_deref().unwrap_or("none"),
+                    "query_wait_timeout"
+                );
+                Error::WaitTimeout { waited, limit, figures }
+            }
+            WaitEnd::Failed(e) => e,
+            WaitEnd::Cancelled => {
+                self.services.counters.count("waiters_cancelled_total", "cancel_request");
+                Error::CancelledWhileWaiting { waited }
+            }
+            WaitEnd::Closed => Error::DatabaseRemoved { database: self.key.database.to_string() },
+        }
+    }
+
+    /// A CancelRequest for a client that waits.
+    pub fn cancel_waiter(&self, id: core::WaiterId) {
+        let waker = self.inner.lock().core.cancel_waiter(id);
+        if let Some(w) = waker {
+            w.wake();
+        }
+    }
+
+    // ---- giving it back
+
+    #[inline]
+    fn release(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, report: &LeaseReport, now: Instant) {
+        let mut fx = Effects::default();
+        {
+            let mut inner = self.inner.lock();
+            inner.book(report);
+            inner.core.release(now, id, conn, &mut fx);
+        }
+        self.apply(fx);
+    }
+
+    fn release_quietly(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>) {
+        let mut fx = Effects::default();
+        self.inner.lock().core.release(Clock::now(), id, conn, &mut fx);
+        self.apply(fx);
+    }
+
+    fn book_only(&self, report: &LeaseReport) {
+        self.inner.lock().book(report);
+    }
+
+    fn lost(self: &Arc<Self>, id: ConnId, conn: ServerConn, reason: &'static str) {
+        self.services.counters.count("server_disconnects_total", reason);
+        tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
+        self.inner.lock().core.lost(Clock::now(), id);
+        // No Terminate: half a message may be out, and would be completed by it.
+        drop(conn);
+        self.look();
+    }
+
+    /// Does what the core decided.
+    fn apply(self: &Arc<Self>, fx: Effects<Box<ServerConn>, Waker>) {
+        for w in fx.wake {
+            w.wake();
+        }
+        for (conn, reason) in fx.close {
+            self.services.counters.count("server_disconnects_total", reason.as_str());
+            hang_up(conn.stream);
+        }
+        if fx.look {
+            self.look();
+        }
+    }
+
+    // ---- opening
+
+    /// Opens connections as far as the core wants them and the limits have room. Returns whether it opens any.
+    pub fn look(self: &Arc<Self>) -> bool {
+        let mut opens = false;
+        loop {
+            let now = Clock::now();
+            if !self.inner.lock().core.wants_open(now) {
+                return opens;
+            }
+            let spec = self.spec();
+            let first = self.next_host.load(Ordering::Relaxed) as usize;
+            let n = spec.hosts.len().max(1);
+            // A host that is down for another pool is down for this one; the janitor looks again.
+            let Some(index) = (first..first + n)
+                .map(|i| i % n)
+                .find(|i| spec.hosts.get(*i).is_some_and(|h| self.services.ledger.may_dial(h, now)))
+            else {
+                return opens;
+            };
+            match self.services.ledger.take(&spec.wanted(index), &self.services) {
+                Ok(room) => {
+                    let mut inner = self.inner.lock();
+                    // Somebody else may have looked meanwhile.
+                    if !inner.core.wants_open(now) {
+                        drop(inner);
+                        return opens;
+                    }
+                    let from_reserve = inner.core.opens_from_reserve();
+                    let id = inner.core.begin_open(now);
+                    if from_reserve {
+                        self.services.counters.count("reserve_connections_total", "");
+                    }
+                    drop(inner);
+                    let guard = OpenGuard { pool: self.clone(), id: Some(id) };
+                    tokio::spawn(guard.run(spec, index, room));
+                    opens = true;
+                }
+                Err((key, _)) => {
+                    self.services.ledger.starve(self);
+                    registry::make_room(self, &key);
+                    return opens;
+                }
+            }
+        }
+    }
+
+    /// Whether this pool's connections count towards a limit.
+    fn counts_towards(&self, key: &LimitKey) -> bool {
+        match key {
+            LimitKey::Database(d) => *d == self.key.database,
+            LimitKey::User(u) => *u == self.key.user,
+            LimitKey::Host(h) => self.spec().hosts.contains(h),
+        }
+    }
+
+    fn evict(self: &Arc<Self>, promise: bool) -> bool {
+        let mut fx = Effects::default();
+        let done = {
+            let mut inner = self.inner.lock();
+            let keep = inner.core.settings().min;
+            inner.core.evict(keep, promise, &mut fx)
+        };
+        self.apply(fx);
+        done
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.inner.lock().core.idle_since()
+    }
+
+    // ---- time
+
+    /// Called every few milliseconds by the janitor.
+    pub fn tick(self: &Arc<Self>, now: Instant) {
+        let fx = {
+            let mut inner = self.inner.lock();
+            let ms = self.services.clock.ms(now);
+            for (ctl, _) in inner.core.holders() {
+                ctl.wake_if_due(ms);
+            }
+            inner.core.tick(now)
+        };
+        self.apply(fx);
+    }
+
+    /// Takes in what idle servers said, and drops those that went away.
+    pub fn sweep(self: &Arc<Self>) {
+        let mut notifies = 0;
+        let mut reasons = Vec::new();
+        let dead = self.inner.lock().core.sweep_idle(|c| match c.quiet(&mut notifies) {
+            Quiet::Yes => true,
+            Quiet::Dead(why) => {
+                reasons.push(why);
+                false
+            }
+        });
+        for _ in 0..notifies {
+            self.services.counters.count("notifies_dropped_total", "");
+        }
+        for (conn, reason) in dead.into_iter().zip(reasons) {
+            self.services.counters.count("server_disconnects_total", reason);
+            hang_up(conn.stream);
+        }
+        self.look();
+    }
+
+    // ---- cancel
+
+    /// Sends a CancelRequest for a lease, if it still holds, and keeps its connection from changing hands until
+    /// the server has closed the cancel's own connection.
+    pub fn cancel_lease(self: &Arc<Self>, id: ConnId, lease: u64, to: CancelTarget) {
+        if self.begin_cancel(id, lease) {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                pool.run_cancel(id, to).await;
+            });
+        }
+    }
+
+    /// The same for a lease of which only the numbers are known. The caller has counted it as in flight; if it is
+    /// refused, the caller takes that back.
+    pub fn cancel_holder(self: &Arc<Self>, id: ConnId, lease: u64) -> Option<JoinHandle<()>> {
+        let to = self.inner.lock().core.begin_cancel_of(id, lease)?;
+        let pool = self.clone();
+        Some(tokio::spawn(async move {
+            pool.run_cancel(id, to).await;
+        }))
+    }
+
+    fn begin_cancel(&self, id: ConnId, lease: u64) -> bool {
+        let begun = self.inner.lock().core.begin_cancel(id, lease);
+        if begun {
+            self.services.cancels_in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        begun
+    }
+
+    /// After a begin that succeeded and was counted as in flight.
+    async fn run_cancel(self: &Arc<Self>, id: ConnId, to: CancelTarget) {
+        let end = CancelGuard { pool: self.clone(), id };
+        let spec = self.spec();
+        let limit = spec.settings.cancel_wait_timeout;
+        let sent = tokio::time::timeout(limit, send_cancel(&to, &spec.keepalive)).await;
+        self.services.counters.count(
+            "cancels_forwarded_total",
+            match sent {
+                Ok(Ok(())) => "sent",
+                Ok(Err(_)) => "failed",
+                Err(_) => "timeout",
+            },
+        );
+        drop(end);
+    }
+}
+
+impl Inner {
+    #[inline]
+    fn book(&mut self, r: &LeaseReport) {
+        let t = &mut self.totals;
+        t.transactions += u64::from(r.completed);
+        t.queries += r.stats.queries;
+        t.errors += r.stats.errors;
+        t.from_client += r.stats.from_client;
+        t.to_client += r.stats.to_client;
+        t.client_parses += r.stats.client_parses;
+        t.server_parses += r.stats.server_parses;
+        t.binds += r.stats.binds;
+        t.transaction.add(r.transaction.as_micros() as u64);
+    }
+}
+
+impl PoolSpec {
+    fn wanted(&self, host: usize) -> Vec<(LimitKey, Option<usize>)> {
+        let mut v = self.limits.clone();
+        if let Some(h) = self.hosts.get(host) {
+            v.push((LimitKey::Host(h.clone()), self.host_limits.get(host).copied().flatten()));
+        }
+        v
+    }
+}
+
+/// Where a CancelRequest goes.
+#[derive(Debug, Clone)]
+pub struct CancelTarget {
+    pub host: HostAddr,
+    pub pid: i32,
+    pub key: Vec<u8>,
+}
+
+async fn send_cancel(
+    to: &CancelTarget,
+    keepalive: &crate::config::resolved::Keepalive,
+) -> std::io::Result<()> {
+    let mut s = connect::dial(&to.host, keepalive).await?;
+    let packet = encode::cancel_request(to.pid, &to.key)
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    s.write_all(&packet).await?;
+    // The server closes once it has sent the signal; until then the cancel may still strike.
+    let mut sink = Vec::new();
+    while s.read_some(&mut sink).await? > 0 {
+        sink.clear();
+    }
+    Ok(())
+}
+
+struct CancelGuard {
+    pool: Arc<Pool>,
+    id: ConnId,
+}
+
+impl Drop for CancelGuard {
+    fn drop(&mut self) {
+        self.pool.services.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
+        let (fx, holder) = {
+            let mut inner = self.pool.inner.lock();
+            let fx = inner.core.end_cancel(Clock::now(), self.id);
+            (fx, inner.core.holder(self.id))
+        };
+        self.pool.apply(fx);
+        // It may have waited for the end of the cancel.
+        if let Some(h) = holder {
+            h.waker.wake();
+        }
+    }
+}
+
+/// Says goodbye without waiting for anything.
+fn hang_up(stream: Stream) {
+    let _ = stream.try_write(encode::TERMINATE);
+}
+
+/// A place in a pool's queue; leaves the queue when dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    pool: Arc<Pool>,
+    id: Option<core::WaiterId>,
+    since: Instant,
+}
+
+/// See [`Pool::checkout`].
+#[derive(Debug)]
+pub enum Checkout {
+    Ready(Lease),
+    Wait(Waiting),
+    Refused(Error),
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let fx = self.pool.inner.lock().core.abandon(Clock::now(), id);
+            self.pool.apply(fx);
+        }
+    }
+}
+
+/// A dial under way; a panic or an abort in it counts as a failure, so that its place is never lost.
+struct OpenGuard {
+    pool: Arc<Pool>,
+    id: Option<ConnId>,
+}
+
+impl OpenGuard {
+    async fn run(mut self, spec: Arc<PoolSpec>, index: usize, room: ledger::Room) {
+        let pool = self.pool.clone();
+        let Some(host) = spec.hosts.get(index).cloned() else { return };
+        let epoch = pool.epoch.load(Ordering::Relaxed);
+        let nothing = pool.services.nothing.clone();
+        let result = connect::open(host.clone(), &spec.target(), epoch, room, nothing).await;
+        let Some(id) = self.id.take() else { return };
+        match result {
+            Ok(conn) => pool.opened(id, conn, &spec),
+            Err(f) => pool.open_failed(id, f, &spec, &host, index),
+        }
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let e = Error::Internal("a connection attempt ended early".to_owned());
+            let fx = self.pool.inner.lock().core.open_failed(Clock::now(), id, OpenFailure::Local(e), 0.5);
+            self.pool.apply(fx);
+        }
+    }
+}
+
+impl Pool {
+    fn opened(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, spec: &PoolSpec) {
+        let now = Clock::now();
+        self.failed_hosts.lock().clear();
+        self.services.ledger.host_reached(&conn.host);
+        // The defaults are interned so that clients that log in share them.
+        let mut conn = conn;
+        let defaults = self.services.params.intern((*conn.state.defaults).clone());
+        conn.state.defaults = defaults.clone();
+        conn.state.view = defaults.clone();
+        *self.welcome.lock() = Some(defaults);
+        tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
+        // ± 10 %, so that connections opened together do not end together.
+        let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
+        let target = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+        let fx = {
+            let mut inner = self.inner.lock();
+            inner.totals.opened += 1;
+            inner.core.opened(now, id, conn, expires, target)
+        };
+        self.apply(fx);
+    }
+
+    /// One of several hosts has failed: the next one is tried, and waiters hear of it only when every host has
+    /// failed since one has worked.
+    fn host_failed(&self, index: usize, f: OpenFailure, spec: &PoolSpec) -> OpenFailure {
+        let n = spec.hosts.len();
+        let tried = self.next_host.load(Ordering::Relaxed);
+        if tried as usize % n == index {
+            // Attempts run in parallel: only the first of those that failed moves on.
+            let _ = self.next_host.compare_exchange(tried, tried + 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        let mut failed = self.failed_hosts.lock();
+        if !failed.contains(&index) {
+            failed.push(index);
+        }
+        match f {
+            OpenFailure::Unreachable(e) | OpenFailure::Fatal(e) if failed.len() < n => OpenFailure::Local(e),
+            f => f,
+        }
+    }
+
+    fn open_failed(
+        self: &Arc<Self>,
+        id: ConnId,
+        f: OpenFailure,
+        spec: &PoolSpec,
+        host: &HostAddr,
+        index: usize,
+    ) {
+        let label = match &f {
+            OpenFailure::Transient(_) => "transient",
+            OpenFailure::Local(_) => "local",
+            OpenFailure::Unreachable(_) => "unreachable",
+            OpenFailure::Fatal(_) => "refused",
+        };
+        self.services.counters.count("server_connect_failures_total", label);
+        tracing::warn!(pool = %self.key, %host, error = %f.error(), "cannot open a server connection");
+        if matches!(f, OpenFailure::Unreachable(_)) {
+            let max = spec.settings.server_login_retry;
+            self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
+        }
+        let f = if spec.hosts.len() > 1 { self.host_failed(index, f, spec) } else { f };
+        let fx = {
+            let mut inner = self.inner.lock();
+            inner.totals.open_failures += 1;
+            inner.core.open_failed(Clock::now(), id, f, rand::random())
+        };
+        self.apply(fx);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

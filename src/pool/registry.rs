@@ -1,0 +1,88 @@
+//! All pools by their keys: made on first use, reconfigured on reload, removed with their database or user.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::ledger::LimitKey;
+use super::{Pool, PoolKey, PoolSpec};
+use crate::config::Config;
+use crate::services::Services;
+
+#[derive(Debug, Default)]
+pub struct Registry {
+    pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
+}
+
+impl Registry {
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        let mut v: Vec<_> = self.pools.read().values().cloned().collect();
+        v.sort_by(|a, b| a.key.cmp(&b.key));
+        v
+    }
+
+    pub fn get(&self, key: &PoolKey) -> Option<Arc<Pool>> {
+        self.pools.read().get(key).cloned()
+    }
+
+    /// The pool of this key; `None` when its database or role is not configured.
+    pub fn obtain(&self, key: &PoolKey, services: &Arc<Services>) -> Option<Arc<Pool>> {
+        if let Some(p) = self.get(key) {
+            return Some(p);
+        }
+        let config = services.config();
+        let db = config.databases.get(&*key.database)?;
+        let spec = PoolSpec::resolve(&config, db, key)?;
+        let mut pools = self.pools.write();
+        let pool = pools.entry(key.clone()).or_insert_with(|| Pool::new(key.clone(), spec, services.clone()));
+        Some(pool.clone())
+    }
+
+    /// Brings every pool to a new configuration; returns the keys of those that are gone.
+    pub fn reconfigure(&self, config: &Config) -> Vec<PoolKey> {
+        let mut gone = Vec::new();
+        for pool in self.all() {
+            let spec = config
+                .databases
+                .get(&*pool.key.database)
+                .filter(|_| config.users.contains_key(&*pool.key.user))
+                .and_then(|db| PoolSpec::resolve(config, db, &pool.key));
+            match spec {
+                Some(spec) => pool.reconfigure(spec),
+                None => {
+                    self.pools.write().remove(&pool.key);
+                    pool.close();
+                    gone.push(pool.key.clone());
+                }
+            }
+        }
+        gone
+    }
+}
+
+/// Finds a pool that can give up a connection for `needy`: the one whose idle connection has been idle longest;
+/// else, from the pool that uses most, the next one that is released.
+pub(super) fn make_room(needy: &Arc<Pool>, key: &LimitKey) {
+    let sharing: Vec<Arc<Pool>> = needy
+        .services
+        .pools
+        .all()
+        .into_iter()
+        .filter(|p| !Arc::ptr_eq(p, needy) && p.counts_towards(key))
+        .collect();
+    let mut idle: Vec<_> = sharing.iter().filter_map(|p| p.idle_since().map(|t| (t, p))).collect();
+    idle.sort_by_key(|(t, _)| *t);
+    for (_, p) in idle {
+        if p.evict(false) {
+            return;
+        }
+    }
+    let mine = needy.counts().tracked();
+    let busiest = sharing.iter().max_by_key(|p| p.counts().tracked());
+    if let Some(p) = busiest
+        && p.counts().tracked() > mine
+    {
+        p.evict(true);
+    }
+}

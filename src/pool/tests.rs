@@ -1,0 +1,223 @@
+//! The asynchronous handle under aborts: whatever is dropped, and when, every place comes back.
+
+use std::sync::atomic::AtomicBool;
+
+use futures_util::FutureExt;
+use rand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config::{Overrides, load};
+use crate::net::stream::Peer;
+
+/// Logs in whoever comes.
+pub(crate) async fn login(s: &mut TcpStream) -> std::io::Result<()> {
+    let n = s.read_u32().await?;
+    let mut rest = vec![0; n as usize - 4];
+    s.read_exact(&mut rest).await?;
+    let mut hello = encode::AUTHENTICATION_OK.to_vec();
+    hello.extend(encode::backend_key_data(7, &[0; 4]).unwrap());
+    hello.extend(encode::ready_for_query(crate::proto::pipeline::TxStatus::Idle));
+    s.write_all(&hello).await
+}
+
+async fn serve(mut s: TcpStream) -> std::io::Result<()> {
+    login(&mut s).await?;
+    while s.read(&mut [0; 64]).await? > 0 {}
+    Ok(())
+}
+
+async fn fake() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((s, _)) = listener.accept().await {
+            tokio::spawn(serve(s));
+        }
+    });
+    port
+}
+
+async fn pool(size: usize) -> Arc<Pool> {
+    pool_at(fake().await, size)
+}
+
+/// A pool of this size before the server at this port.
+pub(crate) fn pool_at(port: u16, size: usize) -> Arc<Pool> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("howdah.toml");
+    let text = format!(
+        "listen = [\"127.0.0.1:6432\"]\nauth_method = \"trust\"\n[users.app]\n[databases.app]\n\
+         host = \"127.0.0.1\"\nport = {port}\npool_size = {size}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let services = Services::new(Arc::new(load(&path, &Overrides::default()).unwrap()));
+    let key = PoolKey { database: "app".into(), user: "app".into(), role: Role::Primary };
+    services.pools.obtain(&key, &services).unwrap()
+}
+
+pub(crate) fn client(pool: &Pool) -> Arc<ClientCtl> {
+    let id = pool.services.clients.next_id();
+    Arc::new(ClientCtl::new(id, Peer::Unix, "app".into(), "app".into(), "".into(), Vec::new(), Clock::now()))
+}
+
+/// Waits until nothing is under way; the janitor's part is done here.
+async fn settled(pool: &Arc<Pool>) -> Counts {
+    for _ in 0..2000 {
+        let c = pool.counts();
+        if c.tracked() == c.idle && c.waiting == 0 {
+            return c;
+        }
+        pool.tick(Clock::now());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not everything came back: {:?}", pool.counts());
+}
+
+#[tokio::test]
+async fn a_wait_dropped_at_any_poll_leaves_no_trace() {
+    let pool = pool(1).await;
+    for polls in 0..12 {
+        for granted in [false, true] {
+            let holder = pool.acquire(&client(&pool)).await.unwrap();
+            let (ctl, next) = (client(&pool), client(&pool));
+            let mut first = Box::pin(pool.acquire(&ctl));
+            for _ in 0..polls {
+                assert!(first.as_mut().now_or_never().is_none());
+                tokio::task::yield_now().await;
+            }
+            let mut second = Box::pin(pool.acquire(&next));
+            assert!(second.as_mut().now_or_never().is_none());
+            if granted {
+                // The connection is the first one's now, which has not heard of it.
+                holder.release_unused();
+                drop(first);
+            } else {
+                drop(first);
+                holder.release_unused();
+            }
+            let lease = tokio::time::timeout(Duration::from_secs(10), second).await.unwrap().unwrap();
+            lease.release_unused();
+            assert_eq!(settled(&pool).await, Counts { idle: 1, ..Counts::default() });
+        }
+    }
+    assert_eq!(pool.totals().opened, 1, "no connection was lost on the way");
+}
+
+#[tokio::test]
+async fn an_aborted_dial_gives_its_place_back() {
+    let pool = pool(2).await;
+    for _ in 0..50 {
+        let ctl = client(&pool);
+        // Begins to dial, and leaves before the connection is there.
+        assert!(Box::pin(pool.acquire(&ctl)).now_or_never().is_none());
+    }
+    let c = settled(&pool).await;
+    assert!(c.idle <= 2, "{c:?}");
+    assert_eq!(pool.services.ledger.used(&LimitKey::Database("app".into())), c.idle);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_aborted_at_random_leave_the_pool_whole() {
+    const SIZE: usize = 3;
+    let pool = pool(SIZE).await;
+    let watching = Arc::new(AtomicBool::new(true));
+    let watcher = tokio::spawn({
+        let (pool, watching) = (pool.clone(), watching.clone());
+        async move {
+            while watching.load(Ordering::Relaxed) {
+                assert!(pool.counts().tracked() <= SIZE);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for _ in 0..400 {
+        let tasks: Vec<_> = (0..40)
+            .map(|_| {
+                let (pool, ctl) = (pool.clone(), client(&pool));
+                tokio::spawn(async move {
+                    let lease = pool.acquire(&ctl).await.unwrap();
+                    let holds = rand::rng().random_range(0..4);
+                    for _ in 0..holds {
+                        tokio::task::yield_now().await;
+                    }
+                    if rand::random() {
+                        lease.release(TxStats::default());
+                    } else {
+                        lease.release_unused();
+                    }
+                })
+            })
+            .collect();
+        let mut kept = Vec::new();
+        for t in tasks {
+            if rand::random() {
+                let yields = rand::rng().random_range(0..3);
+                for _ in 0..yields {
+                    tokio::task::yield_now().await;
+                }
+                t.abort();
+            } else {
+                kept.push(t);
+            }
+        }
+        for t in kept {
+            let served = tokio::time::timeout(Duration::from_secs(20), t).await;
+            served.expect("nobody waits for ever").unwrap();
+        }
+    }
+    let c = settled(&pool).await;
+    watching.store(false, Ordering::Relaxed);
+    watcher.await.unwrap();
+    assert!((1..=SIZE).contains(&c.idle), "{c:?}");
+    assert_eq!(pool.services.ledger.used(&LimitKey::Database("app".into())), c.idle);
+    // Nothing shrank: as many as ever can be held at once.
+    let mut all = Vec::new();
+    for _ in 0..SIZE {
+        let ctl = client(&pool);
+        let lease = tokio::time::timeout(Duration::from_secs(10), pool.acquire(&ctl)).await;
+        all.push(lease.expect("a place for each").unwrap());
+    }
+    assert_eq!(pool.counts().leased, SIZE);
+    drop(all);
+    assert_eq!(settled(&pool).await, Counts::default());
+}
+
+/// What the server of `abandoned` answers to a Query after its client has left, and whether it is reset then.
+async fn abandoned(answer: &'static [u8]) -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pool = pool_at(listener.local_addr().unwrap().port(), 1);
+    let ready = encode::ready_for_query(crate::proto::pipeline::TxStatus::Idle);
+    let server = tokio::spawn(async move {
+        let (mut s, _) = listener.accept().await.unwrap();
+        login(&mut s).await.unwrap();
+        let mut query = [0; 16];
+        s.read_exact(&mut query[..7]).await.unwrap();
+        // The cancel comes first; it strikes too late.
+        drop(listener.accept().await.unwrap());
+        s.write_all(&[answer, &ready].concat()).await.unwrap();
+        let mut reset = Vec::new();
+        let read = tokio::time::timeout(Duration::from_millis(300), s.read_buf(&mut reset)).await;
+        if read.is_ok() {
+            s.write_all(&[b"C\0\0\0\x10DISCARD ALL\0", &ready[..]].concat()).await.unwrap();
+        }
+        (s, reset.starts_with(b"Q\0\0\0\x10DISCARD ALL"))
+    });
+    let mut lease = pool.acquire(&client(&pool)).await.unwrap();
+    let conn = lease.conn().unwrap();
+    conn.state.pipeline.sent(crate::proto::pipeline::Expect::Query);
+    conn.stream.write_all(b"Q\0\0\0\x06x\0").await.unwrap();
+    lease.abandon(crate::net::lane::Unread::default(), TxStats::default(), false);
+    let (_s, reset) = server.await.unwrap();
+    assert_eq!(settled(&pool).await, Counts { idle: 1, ..Counts::default() });
+    reset
+}
+
+#[tokio::test]
+async fn what_an_abandoned_query_leaves_behind_is_reset() {
+    assert!(abandoned(b"C\0\0\0\x08SET\0").await);
+    assert!(abandoned(b"C\0\0\0\x0bLISTEN\0").await);
+    assert!(abandoned(b"S\0\0\0\x11TimeZone\0CET\0C\0\0\0\x0dSELECT 1\0").await, "set_config()");
+    assert!(!abandoned(b"C\0\0\0\x0dSELECT 1\0").await);
+}

@@ -1,0 +1,10 @@
+//! The PostgreSQL protocol, without input or output: frames, owed replies, statements, parameters, and what
+//! Howdah itself says.
+
+pub mod encode;
+pub mod frame;
+pub mod params;
+pub mod pipeline;
+pub mod prepared;
+pub mod sql;
+pub mod startup;

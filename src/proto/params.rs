@@ -1,0 +1,232 @@
+//! Run-time parameters that follow a client from server to server.
+//!
+//! A client's *overrides* are the parameters that it asked for: at startup, or by a SET that the server then
+//! reported. A server has *defaults* (what it reported at login) and a *view* (what it reports now). Handing a
+//! server to a client means: SET what the client overrides and the server has otherwise, RESET what the last
+//! client overrode and this one does not. Sets are interned, so that the usual case is two pointers compared.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+/// Parameters by name; names compare without case, as in PostgreSQL. Sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct ParamSet(Vec<(Box<str>, Box<[u8]>)>);
+
+fn key(name: &str) -> impl Iterator<Item = u8> + '_ {
+    name.bytes().map(|b| b.to_ascii_lowercase())
+}
+
+impl ParamSet {
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(n, _)| key(n).cmp(key(name)))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.position(name).ok().and_then(|i| self.0.get(i)).map(|(_, v)| &**v)
+    }
+
+    pub fn set(&mut self, name: &str, value: &[u8]) {
+        match self.position(name) {
+            Ok(i) => {
+                if let Some(e) = self.0.get_mut(i) {
+                    e.1 = value.into();
+                }
+            }
+            Err(i) => self.0.insert(i, (name.into(), value.into())),
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        if let Ok(i) = self.position(name) {
+            self.0.remove(i);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(n, v)| (&**n, &**v))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Equal sets are one allocation, so that equality is `Arc::ptr_eq`.
+#[derive(Debug, Default)]
+pub struct ParamInterner {
+    sets: Mutex<HashSet<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry(Weak<ParamSet>, u64);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.1 == other.1
+            && match (self.0.upgrade(), other.0.upgrade()) {
+                (Some(a), Some(b)) => a == b,
+                _ => Weak::ptr_eq(&self.0, &other.0),
+            }
+    }
+}
+impl Eq for Entry {}
+impl std::hash::Hash for Entry {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.1);
+    }
+}
+
+fn fingerprint(set: &ParamSet) -> u64 {
+    use std::hash::{Hash, Hasher};
+    let mut h = std::collections::hash_map::DefaultHasher::new();
+    set.hash(&mut h);
+    h.finish()
+}
+
+impl ParamInterner {
+    pub fn intern(&self, set: ParamSet) -> Arc<ParamSet> {
+        let f = fingerprint(&set);
+        let new = Arc::new(set);
+        let probe = Entry(Arc::downgrade(&new), f);
+        let mut sets = self.sets.lock();
+        if let Some(found) = sets.get(&probe).and_then(|e| e.0.upgrade()) {
+            return found;
+        }
+        if sets.len() >= 64 && sets.len().is_power_of_two() {
+            sets.retain(|e| e.0.strong_count() > 0);
+        }
+        sets.insert(probe);
+        new
+    }
+}
+
+/// Reported, but not to be set by anybody.
+pub fn is_fixed(name: &str) -> bool {
+    const FIXED: [&str; 7] = [
+        "in_hot_standby",
+        "integer_datetimes",
+        "is_superuser",
+        "server_encoding",
+        "server_version",
+        "session_authorization",
+        "max_identifier_length",
+    ];
+    FIXED.iter().any(|f| f.eq_ignore_ascii_case(name))
+}
+
+/// One statement that brings a server nearer to what its next client wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamChange {
+    pub name: String,
+    /// `None` is a RESET.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What must change on a server whose last client left `applied` when a client with `wanted` gets it; `view` is
+/// what it reports now.
+pub fn changes(
+    applied: &ParamSet,
+    wanted: &ParamSet,
+    view: &ParamSet,
+    defaults: &ParamSet,
+) -> Vec<ParamChange> {
+    let mut out = Vec::new();
+    for (name, value) in wanted.iter() {
+        let now = view.get(name).or_else(|| applied.get(name));
+        if now != Some(value) {
+            out.push(ParamChange { name: name.to_owned(), value: Some(value.to_vec()) });
+        }
+    }
+    for (name, _) in applied.iter() {
+        if wanted.get(name).is_none() {
+            out.push(ParamChange { name: name.to_owned(), value: None });
+        }
+    }
+    for (name, value) in view.iter() {
+        let asked_for = wanted.get(name).is_some() || applied.get(name).is_some();
+        if !asked_for && !is_fixed(name) && defaults.get(name) != Some(value) {
+            out.push(ParamChange { name: name.to_owned(), value: None });
+        }
+    }
+    out
+}
+
+/// A client's overrides after a transaction in which the server reported changes: every reported parameter that
+/// is not the server's default, and what the client carries that no server reports.
+pub fn overrides_after(defaults: &ParamSet, view: &ParamSet, carried: &ParamSet) -> ParamSet {
+    let mut out = ParamSet::default();
+    for (name, value) in carried.iter() {
+        if view.get(name).is_none() {
+            out.set(name, value);
+        }
+    }
+    for (name, value) in view.iter() {
+        if !is_fixed(name) && defaults.get(name) != Some(value) {
+            out.set(name, value);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(pairs: &[(&str, &str)]) -> ParamSet {
+        let mut s = ParamSet::default();
+        for (n, v) in pairs {
+            s.set(n, v.as_bytes());
+        }
+        s
+    }
+
+    #[test]
+    fn names_compare_without_case() {
+        let s = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")]);
+        assert_eq!(s.get("timezone"), Some(&b"UTC"[..]));
+        assert_eq!(s.get("DATESTYLE"), Some(&b"ISO, MDY"[..]));
+    }
+
+    #[test]
+    fn equal_sets_are_one() {
+        let i = ParamInterner::default();
+        let a = i.intern(set(&[("a", "1")]));
+        let b = i.intern(set(&[("a", "1")]));
+        let c = i.intern(set(&[("a", "2")]));
+        assert!(Arc::ptr_eq(&a, &b));
+        assert!(!Arc::ptr_eq(&a, &c));
+    }
+
+    #[test]
+    fn only_differences_are_sent() {
+        let view = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("application_name", "old")]);
+        let applied = set(&[("application_name", "old"), ("work_mem", "1MB")]);
+        let wanted = set(&[("TimeZone", "UTC"), ("application_name", "new")]);
+        let c = changes(&applied, &wanted, &view, &view);
+        assert_eq!(
+            c,
+            [
+                ParamChange { name: "application_name".into(), value: Some(b"new".to_vec()) },
+                ParamChange { name: "work_mem".into(), value: None }
+            ]
+        );
+        assert!(changes(&applied, &applied, &view, &view).is_empty());
+    }
+
+    #[test]
+    fn overrides_are_what_differs_from_the_default() {
+        let defaults = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("is_superuser", "off")]);
+        let view = set(&[("TimeZone", "CET"), ("DateStyle", "ISO, MDY"), ("is_superuser", "on")]);
+        let carried = set(&[("work_mem", "1MB"), ("TimeZone", "old")]);
+        assert_eq!(
+            overrides_after(&defaults, &view, &carried),
+            set(&[("TimeZone", "CET"), ("work_mem", "1MB")])
+        );
+    }
+}

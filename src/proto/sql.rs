@@ -1,0 +1,148 @@
+//! Tells from a statement's text whether it leaves a changed parameter behind in the server's session.
+//!
+//! A lexer of PostgreSQL's string, identifier and comment forms (documentation, 4.1 Lexical Structure), and no
+//! parser: it looks at what begins each statement. It allocates nothing. Where the text can be read in two
+//! ways (`standard_conforming_strings` off, client encodings with a backslash as second byte) it takes the
+//! safe one: a statement that changes nothing may be marked, one that changes something is never missed. What
+//! runs inside functions, `DO` and `set_config()` is beyond a text's reach and not seen here.
+
+mod effects;
+mod lexer;
+
+pub use effects::{TextEffects, deallocate_name, effects, needs_look};
+use lexer::{Lexer, Token};
+
+/// What a text does to parameters beyond its transaction; ordered, so that the strongest wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum SessionEffect {
+    /// Nothing that outlives the transaction.
+    #[default]
+    None,
+    /// Only parameters that the server reports, which follow the client by ParameterStatus.
+    Carried,
+    /// A parameter that nobody reports, or the role: the server must be cleaned.
+    Marks,
+}
+
+/// Reads the whole text, which may be several statements. `is_reported` gets a parameter's name as written
+/// (compare it without regard to case) and tells whether the server reports its changes.
+pub fn classify(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+    let mut lexer = Lexer::new(sql);
+    let mut effect = SessionEffect::None;
+    let mut at_start = true;
+    while let Some(token) = lexer.next_token() {
+        if at_start {
+            if token.is_word(b"set") {
+                effect = effect.max(after_set(&mut lexer, is_reported));
+            } else if token.is_word(b"reset") {
+                effect = effect.max(after_reset(&mut lexer, is_reported));
+            }
+            if effect == SessionEffect::Marks {
+                return effect;
+            }
+        }
+        at_start = token == Token::Semicolon;
+    }
+    // Read in the other way, a later literal may be a statement: any trace of one is enough.
+    // It takes a semicolon to begin one.
+    if lexer.ambiguous_from().is_some_and(|from| {
+        let rest = sql.get(from..).unwrap_or_default();
+        memchr::memchr(b';', rest).is_some_and(|at| mentions_set(rest.get(at..).unwrap_or_default()))
+    }) {
+        return SessionEffect::Marks;
+    }
+    effect
+}
+
+/// Whether [`classify`] could find anything: `false` only for one statement that begins with neither SET nor
+/// RESET. Looks at the first bytes and for a semicolon that is not the end.
+pub fn needs_classification(sql: &[u8]) -> bool {
+    let start = sql.iter().position(|b| !lexer::is_space(*b)).unwrap_or(sql.len());
+    let text = sql.get(start..).unwrap_or_default();
+    let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word));
+    let suspicious = match text.first() {
+        None => return false,
+        Some(b's' | b'S') => begins(b"set"),
+        Some(b'r' | b'R') => begins(b"reset"),
+        // A comment may stand before anything.
+        Some(b'-' | b'/' | b';' | 0) => true,
+        Some(_) => false,
+    };
+    suspicious
+        || memchr::memchr(b';', text).is_some_and(|end| {
+            text.get(end + 1..).unwrap_or_default().iter().any(|b| !lexer::is_space(*b) && *b != b';')
+        })
+}
+
+/// `SET [SESSION | LOCAL] …` (documentation, SET, SET TRANSACTION, SET ROLE, SET SESSION AUTHORIZATION).
+fn after_set(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+    let mut first = lexer.peek();
+    if first.is_word(b"local") || first.is_word(b"constraints") {
+        return SessionEffect::None;
+    }
+    if first.is_word(b"session") {
+        lexer.next_token();
+        first = lexer.peek();
+        // SET SESSION AUTHORIZATION and SET SESSION CHARACTERISTICS; also SET SESSION = …, which is an error.
+        if !matches!(first, Token::Word(_) | Token::Quoted(_))
+            || first.is_word(b"authorization")
+            || first.is_word(b"characteristics")
+            || first.is_word(b"session")
+        {
+            return SessionEffect::Marks;
+        }
+    }
+    if first.is_word(b"transaction") {
+        return SessionEffect::None;
+    }
+    if first.is_word(b"names") {
+        return carried(b"client_encoding", is_reported);
+    }
+    if first.is_word(b"schema") {
+        return carried(b"search_path", is_reported);
+    }
+    parameter(lexer, is_reported)
+}
+
+/// `RESET name`, `RESET ALL`, `RESET SESSION AUTHORIZATION`, `RESET TRANSACTION ISOLATION LEVEL`.
+fn after_reset(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+    let first = lexer.peek();
+    if first.is_word(b"all") || first.is_word(b"session") {
+        return SessionEffect::Marks;
+    }
+    if first.is_word(b"transaction") {
+        return SessionEffect::None;
+    }
+    parameter(lexer, is_reported)
+}
+
+/// The name of a parameter, whole: `a`, `"a"`, `a.b`, or `TIME ZONE`.
+fn parameter(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+    let Some(Token::Word(name) | Token::Quoted(name)) = lexer.next_token() else {
+        return SessionEffect::Marks;
+    };
+    let next = lexer.peek();
+    if next.is_word(b"zone") && name.eq_ignore_ascii_case(b"time") {
+        return carried(b"TimeZone", is_reported);
+    }
+    // Nobody reports a parameter of an extension. After any other word than TO the text is not what we think.
+    let plain = match next {
+        Token::Other(b'=') | Token::Semicolon | Token::End => true,
+        Token::Word(_) => next.is_word(b"to") || next.is_word(b"from"),
+        _ => false,
+    };
+    if plain { carried(name, is_reported) } else { SessionEffect::Marks }
+}
+
+fn carried(name: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+    // The identity is never carried, although the server reports session_authorization.
+    let identity = name.eq_ignore_ascii_case(b"role") || name.eq_ignore_ascii_case(b"session_authorization");
+    if !identity && is_reported(name) { SessionEffect::Carried } else { SessionEffect::Marks }
+}
+
+fn mentions_set(text: &[u8]) -> bool {
+    text.windows(3).any(|w| w.eq_ignore_ascii_case(b"set"))
+}
+
+#[cfg(test)]
+mod tests;

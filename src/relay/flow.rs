@@ -1,0 +1,542 @@
+//! The loop between one client and one server: reads what is there, lets the scans decide, writes what they
+//! approved, in both directions at once. Neither direction waits for the other, so that two peers that both
+//! only write cannot stop each other for good.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use crate::client::ctl::{ClientCtl, ClientState, Signal};
+use crate::clock::Clock;
+use crate::config::resolved::PoolMode;
+use crate::error::{Error, report};
+use crate::net::buffer::LARGE;
+use crate::net::lane::Lane;
+use crate::net::stream::Stream;
+use crate::pool::Lease;
+use crate::proto::encode;
+use crate::proto::frame;
+use crate::proto::pipeline::TxStatus;
+use crate::relay::down::{self, Down};
+use crate::relay::state::{ClientProto, Env, Retry};
+use crate::relay::up::{self, Up};
+use crate::services::Services;
+
+/// Bytes that are read from a client although they cannot be forwarded yet.
+const READ_AHEAD: usize = 16 * 1024;
+
+/// Why the relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// The transaction is over; the client may have bytes to be written yet.
+    Boundary,
+    /// The client said Terminate, or its stream ended.
+    ClientGone(&'static str),
+    /// The client gets this and is closed; the server is cleaned.
+    Fail(Error),
+    /// The server is gone or broken; the client gets this, unless it heard a FATAL from the server itself.
+    Server(Error),
+}
+
+/// Timeouts that are on while a client holds a server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timeouts {
+    pub query: Option<Duration>,
+    /// Of a session pool, whose client keeps its server while it is idle.
+    pub session_idle: Option<Duration>,
+    pub transaction: Option<Duration>,
+    pub idle_transaction: Option<Duration>,
+    pub client_write: Option<Duration>,
+    pub cancel_wait: Duration,
+}
+
+/// The clocks of one lease.
+#[derive(Debug, Clone, Copy)]
+pub struct Timers {
+    /// The transaction began; none is open in an idle session.
+    transaction: Option<Instant>,
+    /// An idle session's client said something last.
+    session_idle: Option<Instant>,
+    /// First message of the batch forwarded, less what the server waited for the client.
+    batch: Option<Instant>,
+    /// The server has waited for the client since.
+    client_turn: Option<Instant>,
+    /// Idle in transaction since.
+    idle: Option<Instant>,
+    /// A write to the client has been stuck since.
+    blocked: Option<Instant>,
+    /// A cancel of our own was sent then.
+    cancelled: Option<Instant>,
+    /// Nothing more of the client's is forwarded until that cancel is over: it must strike no later statement.
+    hold: bool,
+    copy_failed: bool,
+    /// The server is at its boundary, but the client has sent it a part of a message that it will ignore.
+    at_end: bool,
+}
+
+impl Timers {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            transaction: Some(now),
+            session_idle: None,
+            batch: Some(now),
+            client_turn: None,
+            idle: None,
+            blocked: None,
+            cancelled: None,
+            hold: false,
+            copy_failed: false,
+            at_end: false,
+        }
+    }
+}
+
+/// Everything that one poll of the relay needs.
+pub struct Flow<'a> {
+    pub services: &'a Arc<Services>,
+    pub ctl: &'a Arc<ClientCtl>,
+    pub client: &'a mut Stream,
+    pub up: &'a mut Lane,
+    pub down: &'a mut Lane,
+    pub proto: &'a mut ClientProto,
+    pub lease: &'a mut Lease,
+    pub env: Env<'a>,
+    pub mode: PoolMode,
+    pub timeouts: Timeouts,
+    pub timers: Timers,
+}
+
+impl Flow<'_> {
+    fn shard(&self) -> usize {
+        self.ctl.id as usize
+    }
+
+    /// Cancel safe: all state is in what the flow borrows.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.ctl.waker.register(cx.waker());
+        if self.ctl.any_signal() && self.mode == PoolMode::Session && self.between_transactions() {
+            return Poll::Ready(End::Fail(match self.ctl.has(Signal::Removed) {
+                true => Error::DatabaseRemoved { database: self.ctl.database.to_string() },
+                false => Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() },
+            }));
+        }
+        if self.ctl.any_signal() && self.ctl.has(Signal::Kill) {
+            let why = "The connection was ended by the pooler's operator.".to_owned();
+            return Poll::Ready(End::Fail(Error::AdminShutdown { why }));
+        }
+        loop {
+            let mut progress = false;
+            if let Some(end) = self.poll_down(cx, &mut progress) {
+                return Poll::Ready(end);
+            }
+            if let Some(end) = self.poll_up(cx, &mut progress) {
+                return Poll::Ready(end);
+            }
+            if !progress {
+                break;
+            }
+        }
+        match self.watch_time() {
+            Some(end) => Poll::Ready(end),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Of a session pool's client, which keeps its server while it is idle.
+    fn between_transactions(&mut self) -> bool {
+        let quiet = self.up.is_empty() && !self.up.mid_message() && !self.down.has_output();
+        quiet && self.lease.conn().is_some_and(|c| c.state.pipeline.at_boundary())
+    }
+
+    /// Server to client.
+    #[inline]
+    fn poll_down(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Option<End> {
+        if self.down.has_output() {
+            match self.down.poll_flush(cx, self.client) {
+                Poll::Ready(Ok(n)) => {
+                    *progress = true;
+                    self.proto.stats.to_client += n as u64;
+                    self.timers.blocked = None;
+                }
+                Poll::Ready(Err(_)) => return Some(End::ClientGone("write_error")),
+                Poll::Pending => {
+                    if self.timers.blocked.is_none() {
+                        self.timers.blocked = Some(Clock::now());
+                    }
+                    return None;
+                }
+            }
+        }
+        let shard = self.shard();
+        let Some(conn) = self.lease.conn() else {
+            return Some(End::Fail(Error::Internal("relay without a server".to_owned())));
+        };
+        match self.down.poll_fill(cx, &mut conn.stream, &self.services.buffers, shard) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(0)) => Some(self.server_lost("the server closed the connection")),
+            Poll::Ready(Err(e)) => Some(self.server_lost(&e.to_string())),
+            Poll::Ready(Ok(_)) => {
+                *progress = true;
+                self.scan_down()
+            }
+        }
+    }
+
+    #[inline]
+    fn scan_down(&mut self) -> Option<End> {
+        let conn = self.lease.conn()?;
+        let owed = conn.state.pipeline.len();
+        let answered = self.proto.stats.queries;
+        match down::scan(self.down, self.proto, &mut conn.state, &self.env) {
+            Ok(Down::Boundary) => {
+                self.timers.batch = None;
+                if self.mode == PoolMode::Session {
+                    self.batch_over(false);
+                    self.idle_session();
+                    return None;
+                }
+                if self.up.mid_pass() || self.up.has_output() {
+                    // The rest of a COPY that has failed: the next client must not begin inside of it.
+                    self.timers.at_end = true;
+                    self.timers.idle = Some(Clock::now());
+                    return None;
+                }
+                return Some(End::Boundary);
+            }
+            Ok(Down::NeedMore) => {}
+            Err(bad) => {
+                let host = conn.host.to_string();
+                return Some(End::Server(Error::ServerProtocol { host, reason: bad.0 }));
+            }
+        }
+        if self.proto.retry == Retry::Now {
+            self.proto.retry = Retry::No;
+            self.services.counters.count("statements_reprepared_total", "");
+            let batch = std::mem::take(&mut self.proto.replay);
+            self.up.unread(&batch);
+            return None;
+        }
+        let p = &conn.state.pipeline;
+        let all_answered = p.len() != owed && p.is_empty();
+        let in_transaction = all_answered && p.status() != TxStatus::Idle;
+        if self.proto.stats.queries != answered || all_answered {
+            self.batch_over(!all_answered);
+        }
+        if in_transaction {
+            if self.mode == PoolMode::Statement {
+                return Some(End::Fail(Error::TransactionInStatementMode));
+            }
+            let now = Clock::now();
+            self.timers.idle = Some(now);
+            self.ctl.set_state(ClientState::IdleInTransaction, self.services.clock.ms(now));
+        }
+        None
+    }
+
+    /// A ReadyForQuery, or all that was owed, has come: what was timed and cancelled is over, and what is still owed
+    /// is a batch of its own.
+    fn batch_over(&mut self, more: bool) {
+        if !more {
+            self.timers.batch = None;
+        } else if self.timeouts.query.is_some() {
+            self.timers.batch = Some(Clock::now());
+        }
+        self.timers.client_turn = None;
+        self.timers.cancelled = None;
+        self.timers.copy_failed = false;
+        self.proto.own_cancel = None;
+    }
+
+    /// A session pool's client keeps its server between transactions.
+    fn idle_session(&mut self) {
+        let now = Clock::now();
+        self.timers.idle = None;
+        self.timers.transaction = None;
+        self.timers.session_idle = Some(now);
+        self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
+        self.ctl.set_deadline(0);
+    }
+
+    /// Client to server.
+    #[inline]
+    fn poll_up(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Option<End> {
+        if let Some(conn) = self.lease.conn() {
+            up::probe(self.up, &mut conn.state);
+        }
+        if self.timers.hold {
+            self.timers.hold = self.lease.cancelling();
+        }
+        if !self.up.has_output() && !self.proto.terminating && !self.choked() {
+            if !self.up.unscanned().is_empty() {
+                let before = self.up.unscanned().len();
+                if let Some(end) = self.scan_up() {
+                    return Some(end);
+                }
+                if self.up.unscanned().len() != before || self.down.has_output() {
+                    *progress = true;
+                }
+            }
+            if !self.up.has_output() && !self.proto.terminating {
+                // While nothing can be forwarded a little is read all the same, to see whether the client leaves.
+                if !self.full() || self.up.unscanned().len() < READ_AHEAD {
+                    let shard = self.shard();
+                    match self.up.poll_fill(cx, self.client, &self.services.buffers, shard) {
+                        Poll::Pending => {}
+                        Poll::Ready(Ok(0)) => return Some(End::ClientGone("eof")),
+                        Poll::Ready(Err(_)) => return Some(End::ClientGone("read_error")),
+                        Poll::Ready(Ok(n)) => {
+                            *progress = true;
+                            self.proto.stats.from_client += n as u64;
+                            if !self.choked()
+                                && let Some(end) = self.scan_up()
+                            {
+                                return Some(end);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if self.up.has_output() {
+            let conn = self.lease.conn()?;
+            match self.up.poll_flush(cx, &mut conn.stream) {
+                Poll::Ready(Ok(_)) => *progress = true,
+                // What the server said before it went is read first.
+                Poll::Ready(Err(_)) => self.up.clear(),
+                Poll::Pending => {}
+            }
+        }
+        if self.timers.at_end && !self.up.has_output() && !self.up.mid_pass() {
+            return Some(End::Boundary);
+        }
+        if self.proto.terminating && !self.up.has_output() && !self.down.has_output() && self.nothing_comes()
+        {
+            return Some(End::ClientGone("terminate"));
+        }
+        None
+    }
+
+    #[inline]
+    fn scan_up(&mut self) -> Option<End> {
+        let conn = self.lease.conn()?;
+        let was_idle = conn.state.pipeline.is_empty();
+        let result = up::scan(self.up, self.proto, &mut conn.state, &self.env);
+        match result {
+            Ok(Up::Terminate) => {
+                self.proto.terminating = true;
+                up::close_batch(self.up, &mut conn.state);
+            }
+            Ok(Up::NeedMore | Up::Full) => {}
+            Err(e) => return Some(End::Fail(e)),
+        }
+        if was_idle && !conn.state.pipeline.is_empty() {
+            self.timers.at_end = false;
+            down::emit_local(self.down, self.proto, &mut conn.state);
+            if self.timers.batch.is_none() {
+                let now = Clock::now();
+                self.timers.batch = Some(now);
+                self.timers.transaction.get_or_insert(now);
+                self.timers.session_idle = None;
+                self.timers.idle = None;
+                self.timers.copy_failed = false;
+                self.ctl.set_state(ClientState::Active, self.services.clock.ms(now));
+            }
+        }
+        None
+    }
+
+    /// Nothing may be forwarded before answers have come.
+    fn full(&mut self) -> bool {
+        self.proto.retry != Retry::No || self.lease.conn().is_some_and(|c| c.state.full())
+    }
+
+    /// The client reads too little of what it gets, or a cancel must not strike what it sends next.
+    fn choked(&self) -> bool {
+        self.timers.hold || self.down.backlog() > LARGE
+    }
+
+    /// The server will say nothing more unless the client does first.
+    fn nothing_comes(&mut self) -> bool {
+        self.lease
+            .conn()
+            .is_none_or(|c| c.state.pipeline.ready_owed() == 0 || c.state.pipeline.wants_copy_data())
+    }
+
+    fn server_lost(&mut self, reason: &str) -> End {
+        let host = self.lease.conn().map(|c| c.host.to_string()).unwrap_or_default();
+        End::Server(Error::ServerLost { host, reason: reason.to_owned() })
+    }
+
+    // ---- time
+
+    /// Nothing more can be done now: sees whether a limit has passed, and says when to look again.
+    fn watch_time(&mut self) -> Option<End> {
+        let t = self.timeouts;
+        let none = t.query.is_none()
+            && t.transaction.is_none()
+            && t.idle_transaction.is_none()
+            && t.session_idle.is_none();
+        if none && self.timers.blocked.is_none() && !self.timers.at_end {
+            self.ctl.set_deadline(0);
+            return None;
+        }
+        let now = Clock::now();
+        self.follow_turns(now);
+        let mut next: Option<Instant> = None;
+        let mut due = |at: Instant| {
+            next = Some(next.map_or(at, |n| n.min(at)));
+            now >= at
+        };
+        let since = |t: Instant| now.saturating_duration_since(t);
+        if let (Some(limit), Some(at)) = (t.client_write, self.timers.blocked)
+            && due(at + limit)
+        {
+            return self.timed_out("client_write_timeout", Error::ClientWriteTimeout { limit });
+        }
+        if let (Some(limit), Some(at)) = (t.transaction, self.timers.transaction)
+            && due(at + limit)
+        {
+            let ran = since(at);
+            return self.timed_out("transaction_timeout", Error::TransactionTimeout { ran, limit });
+        }
+        if let (Some(limit), Some(at)) = (t.idle_transaction, self.timers.idle)
+            && due(at + limit)
+        {
+            let idle = since(at);
+            return self.timed_out("idle_transaction_timeout", Error::IdleTransactionTimeout { idle, limit });
+        }
+        if let (Some(limit), Some(at)) = (t.session_idle, self.timers.session_idle)
+            && due(at + limit)
+        {
+            return self
+                .timed_out("client_idle_timeout", Error::ClientIdleTimeout { idle: since(at), limit });
+        }
+        if let (true, Some(at)) = (self.timers.at_end && !t.cancel_wait.is_zero(), self.timers.idle)
+            && due(at + t.cancel_wait)
+        {
+            let why = "the rest of a CopyData message did not come".to_owned();
+            return Some(End::Fail(Error::ProtocolViolation(why)));
+        }
+        if let (Some(limit), Some(start)) = (t.query, self.timers.batch) {
+            match (self.timers.cancelled, self.timers.client_turn) {
+                (Some(at), _) => {
+                    if due(at + t.cancel_wait) {
+                        let e =
+                            Error::QueryTimeoutUnanswered { ran: since(start), limit, grace: t.cancel_wait };
+                        return self.timed_out("query_timeout_unanswered", e);
+                    }
+                }
+                // A COPY whose client sends nothing more.
+                (None, Some(turn)) => {
+                    if self.timers.blocked.is_none() && !self.timers.copy_failed && due(turn + limit) {
+                        self.fail_copy(since(start), limit);
+                    }
+                }
+                (None, None) => {
+                    if due(start + limit) {
+                        self.cancel_query(now, since(start), limit);
+                        let at = now + t.cancel_wait;
+                        next = Some(next.map_or(at, |n| n.min(at)));
+                    }
+                }
+            }
+        }
+        self.ctl.set_deadline(next.map_or(0, |n| self.services.clock.ms(n) + 1));
+        None
+    }
+
+    /// While the server waits for the client the query's clock stands still.
+    fn follow_turns(&mut self, now: Instant) {
+        let Some(conn) = self.lease.conn() else { return };
+        let p = &conn.state.pipeline;
+        let clients_turn = p.wants_copy_data() || self.timers.blocked.is_some();
+        match (self.timers.client_turn, clients_turn) {
+            (None, true) => self.timers.client_turn = Some(now),
+            (Some(t), false) => {
+                self.timers.client_turn = None;
+                if let Some(b) = &mut self.timers.batch {
+                    *b += now.saturating_duration_since(t);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn timed_out(&mut self, which: &'static str, e: Error) -> Option<End> {
+        self.services.counters.count("timeouts_total", which);
+        Some(End::Fail(e))
+    }
+
+    fn own_error(&mut self, ran: Duration, limit: Duration) {
+        self.services.counters.count("timeouts_total", "query_timeout");
+        let message = encode::error_response(&report(&Error::QueryTimeout { ran, limit }));
+        self.proto.own_cancel = message.get(frame::HEADER..).map(Into::into);
+    }
+
+    fn cancel_query(&mut self, now: Instant, ran: Duration, limit: Duration) {
+        self.timers.cancelled = Some(now);
+        self.timers.hold = true;
+        self.own_error(ran, limit);
+        self.lease.cancel();
+    }
+
+    /// The server answers CopyFail with an error, which the client gets as a query timeout.
+    fn fail_copy(&mut self, ran: Duration, limit: Duration) {
+        self.timers.copy_failed = true;
+        if self.up.mid_pass() || self.up.has_output() {
+            // In the middle of a CopyData nothing can be inserted.
+            self.cancel_query(Clock::now(), ran, limit);
+            return;
+        }
+        self.own_error(ran, limit);
+        let Some(conn) = self.lease.conn() else { return };
+        let out = self.up.insert();
+        let text = b"query_timeout\0";
+        out.push(frame::fe::COPY_FAIL);
+        out.extend_from_slice(&(text.len() as u32 + 4).to_be_bytes());
+        out.extend_from_slice(text);
+        conn.state.pipeline.sent(crate::proto::pipeline::Expect::CopyEnd);
+        self.ctl.waker.wake();
+    }
+}
+
+/// Writes what `lane` has for the client, within `limit`. Cancel safe.
+pub async fn flush(
+    lane: &mut Lane,
+    client: &mut Stream,
+    ctl: &ClientCtl,
+    services: &Services,
+    limit: Option<Duration>,
+    last_words: bool,
+) -> Result<u64, &'static str> {
+    let mut started = None::<Instant>;
+    std::future::poll_fn(|cx| {
+        ctl.waker.register(cx.waker());
+        if !last_words && ctl.any_signal() && ctl.has(Signal::Kill) {
+            return Poll::Ready(Err("killed"));
+        }
+        match lane.poll_flush(cx, client) {
+            Poll::Pending => {
+                let now = Clock::now();
+                let since = *started.get_or_insert(now);
+                if let Some(l) = limit {
+                    if now >= since + l {
+                        services.counters.count("timeouts_total", "client_write_timeout");
+                        return Poll::Ready(Err("client_write_timeout"));
+                    }
+                    ctl.set_deadline(services.clock.ms(since + l) + 1);
+                }
+                Poll::Pending
+            }
+            other => {
+                let n = ready!(other).map_err(|_| "write_error")?;
+                ctl.set_deadline(0);
+                Poll::Ready(Ok(n as u64))
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

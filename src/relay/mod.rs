@@ -1,0 +1,10 @@
+//! The hot path between one client and one server connection.
+
+pub mod down;
+pub mod flow;
+pub mod params;
+pub mod state;
+pub mod up;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! The protocol state of the two ends that a relay joins; no I/O.
+
+use std::sync::Arc;
+
+use crate::proto::params::{self, ParamSet};
+use crate::proto::pipeline::Pipeline;
+use crate::proto::prepared::{ClientStatements, Interner, ServerStatements, Statement};
+use crate::proto::sql::TextEffects;
+
+/// Whose unnamed statement a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unnamed {
+    Nobody,
+    Unknown,
+    Client { id: u64, generation: u64 },
+}
+
+/// What is known of one server connection.
+#[derive(Debug)]
+pub struct ServerState {
+    pub pipeline: Pipeline,
+    pub statements: ServerStatements,
+    pub unnamed: Unnamed,
+    /// As reported at login and by changes of the server's own.
+    pub defaults: Arc<ParamSet>,
+    /// As reported last.
+    pub view: Arc<ParamSet>,
+    pub view_changed: bool,
+    /// The overrides that are in force.
+    pub applied: Arc<ParamSet>,
+    /// The completion tag that showed session state which must be reset.
+    pub marked: Option<&'static str>,
+    /// A ReadyForQuery has come for the client since the last boundary.
+    pub ready_seen: bool,
+    /// A FATAL or PANIC has come: the end of the stream will follow, and is no news.
+    pub fatal: bool,
+    /// A Query that may drop prepared statements is the last in flight.
+    pub barrier: bool,
+    /// The same of a text in a batch whose Sync has not come.
+    pub barrier_at_sync: bool,
+    /// The batch that last changed which statements the server has or what the client's names mean.
+    pub names_changed: Option<u64>,
+    /// The same of the unnamed statement.
+    pub unnamed_changed: Option<u64>,
+    /// The next message refers to what an earlier batch changed that may still be skipped.
+    pub stalled: Stalled,
+}
+
+/// What the next message waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stalled {
+    No,
+    ByNames,
+    ByUnnamed,
+}
+
+/// Messages that a client may have in flight; more wait in its socket.
+const MAX_IN_FLIGHT: usize = 32_768;
+
+impl ServerState {
+    pub fn new(defaults: Arc<ParamSet>, nothing: Arc<ParamSet>) -> Self {
+        Self {
+            pipeline: Pipeline::default(),
+            statements: ServerStatements::default(),
+            unnamed: Unnamed::Nobody,
+            view: defaults.clone(),
+            defaults,
+            view_changed: false,
+            applied: nothing,
+            marked: None,
+            ready_seen: false,
+            fatal: false,
+            barrier: false,
+            barrier_at_sync: false,
+            names_changed: None,
+            unnamed_changed: None,
+            stalled: Stalled::No,
+        }
+    }
+
+    /// Nothing more may be sent before answers have come.
+    #[inline]
+    pub fn full(&self) -> bool {
+        // A server that waits for CopyData must get what the client sends, or it would wait for ever.
+        self.pipeline.len() >= MAX_IN_FLIGHT
+            || (!self.pipeline.wants_copy_data()
+                && ((self.barrier && !self.pipeline.is_empty())
+                    || (self.stalled != Stalled::No && self.unsettled(self.stalled))))
+    }
+
+    fn unsettled(&self, by: Stalled) -> bool {
+        let changed = match by {
+            Stalled::No => None,
+            Stalled::ByNames => self.names_changed,
+            Stalled::ByUnnamed => self.unnamed_changed,
+        };
+        changed.is_some_and(|b| self.pipeline.may_be_skipped(b))
+    }
+
+    /// Whether a message that depends on `by` has to wait: an error in an earlier batch would undo what it
+    /// builds on, when it is on its way already.
+    #[inline]
+    pub fn must_wait(&mut self, by: Stalled) -> bool {
+        let wait = self.unsettled(by) && !self.pipeline.wants_copy_data();
+        self.stalled = if wait { by } else { Stalled::No };
+        wait
+    }
+
+    pub fn change_names(&mut self) {
+        self.names_changed = Some(self.pipeline.batch());
+    }
+
+    pub fn change_unnamed(&mut self, to: Unnamed) {
+        self.unnamed = to;
+        self.unnamed_changed = Some(self.pipeline.batch());
+    }
+
+    /// ParameterStatus, while a client has the connection.
+    pub fn on_parameter(&mut self, name: &str, value: &[u8]) {
+        let mut view = (*self.view).clone();
+        view.set(name, value);
+        self.view = Arc::new(view);
+        self.view_changed = true;
+        if params::is_fixed(name) {
+            let mut d = (*self.defaults).clone();
+            d.set(name, value);
+            self.defaults = Arc::new(d);
+        }
+    }
+
+    /// ParameterStatus, while nobody has it: the server's configuration changed.
+    pub fn on_parameter_idle(&mut self, name: &str, value: &[u8]) {
+        self.on_parameter(name, value);
+        if self.applied.get(name).is_none() {
+            let mut d = (*self.defaults).clone();
+            d.set(name, value);
+            self.defaults = Arc::new(d);
+        }
+    }
+}
+
+/// Where a batch stands whose statement the server turned out to have lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    No,
+    /// Its error came; the ReadyForQuery behind it is awaited.
+    Waiting,
+    /// To be sent again.
+    Now,
+}
+
+/// What the relay knows of a client.
+#[derive(Debug)]
+pub struct ClientProto {
+    pub id: u64,
+    pub statements: ClientStatements,
+    pub overrides: Arc<ParamSet>,
+    /// What it was told last.
+    pub view: Arc<ParamSet>,
+    /// Of the statements in the current transaction.
+    pub effects: TextEffects,
+    /// A SET was run in the current transaction: what is prepared in it may mean something else elsewhere.
+    pub set_in_transaction: bool,
+    /// The client's bytes of a batch that begins with a named statement, as long as nothing of it has run.
+    pub replay: Vec<u8>,
+    pub retry: Retry,
+    /// A Terminate was read.
+    pub terminating: bool,
+    /// Howdah has cancelled its query: the server's 57014 is replaced by this body.
+    pub own_cancel: Option<Box<[u8]>>,
+    /// DEALLOCATE of this name was forwarded.
+    pub deallocating: std::collections::VecDeque<(Box<[u8]>, Arc<Statement>)>,
+    pub stats: TxStats,
+}
+
+/// Counted while a lease lasts, booked when it ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TxStats {
+    pub queries: u64,
+    pub errors: u64,
+    pub from_client: u64,
+    pub to_client: u64,
+    pub client_parses: u64,
+    pub server_parses: u64,
+    pub binds: u64,
+}
+
+impl ClientProto {
+    pub fn new(id: u64, overrides: Arc<ParamSet>, view: Arc<ParamSet>) -> Self {
+        Self {
+            id,
+            statements: ClientStatements::default(),
+            overrides,
+            view,
+            effects: TextEffects::default(),
+            set_in_transaction: false,
+            replay: Vec::new(),
+            retry: Retry::No,
+            terminating: false,
+            own_cancel: None,
+            deallocating: std::collections::VecDeque::new(),
+            stats: TxStats::default(),
+        }
+    }
+}
+
+/// What both directions need besides the two ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Env<'a> {
+    pub interner: &'a Interner,
+    pub max_message: u32,
+    pub max_statement: usize,
+    pub max_server_statements: usize,
+    pub max_client_statements: usize,
+    /// Statements are renamed and shared; false in session mode, where everything passes as it is.
+    pub share_statements: bool,
+}

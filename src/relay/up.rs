@@ -1,0 +1,614 @@
+//! Client to server: decides, message by message, what the server gets. No I/O.
+//!
+//! Statement names are translated, missing statements prepared ahead, closes answered locally. An error of
+//! Howdah's own in the middle of a batch is *provoked* on the server by a message that must fail, so that
+//! skipping to Sync and aborting the transaction are the server's and therefore exact.
+
+use std::sync::Arc;
+
+use crate::error::{Error, report};
+use crate::net::lane::Lane;
+use crate::proto::frame::{self, Header, fe};
+use crate::proto::pipeline::{Expect, TxStatus};
+use crate::proto::prepared::{self, SERVER_PREFIX, Statement};
+use crate::proto::sql::TextEffects as Effects;
+use crate::proto::{encode, sql};
+use crate::relay::state::{ClientProto, Env, Retry, ServerState, Stalled, Unnamed};
+
+/// Names and texts that must be seen whole are looked for in this many bytes.
+const LOOK: usize = 64 * 1024;
+
+/// Why the scan stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Up {
+    /// Everything that is there has been dealt with.
+    NeedMore,
+    /// Too much is in flight: go on when answers have come.
+    Full,
+    Terminate,
+}
+
+fn violation(why: impl Into<String>) -> Error {
+    Error::ProtocolViolation(why.into())
+}
+
+/// Reads the header at the front of the lane; errors are what PostgreSQL says of the same bytes.
+pub fn next_header(lane: &Lane, max_message: u32) -> Result<Option<Header>, Error> {
+    let buf = lane.unscanned();
+    let Some(&tag) = buf.first() else { return Ok(None) };
+    let Some(max) = frame::frontend_limit(tag, max_message) else {
+        return Err(violation(format!("invalid frontend message type {tag}")));
+    };
+    frame::header(buf, max).map_err(|bad| {
+        violation(format!(
+            "invalid message length {} of frontend message type {} (at most {max})",
+            bad.length,
+            char::from(bad.tag).escape_default()
+        ))
+    })
+}
+
+/// A batch of at most this many bytes is kept until its first answer, in case the server has lost its statement.
+const REPLAY: usize = 4096;
+
+/// Keeps the batch at the front up to its Sync, if it begins with a named statement at a boundary and is short.
+fn keep_for_replay(up: &Lane, c: &mut ClientProto, s: &ServerState, env: &Env<'_>) {
+    if !s.pipeline.at_boundary() {
+        return;
+    }
+    c.replay.clear();
+    let bytes = up.unscanned();
+    let named = matches!(bytes.first(), Some(&(fe::BIND | fe::DESCRIBE)));
+    if named
+        && env.share_statements
+        && let Some(batch) = first_batch(bytes)
+    {
+        c.replay.extend_from_slice(batch);
+    }
+}
+
+/// The bytes up to and with the first Sync, if it is there and not far.
+fn first_batch(bytes: &[u8]) -> Option<&[u8]> {
+    let mut at = 0;
+    loop {
+        let h = frame::header(bytes.get(at..)?, REPLAY as u32).ok()??;
+        at += h.total;
+        if at > REPLAY {
+            return None;
+        }
+        if h.tag == fe::SYNC {
+            return bytes.get(..at);
+        }
+    }
+}
+
+/// Deals with everything in `up`.
+pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) -> Result<Up, Error> {
+    if c.retry != Retry::No {
+        return Ok(Up::Full);
+    }
+    if !up.mid_message() {
+        keep_for_replay(up, c, s, env);
+    }
+    loop {
+        if up.mid_message() {
+            up.continue_message();
+            if up.mid_message() {
+                return Ok(Up::NeedMore);
+            }
+        }
+        if s.full() {
+            return Ok(Up::Full);
+        }
+        s.barrier = false;
+        s.stalled = Stalled::No;
+        let Some(h) = next_header(up, env.max_message)? else { return Ok(Up::NeedMore) };
+        if s.pipeline.skipping() && !matches!(h.tag, fe::SYNC | fe::TERMINATE) {
+            up.discard(h.total);
+            continue;
+        }
+        let seen = match h.tag {
+            fe::TERMINATE => return Ok(Up::Terminate),
+            fe::QUERY => query(up, h, c, s, env)?,
+            fe::PARSE => parse(up, h, c, s, env)?,
+            fe::BIND => bind(up, h, c, s, env)?,
+            fe::DESCRIBE => describe(up, h, c, s, env)?,
+            fe::CLOSE => close(up, h, c, s, env)?,
+            tag => {
+                plain(up, h, tag, s);
+                true
+            }
+        };
+        if !seen {
+            return Ok(if s.full() { Up::Full } else { Up::NeedMore });
+        }
+    }
+}
+
+fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState) {
+    match tag {
+        fe::EXECUTE => s.pipeline.sent(Expect::Execute),
+        fe::SYNC => {
+            s.pipeline.sent(Expect::Sync);
+            s.barrier = std::mem::take(&mut s.barrier_at_sync);
+        }
+        fe::FUNCTION_CALL => s.pipeline.sent(Expect::Function),
+        fe::COPY_DATA => s.pipeline.sent(Expect::CopyData),
+        fe::COPY_DONE | fe::COPY_FAIL => s.pipeline.sent(Expect::CopyEnd),
+        // Flush has no reply.
+        _ => {}
+    }
+    up.forward(h.total);
+}
+
+/// The whole message, once it is there; `false` asks for more.
+fn whole(up: &mut Lane, total: usize) -> bool {
+    if up.unscanned().len() >= total {
+        return true;
+    }
+    up.reserve(total);
+    false
+}
+
+/// What a statement's text does beyond what its completion tag tells.
+fn effects_of(text: &[u8], s: &ServerState) -> Effects {
+    sql::effects(text, &|name| std::str::from_utf8(name).is_ok_and(|n| s.view.get(n).is_some()))
+}
+
+fn query(
+    up: &mut Lane,
+    h: Header,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> Result<bool, Error> {
+    if h.total > LOOK {
+        // Too long to be looked at: a SET in it, should its tag show one, counts as one that marks.
+        c.effects = Effects::ANY;
+    } else {
+        if !whole(up, h.total) {
+            return Ok(false);
+        }
+        let text = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
+        let drops = drops_statements(text);
+        if drops && env.share_statements && s.must_wait(Stalled::ByNames) {
+            return Ok(false);
+        }
+        s.barrier = drops;
+        if sql::needs_look(text) {
+            c.effects.add(effects_of(text, s));
+            if env.share_statements
+                && let Some((name, stmt)) = deallocated(text, c)
+            {
+                deallocate(up, h, c, s, name, stmt);
+                return Ok(true);
+            }
+        }
+    }
+    c.statements.drop_sent();
+    s.change_unnamed(Unnamed::Nobody);
+    s.pipeline.sent(Expect::Query);
+    up.forward(h.total);
+    Ok(true)
+}
+
+/// Whether a text may be a DEALLOCATE or DISCARD. What names mean behind it is known when it has been answered.
+fn drops_statements(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 2] = [b"deallocate", b"discard"];
+    let text = text.trim_ascii_start();
+    let begins = |t: &[u8]| WORDS.iter().any(|w| t.get(..w.len()).is_some_and(|t| t.eq_ignore_ascii_case(w)));
+    // The usual texts are known by their first letter; with comments or several statements, any trace counts.
+    begins(text) || (sql::needs_look(text) && (0..text.len()).any(|i| text.get(i..).is_some_and(begins)))
+}
+
+/// The client's statement that a `DEALLOCATE name` names.
+fn deallocated(text: &[u8], c: &ClientProto) -> Option<(Box<[u8]>, Arc<Statement>)> {
+    let name = sql::deallocate_name(text)?;
+    let stmt = c.statements.get(&name)?.clone();
+    Some((name.into(), stmt))
+}
+
+/// `DEALLOCATE` of a name that the server knows under another: it gets that one.
+fn deallocate(
+    up: &mut Lane,
+    h: Header,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    name: Box<[u8]>,
+    stmt: Arc<Statement>,
+) {
+    up.discard(h.total);
+    if s.statements.touch(&stmt) {
+        prepared::write_deallocate(up.insert(), &stmt.server_name);
+    } else {
+        // Its own text may not be valid any more, and nothing would end the skipping then: an empty one is.
+        prepared::write_close(up.insert(), prepared::STAND_IN);
+        s.pipeline.sent(Expect::InjectedCloseUnnamed);
+        prepared::write_parse(up.insert(), prepared::STAND_IN, &[0, 0, 0]);
+        s.pipeline.sent(Expect::InjectedUnnamed);
+        prepared::write_deallocate(up.insert(), prepared::STAND_IN);
+    }
+    c.statements.drop_sent();
+    s.change_unnamed(Unnamed::Nobody);
+    c.deallocating.push_back((name, stmt));
+    s.pipeline.sent(Expect::Query);
+}
+
+/// Makes the server fail here, with `error` for the client.
+fn provoke(up: &mut Lane, total: usize, s: &mut ServerState, error: &Error) {
+    up.discard(total);
+    prepared::write_provoking_bind(up.insert());
+    let message = encode::error_response(&report(error));
+    let body = message.get(frame::HEADER..).unwrap_or_default();
+    s.pipeline.sent(Expect::Provoked(body.into()));
+}
+
+/// Puts a Parse ahead when the server lacks the statement.
+fn ensure(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
+    if s.statements.touch(stmt) {
+        return;
+    }
+    s.change_names();
+    if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
+        prepared::write_close(up.insert(), &old.server_name);
+        s.pipeline.sent(Expect::InjectedClose(old));
+    }
+    stmt.write_parse(up.insert());
+    c.stats.server_parses += 1;
+    s.pipeline.sent(Expect::InjectedParse(stmt.clone()));
+}
+
+fn parse(
+    up: &mut Lane,
+    h: Header,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> Result<bool, Error> {
+    let available = up.unscanned().len().min(h.total);
+    let rest = up.unscanned().get(frame::HEADER..available).unwrap_or_default();
+    let Some((name, _)) = frame::cstr(rest) else {
+        return short(up, h, s, Expect::Malformed);
+    };
+    let unnamed = name.is_empty() || !env.share_statements;
+    if h.total > env.max_statement {
+        if !unnamed {
+            let e = Error::StatementTooLarge { size: h.total, limit: env.max_statement };
+            provoke(up, h.total, s, &e);
+            return Ok(true);
+        }
+        c.statements.unnamed_sent(None);
+        c.statements.unnamed_effects = Effects::ANY;
+        return Ok(forward_unnamed_parse(up, h, c, s));
+    }
+    if !whole(up, h.total) {
+        return Ok(false);
+    }
+    let rest = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
+    let names = frame::cstr(rest).and_then(|(n, b)| frame::cstr(b).map(|(text, _)| (n, b, text)));
+    let Some((name, body, text)) = names else { return short(up, h, s, Expect::Malformed) };
+    let classify = sql::needs_look(text);
+    s.barrier_at_sync |= drops_statements(text);
+    if unnamed {
+        c.stats.client_parses += 1;
+        c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };
+        c.statements.unnamed_sent(Some(body));
+        return Ok(forward_unnamed_parse(up, h, c, s));
+    }
+    if s.must_wait(Stalled::ByNames) {
+        return Ok(false);
+    }
+    c.stats.client_parses += 1;
+    let (name, body) = (Box::<[u8]>::from(name), Box::<[u8]>::from(body));
+    let marks =
+        classify && frame::cstr(&body).is_some_and(|(text, _)| effects_of(text, s) != Effects::default());
+    named_parse(up, h, name, &body, marks, c, s, env);
+    Ok(true)
+}
+
+fn forward_unnamed_parse(up: &mut Lane, h: Header, c: &mut ClientProto, s: &mut ServerState) -> bool {
+    s.change_unnamed(Unnamed::Client { id: c.id, generation: c.statements.generation });
+    c.stats.server_parses += 1;
+    s.pipeline.sent(Expect::ParseUnnamed);
+    up.forward(h.total);
+    true
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of the scan, with its whole state")]
+fn named_parse(
+    up: &mut Lane,
+    h: Header,
+    name: Box<[u8]>,
+    body: &[u8],
+    marks: bool,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) {
+    if let Some(live) = c.statements.get(&name).cloned() {
+        // The server refuses the second Parse of a name itself, after it has looked at the text.
+        up.discard(h.total);
+        ensure(up, &live, c, s, env);
+        prepared::write_parse(up.insert(), &live.server_name, body);
+        s.pipeline.sent(Expect::ParseDuplicate(Box::new((name, live))));
+        return;
+    }
+    if c.statements.len() >= env.max_client_statements {
+        let e = Error::TooManyStatements { limit: env.max_client_statements };
+        provoke(up, h.total, s, &e);
+        return;
+    }
+    let search_path = s.view.get("search_path").or_else(|| c.overrides.get("search_path"));
+    let stmt = if c.set_in_transaction {
+        env.interner.private(body, marks)
+    } else {
+        env.interner.intern(body, search_path, marks)
+    };
+    up.discard(h.total);
+    c.statements.insert(&name, stmt.clone());
+    s.change_names();
+    let named = Box::new((name, stmt.clone()));
+    if s.statements.touch(&stmt) {
+        if s.pipeline.is_empty() && s.pipeline.status() != TxStatus::Failed {
+            s.pipeline.sent(Expect::LocalParse(named));
+            return;
+        }
+        // Whether the server would take it is not known here (it may be in a failed transaction by then): it
+        // has to say so itself.
+        prepared::write_close(up.insert(), &stmt.server_name);
+        s.pipeline.sent(Expect::InjectedClose(stmt.clone()));
+    } else if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
+        prepared::write_close(up.insert(), &old.server_name);
+        s.pipeline.sent(Expect::InjectedClose(old));
+    }
+    stmt.write_parse(up.insert());
+    c.stats.server_parses += 1;
+    s.pipeline.sent(Expect::ParseNamed(named));
+}
+
+/// What a Parse or Close of an idle client comes to when no server is needed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alone {
+    /// Answered with this.
+    Answered(&'static [u8]),
+    NeedsServer,
+    NeedMore,
+}
+
+/// A Parse of a text that a server has accepted before, or a Close of a name, of a client that has no server:
+/// answered at once. Without it, a client that prepares would queue behind transactions that may be waiting for
+/// that very client.
+pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Result<Alone, Error> {
+    if !env.share_statements || h.total > env.max_statement {
+        return Ok(Alone::NeedsServer);
+    }
+    if !whole(up, h.total) {
+        return Ok(Alone::NeedMore);
+    }
+    let rest = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
+    if h.tag == fe::CLOSE {
+        let Some((name, _)) = rest.strip_prefix(b"S").and_then(frame::cstr) else {
+            return Ok(Alone::NeedsServer);
+        };
+        if name.is_empty() {
+            return Ok(Alone::NeedsServer);
+        }
+        c.statements.remove(name);
+        up.discard(h.total);
+        return Ok(Alone::Answered(encode::CLOSE_COMPLETE));
+    }
+    let Some((name, body)) = frame::cstr(rest) else { return Ok(Alone::NeedsServer) };
+    if name.is_empty() || c.statements.get(name).is_some() || c.statements.len() >= env.max_client_statements
+    {
+        return Ok(Alone::NeedsServer);
+    }
+    let search_path = c.view.get("search_path").or_else(|| c.overrides.get("search_path"));
+    let Some(stmt) = env.interner.proven(body, search_path) else { return Ok(Alone::NeedsServer) };
+    c.statements.insert(name, stmt);
+    c.stats.client_parses += 1;
+    up.discard(h.total);
+    Ok(Alone::Answered(encode::PARSE_COMPLETE))
+}
+
+/// A client that has said Terminate behind a batch without a Sync: what it was owed still comes, and nothing of
+/// the batch is committed.
+pub fn close_batch(up: &mut Lane, s: &mut ServerState) {
+    if s.pipeline.sync_owed() {
+        prepared::write_rollback_sync(up.insert());
+        s.pipeline.sent(Expect::QuietProvoked);
+        s.pipeline.sent(Expect::OwnSync);
+    }
+}
+
+/// Asks the server where it stands, see [`crate::proto::pipeline::Pipeline::needs_probe`].
+pub fn probe(up: &mut Lane, s: &mut ServerState) {
+    if s.pipeline.needs_probe() && !up.mid_message() {
+        up.insert().extend_from_slice(b"Q\0\0\0\x05\0");
+        s.unnamed = Unnamed::Nobody;
+        s.pipeline.sent(Expect::Probe { answered: false });
+    }
+}
+
+/// A message whose name is not there: not yet, or never, and then the server says so.
+fn short(up: &mut Lane, h: Header, s: &mut ServerState, e: Expect) -> Result<bool, Error> {
+    let there = up.unscanned().len();
+    if there >= h.total {
+        s.pipeline.sent(e);
+        up.forward(h.total);
+        return Ok(true);
+    }
+    if there >= LOOK {
+        return Err(violation(format!("name longer than {LOOK} bytes")));
+    }
+    up.reserve(h.total.min(LOOK));
+    Ok(false)
+}
+
+/// Sees to it that the server's unnamed statement is this client's, or nobody's.
+fn ensure_unnamed(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
+    if c.statements.unnamed_pending() {
+        return;
+    }
+    let mine = Unnamed::Client { id: c.id, generation: c.statements.generation };
+    match c.statements.unnamed() {
+        Some(_) if s.unnamed == mine => {}
+        Some(body) if !body.is_empty() => {
+            prepared::write_parse(up.insert(), b"", body);
+            c.stats.server_parses += 1;
+            s.pipeline.sent(Expect::InjectedUnnamed);
+            s.change_unnamed(mine);
+        }
+        _ if s.unnamed == Unnamed::Nobody => {}
+        _ => {
+            prepared::write_close(up.insert(), b"");
+            s.pipeline.sent(Expect::InjectedCloseUnnamed);
+            s.change_unnamed(Unnamed::Nobody);
+        }
+    }
+}
+
+fn bind(
+    up: &mut Lane,
+    h: Header,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> Result<bool, Error> {
+    let available = up.unscanned().len().min(h.total);
+    let rest = up.unscanned().get(frame::HEADER..available).unwrap_or_default();
+    let Some((portal, after)) = frame::cstr(rest) else { return short(up, h, s, Expect::Malformed) };
+    let Some((name, _)) = frame::cstr(after) else { return short(up, h, s, Expect::Malformed) };
+    if env.share_statements {
+        let by = if name.is_empty() { Stalled::ByUnnamed } else { Stalled::ByNames };
+        if s.must_wait(by) {
+            return Ok(false);
+        }
+    }
+    c.stats.binds += 1;
+    if name.is_empty() || !env.share_statements {
+        c.effects.add(c.statements.unnamed_effects);
+    }
+    if !env.share_statements {
+        s.pipeline.sent(Expect::Bind(0));
+        up.forward(h.total);
+        return Ok(true);
+    }
+    if name.is_empty() {
+        ensure_unnamed(up, c, s);
+        s.pipeline.sent(Expect::Bind(0));
+        up.forward(h.total);
+        return Ok(true);
+    }
+    let Some(stmt) = c.statements.get(name).cloned() else {
+        return Ok(unknown_statement(up, h, name.starts_with(SERVER_PREFIX), Expect::Bind(0), s));
+    };
+    if stmt.marks_session {
+        c.effects = Effects::ANY;
+    }
+    // Portal and statement names with their zero bytes.
+    let (portal_len, names) = (portal.len(), portal.len() + name.len() + 2);
+    let total = h.total - name.len() + stmt.server_name.len();
+    if total > env.max_message as usize {
+        return Err(violation("Bind message too large to be renamed"));
+    }
+    let Ok(length) = u32::try_from(total - 1) else { return Err(violation("invalid Bind length")) };
+    ensure(up, &stmt, c, s, env);
+    let (head, tail) = (frame::HEADER + names, h.total - frame::HEADER - names);
+    up.replace_head(head, tail, |old, out| {
+        out.push(fe::BIND);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(old.get(frame::HEADER..=frame::HEADER + portal_len).unwrap_or_default());
+        out.extend_from_slice(&stmt.server_name);
+        out.push(0);
+    });
+    s.pipeline.sent(Expect::Bind(stmt.id));
+    Ok(true)
+}
+
+/// A name that the client has not: the server answers for it, except where the name could be one of ours.
+fn unknown_statement(up: &mut Lane, h: Header, ours: bool, e: Expect, s: &mut ServerState) -> bool {
+    if ours {
+        up.discard(h.total);
+        prepared::write_provoking_bind(up.insert());
+    } else {
+        up.forward(h.total);
+    }
+    s.pipeline.sent(e);
+    true
+}
+
+fn describe(
+    up: &mut Lane,
+    h: Header,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> Result<bool, Error> {
+    if !whole(up, h.total) {
+        return Ok(false);
+    }
+    let rest = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
+    let (Some(b'S'), true) = (rest.first(), env.share_statements) else {
+        s.pipeline.sent(Expect::Describe(0));
+        up.forward(h.total);
+        return Ok(true);
+    };
+    let Some((name, _)) = rest.get(1..).and_then(frame::cstr) else {
+        return short(up, h, s, Expect::Malformed);
+    };
+    if s.must_wait(if name.is_empty() { Stalled::ByUnnamed } else { Stalled::ByNames }) {
+        return Ok(false);
+    }
+    if name.is_empty() {
+        ensure_unnamed(up, c, s);
+        s.pipeline.sent(Expect::Describe(0));
+        up.forward(h.total);
+        return Ok(true);
+    }
+    let Some(stmt) = c.statements.get(name).cloned() else {
+        return Ok(unknown_statement(up, h, name.starts_with(SERVER_PREFIX), Expect::Describe(0), s));
+    };
+    up.discard(h.total);
+    ensure(up, &stmt, c, s, env);
+    prepared::write_describe(up.insert(), &stmt.server_name);
+    s.pipeline.sent(Expect::Describe(stmt.id));
+    Ok(true)
+}
+
+fn close(
+    up: &mut Lane,
+    h: Header,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> Result<bool, Error> {
+    if !whole(up, h.total) {
+        return Ok(false);
+    }
+    let rest = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
+    let (Some(b'S'), true) = (rest.first(), env.share_statements) else {
+        s.pipeline.sent(Expect::ClosePortal);
+        up.forward(h.total);
+        return Ok(true);
+    };
+    let Some((name, _)) = rest.get(1..).and_then(frame::cstr) else {
+        return short(up, h, s, Expect::Malformed);
+    };
+    if name.is_empty() {
+        c.statements.drop_sent();
+        s.change_unnamed(Unnamed::Nobody);
+        s.pipeline.sent(Expect::CloseUnnamed);
+        up.forward(h.total);
+        return Ok(true);
+    }
+    if s.must_wait(Stalled::ByNames) {
+        return Ok(false);
+    }
+    s.change_names();
+    // The statement itself stays on the server, where other clients use it.
+    let gone = c.statements.remove(name).map(Box::new);
+    up.discard(h.total);
+    s.pipeline.sent(Expect::LocalClose(gone));
+    Ok(true)
+}

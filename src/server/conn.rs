@@ -1,0 +1,119 @@
+//! One server connection as the pool keeps it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::resolved::HostAddr;
+use crate::net::lane::Lane;
+use crate::net::stream::Stream;
+use crate::pool::ledger::Room;
+use crate::proto::frame::{self, be};
+use crate::relay::down;
+use crate::relay::state::ServerState;
+
+#[derive(Debug)]
+pub struct ServerConn {
+    pub stream: Stream,
+    pub state: ServerState,
+    pub host: HostAddr,
+    pub user: Arc<str>,
+    pub pid: i32,
+    pub cancel_key: Vec<u8>,
+    pub opened: Instant,
+    /// The pool's generation of connection settings under which it was opened.
+    pub epoch: u64,
+    /// Part of a message that came while nobody had the connection.
+    idle_bytes: Vec<u8>,
+    /// Given back to the shared limits when the connection is gone.
+    _room: Room,
+}
+
+/// What an idle connection turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quiet {
+    Yes,
+    /// It cannot be used any more; the label says why.
+    Dead(&'static str),
+}
+
+impl ServerConn {
+    #[expect(clippy::too_many_arguments, reason = "one constructor, called once")]
+    pub fn new(
+        stream: Stream,
+        state: ServerState,
+        host: HostAddr,
+        user: Arc<str>,
+        pid: i32,
+        cancel_key: Vec<u8>,
+        opened: Instant,
+        epoch: u64,
+        room: Room,
+    ) -> Self {
+        Self {
+            stream,
+            state,
+            host,
+            user,
+            pid,
+            cancel_key,
+            opened,
+            epoch,
+            idle_bytes: Vec::new(),
+            _room: room,
+        }
+    }
+
+    /// Takes in what the server said while idle. Costs no system call when the reactor saw nothing: what the
+    /// kernel has for us is known to the reactor before a client's next message is, unless it came meanwhile.
+    pub fn quiet(&mut self, notifies_dropped: &mut u64) -> Quiet {
+        let mut chunk = [0; 1024];
+        loop {
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return Quiet::Dead("idle_eof"),
+                Ok(n) => self.idle_bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return Quiet::Dead("idle_error"),
+            }
+        }
+        if self.idle_bytes.is_empty() {
+            return Quiet::Yes;
+        }
+        self.digest_idle(notifies_dropped)
+    }
+
+    fn digest_idle(&mut self, notifies_dropped: &mut u64) -> Quiet {
+        let bytes = std::mem::take(&mut self.idle_bytes);
+        let mut rest = bytes.as_slice();
+        loop {
+            let h = match frame::header(rest, 1024 * 1024) {
+                Ok(Some(h)) if rest.len() >= h.total => h,
+                // The rest will come; until then the connection is not handed out.
+                Ok(_) if rest.is_empty() => return Quiet::Yes,
+                Ok(_) => {
+                    self.idle_bytes = rest.to_vec();
+                    return Quiet::Dead("idle_partial");
+                }
+                Err(_) => return Quiet::Dead("protocol"),
+            };
+            let (message, after) = rest.split_at(h.total);
+            let body = message.get(frame::HEADER..).unwrap_or_default();
+            match h.tag {
+                be::PARAMETER_STATUS => match down::parameter(body) {
+                    Ok((name, value)) => self.state.on_parameter_idle(name, value),
+                    Err(_) => return Quiet::Dead("protocol"),
+                },
+                be::NOTICE => {}
+                be::NOTIFICATION => *notifies_dropped += 1,
+                be::ERROR => return Quiet::Dead("idle_fatal"),
+                _ => return Quiet::Dead("protocol"),
+            }
+            rest = after;
+        }
+    }
+
+    /// Takes over what a relay has read beyond its boundary: nothing may be left of it.
+    pub fn is_clean(&self, down: &Lane) -> bool {
+        self.state.pipeline.at_boundary() && down.unscanned().is_empty() && !down.mid_message()
+    }
+}

@@ -1,0 +1,254 @@
+//! Opening a server connection: dial, log in, `on_connect`. Bounded by `server_connect_timeout` as a whole.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use crate::auth::{Cleartext, ServerAction, ServerAuth};
+use crate::clock::Clock;
+use crate::config::resolved::{HostAddr, Keepalive, Secret};
+use crate::error::{Error, ServerError};
+use crate::net::stream::Stream;
+use crate::pool::core::OpenFailure;
+use crate::pool::ledger::Room;
+use crate::proto::encode;
+use crate::proto::frame::{self, be};
+use crate::proto::params::ParamSet;
+use crate::relay::down;
+use crate::relay::state::ServerState;
+use crate::server::conn::ServerConn;
+
+/// Everything that a dial needs; resolved when the pool is made.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub dbname: String,
+    pub user: Arc<str>,
+    pub secret: Option<Secret>,
+    pub startup: Vec<(String, String)>,
+    pub on_connect: Vec<String>,
+    pub keepalive: Keepalive,
+    pub timeout: Duration,
+    pub max_message: u32,
+}
+
+/// Bytes that a login may bring before it is taken for an attack.
+const MAX_LOGIN_BYTES: usize = 1024 * 1024;
+
+fn io_error(host: &HostAddr, e: &io::Error) -> OpenFailure {
+    let error = |what: &str| Error::ServerUnreachable { host: host.to_string(), reason: what.to_owned() };
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL: ours, not the server's.
+    match e.raw_os_error() {
+        Some(24 | 23 | 105 | 12 | 99) => {
+            OpenFailure::Local(error("the pooler is out of sockets or descriptors"))
+        }
+        _ if e.kind() == io::ErrorKind::TimedOut => OpenFailure::Unreachable(error("connection timed out")),
+        _ => OpenFailure::Unreachable(error(&match e.kind() {
+            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            io::ErrorKind::UnexpectedEof => "the server closed the connection during the login".to_owned(),
+            _ => e.to_string(),
+        })),
+    }
+}
+
+/// Connects a socket. The caller bounds the time.
+pub async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> {
+    let stream = match host {
+        HostAddr::Tcp { host, port } => {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+            let mut connected = None;
+            for addr in tokio::net::lookup_host((host.as_str(), *port)).await? {
+                match connect_tcp(addr).await {
+                    Ok(s) => {
+                        connected = Some(s);
+                        break;
+                    }
+                    Err(e) => last = e,
+                }
+            }
+            Stream::Tcp(connected.ok_or(last)?)
+        }
+        HostAddr::Unix { dir, port } => {
+            Stream::Unix(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await?)
+        }
+    };
+    stream.tune(keepalive)?;
+    Ok(stream)
+}
+
+async fn connect_tcp(addr: std::net::SocketAddr) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.connect(addr).await
+}
+
+/// Opens, logs in and prepares one connection.
+pub async fn open(
+    host: HostAddr,
+    t: &Target,
+    epoch: u64,
+    room: Room,
+    nothing: Arc<ParamSet>,
+) -> Result<Box<ServerConn>, OpenFailure> {
+    match tokio::time::timeout(t.timeout, open_inner(&host, t, epoch, room, nothing)).await {
+        Ok(r) => r,
+        Err(_) => Err(OpenFailure::Unreachable(Error::ServerUnreachable {
+            host: host.to_string(),
+            reason: format!("no answer within server_connect_timeout, {:.3} s", t.timeout.as_secs_f64()),
+        })),
+    }
+}
+
+struct Login<'a> {
+    stream: Stream,
+    buf: Vec<u8>,
+    host: &'a HostAddr,
+    max: u32,
+}
+
+impl Login<'_> {
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), OpenFailure> {
+        self.stream.write_all(bytes).await.map_err(|e| io_error(self.host, &e))
+    }
+
+    /// The next message: its type and body.
+    async fn next(&mut self) -> Result<(u8, Vec<u8>), OpenFailure> {
+        loop {
+            let h = frame::header(&self.buf, self.max)
+                .map_err(|b| self.protocol(&format!("message announces {} bytes", b.length)))?;
+            if let Some(h) = h {
+                if h.total > MAX_LOGIN_BYTES {
+                    return Err(self.protocol("a message of the login is too long"));
+                }
+                if self.buf.len() >= h.total {
+                    let rest = self.buf.split_off(h.total);
+                    let mut message = std::mem::replace(&mut self.buf, rest);
+                    return Ok((h.tag, message.split_off(frame::HEADER)));
+                }
+            }
+            let n = self.stream.read_some(&mut self.buf).await.map_err(|e| io_error(self.host, &e))?;
+            if n == 0 {
+                return Err(io_error(self.host, &io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    fn protocol(&self, why: &str) -> OpenFailure {
+        OpenFailure::Fatal(Error::ServerProtocol { host: self.host.to_string(), reason: why.to_owned() })
+    }
+
+    fn refused(&self, body: Vec<u8>) -> OpenFailure {
+        let e = ServerError { body };
+        match e.sqlstate() {
+            b"57P03" | b"53300" => OpenFailure::Transient(Error::ServerLogin(e)),
+            // A server that shuts down will be back, or not: the backoff finds out.
+            b"57P01" | b"57P02" => OpenFailure::Unreachable(Error::ServerLogin(e)),
+            _ => OpenFailure::Fatal(Error::ServerLogin(e)),
+        }
+    }
+}
+
+async fn open_inner(
+    host: &HostAddr,
+    t: &Target,
+    epoch: u64,
+    room: Room,
+    nothing: Arc<ParamSet>,
+) -> Result<Box<ServerConn>, OpenFailure> {
+    let stream = dial(host, &t.keepalive).await.map_err(|e| io_error(host, &e))?;
+    let mut l = Login { stream, buf: Vec::new(), host, max: t.max_message };
+    let mut params = vec![("user", &*t.user), ("database", t.dbname.as_str())];
+    params.extend(t.startup.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+    let hello = encode::startup_message(&params).map_err(OpenFailure::Fatal)?;
+    l.send(&hello).await?;
+    authenticate(&mut l, t).await?;
+
+    let mut defaults = ParamSet::default();
+    let (mut pid, mut key) = (0, Vec::new());
+    loop {
+        let (tag, body) = l.next().await?;
+        match tag {
+            be::PARAMETER_STATUS => {
+                let (n, v) = down::parameter(&body).map_err(|e| l.protocol(&e.0))?;
+                defaults.set(n, v);
+            }
+            be::BACKEND_KEY_DATA => {
+                let Some((p, k)) = body.split_first_chunk::<4>() else {
+                    return Err(l.protocol("BackendKeyData without a process id"));
+                };
+                pid = i32::from_be_bytes(*p);
+                key = k.to_vec();
+            }
+            be::NOTICE | be::NEGOTIATE_VERSION => {}
+            be::ERROR => return Err(l.refused(body)),
+            be::READY => break,
+            _ => return Err(l.protocol("an unexpected message in the login")),
+        }
+    }
+    for sql in &t.on_connect {
+        run(&mut l, sql).await?;
+    }
+    if !l.buf.is_empty() {
+        return Err(l.protocol("bytes after ReadyForQuery of the login"));
+    }
+    let state = ServerState::new(Arc::new(defaults), nothing);
+    let user = t.user.clone();
+    Ok(Box::new(ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, room)))
+}
+
+async fn authenticate(l: &mut Login<'_>, t: &Target) -> Result<(), OpenFailure> {
+    // Cleartext only over a Unix socket: over the network anybody could read it.
+    let cleartext = match l.host {
+        HostAddr::Unix { .. } => Cleartext::Allow,
+        HostAddr::Tcp { .. } => Cleartext::Refuse,
+    };
+    let host = l.host.to_string();
+    let mut auth = ServerAuth::new(&host, &t.user, t.secret.as_ref(), None, cleartext, &mut rand::rng());
+    loop {
+        let (tag, body) = l.next().await?;
+        let mut action = match tag {
+            be::AUTHENTICATION => auth.on_auth_message(&body),
+            be::ERROR => return Err(l.refused(body)),
+            be::NOTICE | be::PARAMETER_STATUS | be::NEGOTIATE_VERSION => continue,
+            _ => return Err(l.protocol("an unexpected message before the end of the authentication")),
+        };
+        loop {
+            match action {
+                ServerAction::Send(bytes) => {
+                    l.send(&bytes).await?;
+                    break;
+                }
+                ServerAction::Wait => break,
+                ServerAction::Accept => return Ok(()),
+                ServerAction::Fail(e) => return Err(OpenFailure::Fatal(e)),
+                ServerAction::Derive(job) => {
+                    // PBKDF2 takes milliseconds: not on a thread that relays.
+                    let keys = tokio::task::spawn_blocking(move || job.run())
+                        .await
+                        .map_err(|e| OpenFailure::Fatal(Error::Internal(e.to_string())))?;
+                    action = auth.resume(&keys);
+                }
+            }
+        }
+    }
+}
+
+/// Runs a statement of ours to its ReadyForQuery.
+async fn run(l: &mut Login<'_>, sql: &str) -> Result<(), OpenFailure> {
+    let q = encode::query(sql).map_err(OpenFailure::Fatal)?;
+    l.send(&q).await?;
+    let mut failed = None;
+    loop {
+        let (tag, body) = l.next().await?;
+        match tag {
+            be::ERROR => failed = Some(body),
+            be::COPY_IN | be::COPY_BOTH => return Err(l.protocol("on_connect began a COPY")),
+            be::READY => break,
+            _ => {}
+        }
+    }
+    match failed {
+        Some(body) => Err(OpenFailure::Fatal(Error::ServerLogin(ServerError { body }.fatal()))),
+        None => Ok(()),
+    }
+}

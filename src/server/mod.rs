@@ -1,0 +1,5 @@
+//! Server connections: opening, logging in, cleaning.
+
+pub mod conn;
+pub mod connect;
+pub mod repair;

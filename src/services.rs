@@ -1,0 +1,216 @@
+//! What every part of one running Howdah shares.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::auth::{MockSecret, ScramKeys};
+use crate::client::ctl::ClientCtl;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::resolved::Secret;
+use crate::metrics::Counters;
+use crate::net::buffer::BufferPool;
+use crate::pool::ledger::Ledger;
+use crate::pool::registry::Registry;
+use crate::proto::params::{ParamInterner, ParamSet};
+use crate::proto::prepared::Interner;
+
+/// One per process (and per test).
+#[derive(Debug)]
+pub struct Services {
+    pub clock: Clock,
+    pub buffers: BufferPool,
+    pub statements: Interner,
+    pub params: ParamInterner,
+    pub nothing: Arc<ParamSet>,
+    pub ledger: Ledger,
+    pub pools: Registry,
+    pub clients: Clients,
+    pub counters: Counters,
+    config: RwLock<Arc<Config>>,
+    pub draining: AtomicBool,
+    /// Clients are being told to leave.
+    pub seeing_off: AtomicBool,
+    pub cancels_in_flight: AtomicUsize,
+    /// Transactions that left session state behind, by tag and application.
+    pub marks: Mutex<BTreeMap<(&'static str, String), u64>>,
+    /// Log lines that were lost, where logging is ours.
+    pub log_dropped: std::sync::OnceLock<Arc<AtomicU64>>,
+    pub mock_secret: MockSecret,
+    pub scram_cache: ScramCache,
+    /// Clients that were accepted and are not gone; a drain waits for it.
+    pub gone: tokio::sync::Notify,
+}
+
+impl Services {
+    pub fn new(config: Arc<Config>) -> Arc<Self> {
+        let params = ParamInterner::default();
+        Arc::new(Self {
+            clock: Clock::default(),
+            buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
+            statements: Interner::default(),
+            nothing: params.intern(ParamSet::default()),
+            params,
+            ledger: Ledger::default(),
+            pools: Registry::default(),
+            clients: Clients::default(),
+            counters: Counters::default(),
+            config: RwLock::new(config),
+            draining: AtomicBool::new(false),
+            seeing_off: AtomicBool::new(false),
+            cancels_in_flight: AtomicUsize::new(0),
+            marks: Mutex::default(),
+            log_dropped: std::sync::OnceLock::new(),
+            mock_secret: MockSecret::new(rand::random()),
+            scram_cache: ScramCache::default(),
+            gone: tokio::sync::Notify::new(),
+        })
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// A transaction has left session state behind. The names of applications are the clients' choice, so only
+    /// so many are kept apart.
+    pub fn count_mark(&self, tag: &'static str, application: &str) {
+        const APPLICATIONS: usize = 200;
+        let mut marks = self.marks.lock();
+        let mut key = (tag, application.to_owned());
+        if !marks.contains_key(&key) && marks.len() >= APPLICATIONS {
+            key.1 = "(other)".to_owned();
+        }
+        *marks.entry(key).or_insert(0) += 1;
+    }
+
+    pub fn log_disconnections(&self) -> bool {
+        self.config.read().process.log_disconnections
+    }
+
+    pub fn set_config(&self, c: Arc<Config>) {
+        *self.config.write() = c;
+    }
+}
+
+/// All clients that are logged in, by number; the number is the pid that they were told.
+#[derive(Debug, Default)]
+pub struct Clients {
+    map: Mutex<HashMap<u64, Arc<ClientCtl>>>,
+    next: AtomicU64,
+    /// Connections that have been accepted and not ended.
+    pub connected: AtomicUsize,
+    /// Those of them that have not finished their login.
+    pub logging_in: AtomicUsize,
+    per_database: Mutex<HashMap<Arc<str>, usize>>,
+    per_user: Mutex<HashMap<Arc<str>, usize>>,
+}
+
+/// A counted place; gives it back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    services: Arc<Services>,
+    key: Arc<str>,
+    user: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut map = self.services.clients.counted(self.user).lock();
+        if let Some(n) = map.get_mut(&self.key) {
+            *n -= 1;
+            if *n == 0 {
+                map.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Clients {
+    /// A number that fits a pid on the wire and is not in use.
+    pub fn next_id(&self) -> u64 {
+        let map = self.map.lock();
+        loop {
+            let id = self.next.fetch_add(1, Ordering::Relaxed) % (i32::MAX as u64) + 1;
+            if !map.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    pub fn insert(&self, c: Arc<ClientCtl>) {
+        self.map.lock().insert(c.id, c);
+    }
+
+    pub fn remove(&self, id: u64) {
+        self.map.lock().remove(&id);
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<ClientCtl>> {
+        self.map.lock().get(&id).cloned()
+    }
+
+    /// Calls `f` for each client, with the map locked: `f` must be short.
+    pub fn each(&self, mut f: impl FnMut(&ClientCtl)) {
+        for c in self.map.lock().values() {
+            f(c);
+        }
+    }
+
+    pub fn all(&self) -> Vec<Arc<ClientCtl>> {
+        self.map.lock().values().cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn counted(&self, user: bool) -> &Mutex<HashMap<Arc<str>, usize>> {
+        if user { &self.per_user } else { &self.per_database }
+    }
+}
+
+/// Takes one of `limit` places of a database or user; the error is how many are taken.
+pub fn take_place(
+    services: &Arc<Services>,
+    key: &Arc<str>,
+    user: bool,
+    limit: Option<u32>,
+) -> Result<Place, usize> {
+    let mut map = services.clients.counted(user).lock();
+    let n = map.entry(key.clone()).or_insert(0);
+    if limit.is_some_and(|l| *n >= l as usize) {
+        return Err(*n);
+    }
+    *n += 1;
+    Ok(Place { services: services.clone(), key: key.clone(), user })
+}
+
+/// Keys that were derived from plain secrets, so that PBKDF2 runs once for a user and not once for a login.
+#[derive(Default)]
+pub struct ScramCache {
+    keys: Mutex<HashMap<String, (Secret, ScramKeys)>>,
+}
+
+impl std::fmt::Debug for ScramCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ScramCache(..)")
+    }
+}
+
+impl ScramCache {
+    /// The keys of this user and this same secret.
+    pub fn get(&self, user: &str, secret: &Secret) -> Option<ScramKeys> {
+        self.keys.lock().get(user).filter(|(s, _)| s == secret).map(|(_, k)| k.clone())
+    }
+
+    pub fn put(&self, user: &str, secret: &Secret, keys: &ScramKeys) {
+        self.keys.lock().insert(user.to_owned(), (secret.clone(), keys.clone()));
+    }
+}

@@ -1,0 +1,267 @@
+//! The layers of the crate, enforced: who may name whom, and which parts decide without doing.
+
+use std::path::{Path, PathBuf};
+
+/// A folder or file, the crate's modules that it may name, and whether it is a core: one that does no I/O, asks
+/// no clock, counts nothing and holds nothing global. The longest path that fits a file is its rule.
+struct Rule {
+    path: &'static str,
+    may_name: &'static [&'static str],
+    core: bool,
+}
+
+const fn rule(path: &'static str, may_name: &'static [&'static str], core: bool) -> Rule {
+    Rule { path, may_name, core }
+}
+
+const ANY: &[&str] = &["*"];
+
+const RULES: &[Rule] = &[
+    rule("app", ANY, false),
+    rule("lib.rs", ANY, false),
+    rule("main.rs", ANY, false),
+    // Decide.
+    rule("clock.rs", &[], false),
+    rule("error", &[], true),
+    rule("config", &[], true),
+    rule("proto", &["error"], true),
+    rule("auth", &["auth", "config", "error", "proto"], true),
+    rule("pool/core.rs", &["error"], true),
+    rule("net/lane.rs", &[], true),
+    rule("net/buffer.rs", &[], true),
+    rule("relay/state.rs", &["proto"], true),
+    rule("relay/up.rs", &["error", "net", "proto", "relay"], true),
+    rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
+    // Do.
+    rule("net", &["config"], false),
+    rule("metrics", &["error"], false),
+    rule("server", &["auth", "clock", "config", "error", "net", "pool", "proto", "relay", "server"], false),
+    rule(
+        "pool",
+        &[
+            "client", "clock", "config", "error", "metrics", "net", "pool", "proto", "relay", "server",
+            "services",
+        ],
+        false,
+    ),
+    rule(
+        "relay",
+        &["client", "clock", "config", "error", "net", "pool", "proto", "relay", "server", "services"],
+        false,
+    ),
+    // A session meets its server in the relay only.
+    rule(
+        "client",
+        &[
+            "auth", "cancel", "client", "clock", "config", "error", "net", "pool", "proto", "relay",
+            "services",
+        ],
+        false,
+    ),
+    rule("cancel.rs", &["client", "services"], false),
+    rule("services.rs", &["auth", "client", "clock", "config", "metrics", "net", "pool", "proto"], false),
+    rule("ops", &["client", "config", "error", "metrics", "ops", "pool", "services"], false),
+    // A program of its own beside the pooler.
+    rule("demo", &[], false),
+];
+
+/// What no core names.
+const FORBIDDEN_IN_CORES: &[&str] = &[
+    "tokio",
+    "Clock::",
+    "Instant::now",
+    "SystemTime::now",
+    "crate::metrics",
+    "std::net::Tcp",
+    "thread::sleep",
+    "thread::spawn",
+];
+
+/// Non-test lines that a file may have.
+const LONG: usize = 600;
+
+/// Files that are longer, each with the reason.
+const LONG_FILES: &[(&str, &str)] = &[
+    ("pool/core.rs", "one state machine; its parts share every field"),
+    ("pool/mod.rs", "the handle that does what the core decides: opening, giving back, cancels"),
+    ("relay/up.rs", "one scan: a function for each message of a frontend"),
+];
+
+/// Statics, each with the reason.
+const STATICS: &[(&str, &str)] = &[
+    ("demo/process.rs", "numbers the ports that a test run has taken"),
+    ("demo/scratch.rs", "numbers the scratch directories of one process"),
+];
+
+struct Source {
+    /// Below `src`, with forward slashes.
+    path: String,
+    /// Without comments and tests.
+    code: Vec<String>,
+}
+
+fn files(dir: &Path, into: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            files(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// What stands before the module of unit tests, which ends every file that has one.
+fn without_tests(text: &str) -> &str {
+    match text.find("#[cfg(test)]\nmod tests {") {
+        Some(at) => text.split_at(at).0,
+        None => text,
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&root, &mut paths);
+    let found: Vec<Source> = paths
+        .iter()
+        .filter_map(|p| {
+            let path = p.strip_prefix(&root).expect("below src").to_string_lossy().replace('\\', "/");
+            let test = path.split('/').any(|part| part == "tests" || part == "tests.rs");
+            let text = std::fs::read_to_string(p).expect("a text");
+            let code = without_tests(&text)
+                .lines()
+                .map(|l| if l.trim_start().starts_with("//") { String::new() } else { l.to_owned() })
+                .collect();
+            (!test).then_some(Source { path, code })
+        })
+        .collect();
+    assert!(found.len() > 50, "the sources are found");
+    found
+}
+
+fn rule_of(path: &str) -> Option<&'static Rule> {
+    RULES
+        .iter()
+        .filter(|r| path.strip_prefix(r.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        .max_by_key(|r| r.path.len())
+}
+
+/// The crate's modules that a line names; `{` where it names several at once.
+fn named(line: &str) -> Vec<String> {
+    line.match_indices("crate::")
+        .filter(|(at, _)| !line[..*at].ends_with(|c: char| c == '$' || c.is_alphanumeric() || c == '_'))
+        .map(|(at, m)| {
+            let rest = &line[at + m.len()..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            if end == 0 { "{".to_owned() } else { rest[..end].to_owned() }
+        })
+        .collect()
+}
+
+fn report(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn every_file_has_a_rule_and_every_rule_a_file() {
+    let sources = sources();
+    let mut problems = Vec::new();
+    for s in &sources {
+        if rule_of(&s.path).is_none() {
+            problems.push(format!("src/{}: no rule says what it may name", s.path));
+        }
+    }
+    for r in RULES {
+        if !sources.iter().any(|s| rule_of(&s.path).is_some_and(|found| std::ptr::eq(found, r))) {
+            problems.push(format!("the rule for {} fits no file", r.path));
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn modules_name_only_those_below_them() {
+    let mut problems = Vec::new();
+    for s in sources() {
+        let Some(rule) = rule_of(&s.path) else { continue };
+        if rule.may_name == ANY {
+            continue;
+        }
+        for (n, line) in s.code.iter().enumerate() {
+            for name in named(line) {
+                if !rule.may_name.contains(&name.as_str()) {
+                    problems.push(format!("src/{}:{}: names crate::{name}", s.path, n + 1));
+                }
+            }
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn cores_do_nothing() {
+    let mut problems = Vec::new();
+    for s in sources() {
+        if !rule_of(&s.path).is_some_and(|r| r.core) {
+            continue;
+        }
+        for (n, line) in s.code.iter().enumerate() {
+            for what in FORBIDDEN_IN_CORES {
+                if line.contains(what) {
+                    problems.push(format!("src/{}:{}: a core names {what}", s.path, n + 1));
+                }
+            }
+            if line.contains("async fn") || line.contains(".await") {
+                problems.push(format!("src/{}:{}: a core waits", s.path, n + 1));
+            }
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn nothing_is_global() {
+    let mut problems = Vec::new();
+    let mut with = Vec::new();
+    for s in sources() {
+        for (n, line) in s.code.iter().enumerate() {
+            let line = line.trim_start();
+            let item = line.strip_prefix("pub ").unwrap_or(line);
+            if item.starts_with("static ") || item.contains("thread_local!") || item.contains("lazy_static!")
+            {
+                with.push(s.path.clone());
+                if !STATICS.iter().any(|(p, _)| *p == s.path) {
+                    problems.push(format!("src/{}:{}: a static", s.path, n + 1));
+                }
+            }
+        }
+    }
+    for (path, _) in STATICS {
+        if !with.iter().any(|p| p == path) {
+            problems.push(format!("src/{path} has no static any more"));
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn long_files_have_a_reason() {
+    let mut problems = Vec::new();
+    let sources = sources();
+    for s in &sources {
+        let listed = LONG_FILES.iter().any(|(p, _)| *p == s.path);
+        match (s.code.len() > LONG, listed) {
+            (true, false) => problems.push(format!("src/{}: {} lines and no reason", s.path, s.code.len())),
+            (false, true) => problems.push(format!("src/{}: is not long any more", s.path)),
+            _ => {}
+        }
+    }
+    for (path, why) in LONG_FILES.iter().chain(STATICS) {
+        assert!(why.len() > 20, "{path} needs a reason");
+        assert!(sources.iter().any(|s| s.path == *path), "{path} is gone");
+    }
+    report(&problems);
+}

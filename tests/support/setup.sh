@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what the demo and the tests need and this machine lacks:
+#     tests/support/setup.sh demo    a PostgreSQL server
+#     tests/support/setup.sh bench   PgBouncer, to compare with
+#     tests/support/setup.sh test    that, a newer server beside it, psql, pgbench and the drivers
+# Says what it could not do; the tests then leave that out. Fails only where nothing could run at all. Prints the
+# server's directory, for HOWDAH_PG_BIN, where that is a downloaded one, and nothing else, on standard output.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+what=${1:-test}
+cache=${HOWDAH_TEST_CACHE:-$PWD/tests/.cache}
+psycopg=3.3.9
+asyncpg=0.32.0
+node_pg=8.23.1
+mkdir -p "$cache" target
+
+missing() {
+    echo "LEFT OUT: $1: $2" >&2
+    echo "$1: $2" >>target/left-out
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        return 1
+    fi
+}
+
+updated=
+apt_install() {
+    command -v apt-get >/dev/null || return 1
+    if [ -z "$updated" ]; then
+        as_root apt-get update -qq >&2 || return 1
+        updated=yes
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+have_server() {
+    [ -z "${HOWDAH_PG_BIN:-}${PG_BIN:-}" ] || return 0
+    command -v initdb >/dev/null && return
+    for initdb in /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb /usr/local/pgsql/bin/initdb; do
+        [ -x "$initdb" ] && return
+    done
+    return 1
+}
+
+server() {
+    if have_server || { echo "Installing PostgreSQL ..." >&2 && apt_install postgresql postgresql-client; }; then
+        return
+    fi
+    # Without packages or without the right to install them, a downloaded server does for the demo.
+    tests/support/fetch-postgres.sh 18 && return
+    echo "There is no PostgreSQL server, and none could be installed: run 'apt-get install postgresql' as root," >&2
+    echo "or set HOWDAH_PG_BIN to the directory that holds initdb and postgres." >&2
+    exit 1
+}
+
+client_tools() {
+    for tool in psql pgbench; do
+        command -v $tool >/dev/null || ls /usr/lib/postgresql/*/bin/$tool >/dev/null 2>&1 ||
+            apt_install postgresql postgresql-client || missing "$tool" "not installed, and could not be"
+    done
+}
+
+python_driver() {
+    local stamp=$cache/venv/.$1
+    [ "$(cat "$stamp" 2>/dev/null)" = "$3" ] && return
+    rm -f "$stamp"
+    if "$cache/venv/bin/pip" install --quiet --disable-pip-version-check "$2==$3" >&2; then
+        echo "$3" >"$stamp"
+    else
+        missing "$1 $3" "pip could not install it"
+    fi
+}
+
+python_drivers() {
+    command -v python3 >/dev/null || apt_install python3 || { missing "psycopg, asyncpg" "no Python"; return; }
+    if ! [ -x "$cache/venv/bin/pip" ]; then
+        rm -rf "$cache/venv"
+        python3 -m venv "$cache/venv" >/dev/null 2>&1 ||
+            { apt_install python3-venv && python3 -m venv --clear "$cache/venv"; } ||
+            { missing "psycopg, asyncpg" "no Python venv could be made"; rm -rf "$cache/venv"; return; }
+    fi
+    python_driver psycopg 'psycopg[binary]' "$psycopg"
+    python_driver asyncpg asyncpg "$asyncpg"
+}
+
+node_driver() {
+    if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
+        apt_install nodejs npm || { missing "node-postgres" "no Node.js"; return; }
+    fi
+    local stamp=$cache/node/node_modules/pg/package.json
+    grep -q "\"version\": \"$node_pg\"" "$stamp" 2>/dev/null && return
+    rm -rf "$cache/node"
+    mkdir -p "$cache/node"
+    npm install --silent --ignore-scripts --no-audit --no-fund --prefix "$cache/node" "pg@$node_pg" >&2 ||
+        { missing "node-postgres $node_pg" "npm could not install it"; rm -rf "$cache/node"; }
+}
+
+if ! command -v cargo >/dev/null; then
+    echo "Howdah is built with cargo, which is not here: install Rust 1.89 or newer with rustup." >&2
+    exit 1
+fi
+server
+if [ "$what" = bench ]; then
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || [ -n "${PGBOUNCER:-}" ] ||
+        apt_install pgbouncer || missing "PgBouncer" "not installed, and could not be: there is nothing to compare with"
+fi
+if [ "$what" = test ]; then
+    client_tools
+    python_drivers
+    node_driver
+    tests/support/fetch-postgres.sh 18 >/dev/null || missing "PostgreSQL 18" "could not be downloaded"
+fi

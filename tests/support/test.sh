@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything that a change must pass; `make test` and .ci/run call this.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+mkdir -p target
+rm -f target/left-out
+report() {
+    if [ -s target/left-out ]; then
+        echo
+        echo "Left out on this machine:"
+        sort -u target/left-out | sed 's/^/  - /'
+    fi
+}
+trap report EXIT
+
+bin=$(tests/support/setup.sh test)
+export HOWDAH_PG_BIN=${HOWDAH_PG_BIN:-$bin}
+cargo fmt --check
+cargo clippy --locked --all-targets -- -D warnings
+cargo test --locked --doc --quiet
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked "$@"
+else
+    cargo test --locked --lib --bins --tests "$@"
+fi
