@@ -29,6 +29,10 @@ pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 /// Sync.
 pub const SYNC: &[u8] = b"S\0\0\0\x04";
+/// Describe of the unnamed portal.
+pub const DESCRIBE_UNNAMED_PORTAL: &[u8] = b"D\0\0\0\x06P\0";
+/// Execute of the unnamed portal, all rows.
+pub const EXECUTE_UNNAMED_PORTAL: &[u8] = b"E\0\0\0\x09\0\0\0\0\0";
 /// Terminate.
 pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
 /// SSLRequest.
@@ -151,6 +155,24 @@ pub fn parse(name: &str, sql: &str, oids: &[u32]) -> Result<Vec<u8>, Error> {
         return Err(Error::Internal("too many parameter types in a Parse".to_owned()));
     }
     pgwire_encode(&Parse::new(Some(name.to_owned()), sql.to_owned(), oids.to_vec()))
+}
+
+/// Bind of the unnamed statement to the unnamed portal: text parameters, text results.
+pub fn bind_text(values: &[Option<&str>]) -> Result<Vec<u8>, Error> {
+    let long = || Error::Internal("too much in a Bind".to_owned());
+    let mut body = vec![0, 0, 0, 0];
+    body.extend_from_slice(&u16::try_from(values.len()).map_err(|_| long())?.to_be_bytes());
+    for value in values {
+        match value {
+            None => body.extend_from_slice(&(-1i32).to_be_bytes()),
+            Some(v) => {
+                body.extend_from_slice(&i32::try_from(v.len()).map_err(|_| long())?.to_be_bytes());
+                body.extend_from_slice(v.as_bytes());
+            }
+        }
+    }
+    body.extend_from_slice(&[0, 0]);
+    frame(b'B', &body)
 }
 
 /// Close of a prepared statement.

@@ -2,4 +2,5 @@
 
 pub mod conn;
 pub mod connect;
+pub mod own;
 pub mod repair;
