@@ -36,6 +36,7 @@ fn figures() -> Box<PoolFigures> {
         in_use: 20,
         size: 20,
         connecting: 0,
+        closing: 0,
         waiting: 143,
         oldest_holder: Some("client 7 for 12.5 s, idle in transaction".to_owned()),
         last_connect_error: None,

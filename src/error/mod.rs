@@ -21,6 +21,8 @@ pub struct PoolFigures {
     pub in_use: usize,
     pub size: usize,
     pub connecting: usize,
+    /// Of no use any more, but not yet let go by the server.
+    pub closing: usize,
     pub waiting: usize,
     /// The client that has held a server longest, as a sentence.
     pub oldest_holder: Option<String>,

@@ -45,6 +45,9 @@ fn figures_text(f: &PoolFigures) -> String {
         "pool {}: {}/{} in use, {} connecting, {} waiting",
         f.pool, f.in_use, f.size, f.connecting, f.waiting
     );
+    if f.closing > 0 {
+        s.push_str(&format!(", {} closing", f.closing));
+    }
     if let Some(l) = &f.limited_by {
         s.push_str(&format!("; limited by {l}"));
     }

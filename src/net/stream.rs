@@ -98,6 +98,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Says that nothing more will be written. The other side may still write.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| each!(self, s => Pin::new(s).poll_shutdown(cx))).await
+    }
+
     /// Appends what there is to read; 0 is the end. Cancel safe.
     pub async fn read_some(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
         let mut chunk = [0; 2048];

@@ -112,7 +112,7 @@ impl PoolFigures {
         }
     }
 
-    pub(super) fn by_state(&self) -> [(&'static str, usize); 5] {
+    pub(super) fn by_state(&self) -> [(&'static str, usize); 6] {
         let c = &self.counts;
         [
             ("idle", c.idle),
@@ -120,6 +120,7 @@ impl PoolFigures {
             ("opening", c.opening),
             ("repairing", c.repairing),
             ("canceling", c.parked),
+            ("closing", c.closing),
         ]
     }
 

@@ -53,7 +53,7 @@ fn pool() -> PoolFigures {
         size: 10,
         min_size: 2,
         reserve_size: 3,
-        counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, waiting: 12 },
+        counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },
         longest_wait: Duration::from_millis(1500),
         totals,
     }
@@ -118,9 +118,14 @@ fn a_pool_exports_every_row_of_the_catalog_with_its_figures() {
     let with = |more| [labels[0], labels[1], labels[2], more];
     let received = with(("direction", "received"));
     assert_eq!(e.value("howdah_client_bytes_total", &received), Some(100.0));
-    for (state, n) in
-        [("idle", 1.0), ("active", 4.0), ("opening", 2.0), ("canceling", 1.0), ("repairing", 1.0)]
-    {
+    for (state, n) in [
+        ("idle", 1.0),
+        ("active", 4.0),
+        ("opening", 2.0),
+        ("canceling", 1.0),
+        ("repairing", 1.0),
+        ("closing", 6.0),
+    ] {
         assert_eq!(e.value("howdah_pool_servers", &with(("state", state))), Some(n), "{state}");
     }
     // Cumulative: each bucket is all that is not above its bound.

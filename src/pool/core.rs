@@ -3,8 +3,10 @@
 //! `C` is a server connection, `W` what wakes a waiter, `H` who holds a lease; the core only moves them around.
 //!
 //! Invariants, asserted by `PoolCore::check` and held by the random-operation tests:
-//! * every connection is in exactly one state, and `idle + leased + opening + parked + repairing == tracked`;
-//! * `tracked <= size + reserve` at every open (a smaller size after a reload closes on release);
+//! * every connection is in exactly one state, and `idle + leased + opening + parked + repairing + closing == tracked`;
+//! * `tracked <= size + reserve` at every open (a smaller size after a reload closes on release); a connection that
+//!   is being closed keeps its place until the server has let go of it, or a server that is full would refuse the
+//!   next one;
 //! * a waiter is granted at most once, in the order of arrival;
 //! * nobody waits while a connection is idle.
 
@@ -54,6 +56,8 @@ enum State {
     Parked,
     /// Being cleaned; not available, still counted.
     Repairing,
+    /// Of no use any more; counted until [`PoolCore::closed`].
+    Closing,
 }
 
 #[derive(Debug)]
@@ -118,8 +122,8 @@ pub enum Acquire<C> {
 #[derive(Debug)]
 pub struct Effects<C, W> {
     pub wake: Vec<W>,
-    /// To be closed; their ids are no longer tracked.
-    pub close: Vec<(C, CloseReason)>,
+    /// To be closed; [`PoolCore::closed`] gives the place of each back.
+    pub close: Vec<(ConnId, C, CloseReason)>,
     /// The owner of the pool should look whether to open connections.
     pub look: bool,
 }
@@ -185,11 +189,17 @@ pub struct Counts {
     pub opening: usize,
     pub parked: usize,
     pub repairing: usize,
+    pub closing: usize,
     pub waiting: usize,
 }
 
 impl Counts {
     pub fn tracked(&self) -> usize {
+        self.live() + self.closing
+    }
+
+    /// Those that serve, or will.
+    pub fn live(&self) -> usize {
         self.idle + self.leased + self.opening + self.parked + self.repairing
     }
 }
@@ -294,6 +304,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             State::Leased => &mut self.counts.leased,
             State::Parked => &mut self.counts.parked,
             State::Repairing => &mut self.counts.repairing,
+            State::Closing => &mut self.counts.closing,
         }
     }
 
@@ -310,11 +321,21 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         let Some(c) = self.tracked(id) else { return };
         let state = c.state;
         *self.count(state) -= 1;
-        if state != State::Opening {
-            // Whatever ended it, there is room now.
+        if !matches!(state, State::Opening | State::Closing) {
             self.asked_to_yield = self.asked_to_yield.saturating_sub(1);
         }
         self.conns.remove(id.index as usize);
+    }
+
+    /// Nobody gets it any more; its place is given back by [`Self::closed`].
+    fn begin_close(&mut self, id: ConnId) {
+        let Some(c) = self.tracked(id) else { return };
+        let from = std::mem::replace(&mut c.state, State::Closing);
+        c.holder = None;
+        *self.count(from) -= 1;
+        self.counts.closing += 1;
+        // Whatever ends it, there will be room.
+        self.asked_to_yield = self.asked_to_yield.saturating_sub(1);
     }
 
     // ---- clients
@@ -332,7 +353,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             return Acquire::Granted(Grant { id, lease, conn });
         }
         if self.down
-            && self.counts.tracked() == self.counts.opening
+            && self.counts.live() == self.counts.opening
             && self.not_before.is_some_and(|t| now < t)
             && let Some(e) = &self.last_error
         {
@@ -451,8 +472,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     fn put(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
         let reason = self.close_reason(id, now);
         if let Some(reason) = reason {
-            self.forget(id);
-            fx.close.push((conn, reason));
+            self.begin_close(id);
+            fx.close.push((id, conn, reason));
             fx.look = true;
             return;
         }
@@ -471,12 +492,12 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         if self.set_state(id, State::Idle, now) {
             self.idle.push((id, conn));
         } else {
-            fx.close.push((conn, CloseReason::PoolClosed));
+            fx.close.push((id, conn, CloseReason::PoolClosed));
         }
     }
 
     fn close_reason(&mut self, id: ConnId, now: Instant) -> Option<CloseReason> {
-        let (closed, tracked) = (self.closed, self.counts.tracked());
+        let (closed, live) = (self.closed, self.counts.live());
         let max = self.settings.size + self.settings.reserve;
         let asked = self.asked_to_yield > 0;
         let c = self.tracked(id)?;
@@ -484,7 +505,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             CloseReason::PoolClosed
         } else if c.doomed {
             CloseReason::Reconnect
-        } else if tracked > max {
+        } else if live > max {
             CloseReason::Excess
         } else if asked {
             CloseReason::Evicted
@@ -507,7 +528,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             return false;
         }
         let tracked = self.counts.tracked();
-        if tracked < self.settings.min.min(self.settings.size) {
+        if self.counts.live() < self.settings.min && tracked < self.settings.size {
             return true;
         }
         // Connections under repair come back, too, but nobody knows when.
@@ -577,7 +598,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     ) -> Effects<C, W> {
         let mut fx = Effects::default();
         self.forget(id);
-        let alive = self.counts.tracked() > self.counts.opening;
+        let alive = self.counts.live() > self.counts.opening;
         if alive {
             self.last_alive = Some(now);
         }
@@ -603,6 +624,20 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             self.fail_all(&end, &mut fx);
         }
         fx
+    }
+
+    /// The server has let go of a connection that was to be closed, or was given up on.
+    pub fn closed(&mut self, id: ConnId) {
+        self.forget(id);
+    }
+
+    /// A leased or repaired connection is of no use any more, but the server has not closed it yet.
+    pub fn broken(&mut self, now: Instant, id: ConnId) {
+        if self.tracked(id).is_some() {
+            self.last_alive = Some(now);
+        }
+        self.begin_close(id);
+        self.parked.remove(&id);
     }
 
     /// A leased or repaired connection is gone.
@@ -637,8 +672,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
 
     fn close_idle(&mut self, reason: CloseReason, fx: &mut Effects<C, W>) {
         for (id, conn) in std::mem::take(&mut self.idle) {
-            self.forget(id);
-            fx.close.push((conn, reason));
+            self.begin_close(id);
+            fx.close.push((id, conn, reason));
         }
         fx.look = true;
     }
@@ -655,7 +690,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// Gives up one idle connection, the least recently used, for another pool; or promises one at the next
     /// release. Returns whether something will become free.
     pub fn evict(&mut self, keep: usize, promise: bool, fx: &mut Effects<C, W>) -> bool {
-        if self.counts.tracked() <= keep {
+        if self.counts.live() <= keep {
             return false;
         }
         if self.idle.is_empty() {
@@ -667,8 +702,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             return false;
         }
         let (id, conn) = self.idle.remove(0);
-        self.forget(id);
-        fx.close.push((conn, CloseReason::Evicted));
+        self.begin_close(id);
+        fx.close.push((id, conn, CloseReason::Evicted));
         true
     }
 
@@ -678,8 +713,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         self.conns.get(id.index as usize).map(|c| c.since)
     }
 
-    /// Looks at every idle connection; `keep` says whether it is still in order.
-    pub fn sweep_idle(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<C> {
+    /// Looks at every idle connection; `keep` says whether it is still in order. What is not is to be closed.
+    pub fn sweep_idle(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<(ConnId, C)> {
         let mut dead = Vec::new();
         let mut i = 0;
         while let Some((_, conn)) = self.idle.get_mut(i) {
@@ -688,8 +723,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
                 continue;
             }
             let (id, conn) = self.idle.remove(i);
-            self.forget(id);
-            dead.push(conn);
+            self.begin_close(id);
+            dead.push((id, conn));
         }
         dead
     }
@@ -759,7 +794,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             }
         }
         self.expire_idle(now, &mut fx);
-        fx.look = fx.look || self.counts.waiting > 0 || self.counts.tracked() < self.settings.min;
+        fx.look = fx.look || self.counts.waiting > 0 || self.counts.live() < self.settings.min;
         fx
     }
 
@@ -769,12 +804,12 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             let id = *id;
             let Some(c) = self.conns.get(id.index as usize) else { break };
             let idle = now.saturating_duration_since(c.since);
-            let tracked = self.counts.tracked();
+            let live = self.counts.live();
             let reason = if c.expires.is_some_and(|t| now >= t) {
                 Some(CloseReason::Lifetime)
-            } else if tracked > self.settings.size && idle >= self.settings.reserve_delay {
+            } else if live > self.settings.size && idle >= self.settings.reserve_delay {
                 Some(CloseReason::Excess)
-            } else if tracked > self.settings.min && self.settings.idle_timeout.is_some_and(|t| idle >= t) {
+            } else if live > self.settings.min && self.settings.idle_timeout.is_some_and(|t| idle >= t) {
                 Some(CloseReason::IdleTimeout)
             } else {
                 None
@@ -784,8 +819,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
                 continue;
             };
             let (id, conn) = self.idle.remove(i);
-            self.forget(id);
-            fx.close.push((conn, reason));
+            self.begin_close(id);
+            fx.close.push((id, conn, reason));
         }
     }
 
@@ -800,6 +835,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
                 State::Leased => seen.leased += 1,
                 State::Parked => seen.parked += 1,
                 State::Repairing => seen.repairing += 1,
+                State::Closing => seen.closing += 1,
             }
         }
         assert_eq!(seen, self.counts);

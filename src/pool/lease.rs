@@ -88,7 +88,7 @@ impl Lease {
         let report = self.report(stats, false, Clock::now());
         if let Some(conn) = self.conn.take() {
             self.pool.book_only(&report);
-            self.pool.lost(self.id, *conn, reason);
+            self.pool.lost(self.id, conn, reason);
         }
     }
 
@@ -131,7 +131,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
             self.pool.services.counters.count("leases_dropped_total", "");
-            self.pool.lost(self.id, *conn, "lease_dropped");
+            self.pool.lost(self.id, conn, "lease_dropped");
         }
     }
 }
@@ -173,7 +173,7 @@ impl RepairGuard {
                 conn.state.view_changed = false;
                 pool.release_quietly(self.id, conn);
             }
-            Err(why) => pool.lost(self.id, *conn, why),
+            Err(why) => pool.lost(self.id, conn, why),
         }
     }
 }
@@ -181,7 +181,7 @@ impl RepairGuard {
 impl Drop for RepairGuard {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.lost(self.id, *conn, "repair_aborted");
+            self.pool.lost(self.id, conn, "repair_aborted");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`core::PoolCore`] decides under a lock that is held for nanoseconds and never across an await; this module
 //! does what it decided. Locks are taken one at a time: pool, ledger and registry never nest.
 
+mod close;
 pub mod core;
 pub mod lease;
 pub mod ledger;
@@ -22,11 +23,11 @@ use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Role};
 use crate::error::{Error, PoolFigures};
 use crate::metrics::Histogram;
-use crate::net::stream::Stream;
 use crate::proto::encode;
 use crate::proto::params::ParamSet;
 use crate::relay::flow::Timeouts;
 use crate::relay::state::TxStats;
+use crate::server::close::Goodbye;
 use crate::server::conn::{Quiet, ServerConn};
 use crate::server::connect::{self, Target};
 use crate::services::Services;
@@ -346,6 +347,7 @@ impl Pool {
             in_use: c.leased + c.parked + c.repairing,
             size: inner.core.settings().size,
             connecting: c.opening,
+            closing: c.closing,
             waiting: c.waiting,
             oldest_holder: holder,
             last_connect_error: inner.core.last_error().map(ToString::to_string),
@@ -407,7 +409,7 @@ impl Pool {
             Quiet::Yes => "reconfigured",
             Quiet::Dead(why) => why,
         };
-        self.lost(g.id, *g.conn, reason);
+        self.lost(g.id, g.conn, reason);
         None
     }
 
@@ -540,23 +542,14 @@ impl Pool {
         self.inner.lock().book(report);
     }
 
-    fn lost(self: &Arc<Self>, id: ConnId, conn: ServerConn, reason: &'static str) {
-        self.services.counters.count("server_disconnects_total", reason);
-        tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
-        self.inner.lock().core.lost(Clock::now(), id);
-        // No Terminate: half a message may be out, and would be completed by it.
-        drop(conn);
-        self.look();
-    }
-
     /// Does what the core decided.
     fn apply(self: &Arc<Self>, fx: Effects<Box<ServerConn>, Waker>) {
         for w in fx.wake {
             w.wake();
         }
-        for (conn, reason) in fx.close {
+        for (id, conn, reason) in fx.close {
             self.services.counters.count("server_disconnects_total", reason.as_str());
-            hang_up(conn.stream);
+            self.close_conn(id, conn, Goodbye::Terminate);
         }
         if fx.look {
             self.look();
@@ -663,9 +656,9 @@ impl Pool {
         for _ in 0..notifies {
             self.services.counters.count("notifies_dropped_total", "");
         }
-        for (conn, reason) in dead.into_iter().zip(reasons) {
+        for ((id, conn), reason) in dead.into_iter().zip(reasons) {
             self.services.counters.count("server_disconnects_total", reason);
-            hang_up(conn.stream);
+            self.close_conn(id, conn, Goodbye::Terminate);
         }
         self.look();
     }
@@ -788,11 +781,6 @@ impl Drop for CancelGuard {
             h.waker.wake();
         }
     }
-}
-
-/// Says goodbye without waiting for anything.
-fn hang_up(stream: Stream) {
-    let _ = stream.try_write(encode::TERMINATE);
 }
 
 /// A place in a pool's queue; leaves the queue when dropped.

@@ -71,6 +71,10 @@ pub(super) fn make_room(needy: &Arc<Pool>, key: &LimitKey) {
         .into_iter()
         .filter(|p| !Arc::ptr_eq(p, needy) && p.counts_towards(key))
         .collect();
+    // Room is coming already: who finds none then asks again.
+    if needy.counts().closing > 0 || sharing.iter().any(|p| p.counts().closing > 0) {
+        return;
+    }
     let mut idle: Vec<_> = sharing.iter().filter_map(|p| p.idle_since().map(|t| (t, p))).collect();
     idle.sort_by_key(|(t, _)| *t);
     for (_, p) in idle {
@@ -78,10 +82,10 @@ pub(super) fn make_room(needy: &Arc<Pool>, key: &LimitKey) {
             return;
         }
     }
-    let mine = needy.counts().tracked();
-    let busiest = sharing.iter().max_by_key(|p| p.counts().tracked());
+    let mine = needy.counts().live();
+    let busiest = sharing.iter().max_by_key(|p| p.counts().live());
     if let Some(p) = busiest
-        && p.counts().tracked() > mine
+        && p.counts().live() > mine
     {
         p.evict(true);
     }

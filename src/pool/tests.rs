@@ -221,3 +221,65 @@ async fn what_an_abandoned_query_leaves_behind_is_reset() {
     assert!(abandoned(b"S\0\0\0\x11TimeZone\0CET\0C\0\0\0\x0dSELECT 1\0").await, "set_config()");
     assert!(!abandoned(b"C\0\0\0\x0dSELECT 1\0").await);
 }
+
+/// Accepts and logs in; then reads until the other side has said its last, and keeps its own side open.
+async fn reluctant(listener: &TcpListener) -> (TcpStream, Vec<u8>) {
+    let (mut s, _) = listener.accept().await.unwrap();
+    login(&mut s).await.unwrap();
+    let mut heard = Vec::new();
+    s.read_to_end(&mut heard).await.unwrap();
+    (s, heard)
+}
+
+#[tokio::test]
+async fn a_place_comes_back_when_the_server_has_closed_its_side() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pool = pool_at(listener.local_addr().unwrap().port(), 1);
+    let database = LimitKey::Database("app".into());
+    let soon = Duration::from_secs(20);
+    let server = tokio::spawn(async move {
+        let first = reluctant(&listener).await;
+        (first, listener)
+    });
+    let lease = pool.acquire(&client(&pool)).await.unwrap();
+    pool.reconfigure({
+        let mut spec = (*pool.spec()).clone();
+        spec.dbname = "moved".to_owned();
+        spec
+    });
+    lease.release_unused();
+    let ((first, heard), listener) = tokio::time::timeout(soon, server).await.unwrap().unwrap();
+    assert_eq!(heard, encode::TERMINATE);
+    assert_eq!((pool.counts().closing, pool.services.ledger.used(&database)), (1, 1));
+    let ctl = client(&pool);
+    let mut next = Box::pin(pool.acquire(&ctl));
+    assert!(next.as_mut().now_or_never().is_none());
+    assert_eq!(pool.counts().opening, 0, "its place is not free yet");
+    drop(first);
+    let (lease, second) = tokio::join!(next, async {
+        let (mut s, _) = listener.accept().await.unwrap();
+        login(&mut s).await.unwrap();
+        s
+    });
+    assert_eq!(pool.counts(), Counts { leased: 1, ..Counts::default() });
+    assert_eq!(pool.services.counters.get("server_close_timeouts_total", ""), 0);
+    // The end of the connection is known: there is nothing to wait for.
+    drop(second);
+    let mut lease = lease.unwrap();
+    lease.conn().unwrap().stream.read_some(&mut Vec::new()).await.unwrap();
+    lease.discard("eof", TxStats::default());
+    assert_eq!((pool.counts(), pool.services.ledger.used(&database)), (Counts::default(), 0));
+}
+
+#[tokio::test]
+async fn a_server_that_never_closes_its_side_does_not_keep_the_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pool = pool_at(listener.local_addr().unwrap().port(), 1);
+    let server = tokio::spawn(async move { reluctant(&listener).await });
+    let lease = pool.acquire(&client(&pool)).await.unwrap();
+    lease.discard("not_clean", TxStats::default());
+    let (_open, heard) = server.await.unwrap();
+    assert!(heard.is_empty(), "half a message may be out");
+    assert_eq!(settled(&pool).await, Counts::default());
+    assert_eq!(pool.services.counters.get("server_close_timeouts_total", ""), 1);
+}

@@ -1,5 +1,6 @@
 //! Server connections: opening, logging in, cleaning.
 
+pub mod close;
 pub mod conn;
 pub mod connect;
 pub mod own;

@@ -117,7 +117,8 @@ impl Own {
         loop {
             let max = u32::try_from(MAX_ANSWER_BYTES).unwrap_or(u32::MAX);
             let h = frame::header(&self.buf, max);
-            if let Some(h) = h.map_err(|b| OwnError::Lost(format!("a message announces {} bytes", b.length)))?
+            if let Some(h) =
+                h.map_err(|b| OwnError::Lost(format!("a message announces {} bytes", b.length)))?
                 && self.buf.len() >= h.total
             {
                 let rest = self.buf.split_off(h.total);

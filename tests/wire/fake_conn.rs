@@ -79,9 +79,9 @@ impl FakeConn {
         let id = u32::try_from(self.id).map_err(|_| bad("too many connections".into()))?;
         let own = (id + 1, id.wrapping_mul(0x9e37_79b9).to_be_bytes().to_vec());
         let (pid, key) = login.key.clone().unwrap_or(own);
-        self.send(&[msg::backend_key(pid, &key), msg::ready(b'I')].concat())?;
+        // Before the last message: who reads it may dial the next at once.
         self.leave_login();
-        Ok(())
+        self.send(&[msg::backend_key(pid, &key), msg::ready(b'I')].concat())
     }
 
     fn challenge(&mut self, request: &[u8], want: Option<&str>) -> io::Result<()> {

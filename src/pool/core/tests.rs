@@ -20,6 +20,8 @@ enum Op {
     Opened(u8),
     OpenFailed(u8, u8),
     Lost(u8),
+    Broken(u8),
+    Closed(u8),
     Repair(u8),
     Repaired(u8),
     BeginCancel(u8),
@@ -70,6 +72,8 @@ struct World {
     leased: Vec<Grant<u32>>,
     opening: Vec<ConnId>,
     repairing: Vec<Grant<u32>>,
+    /// Closed by us, not yet by the server.
+    closing: Vec<ConnId>,
     cancels: Vec<ConnId>,
     /// Every connection that was opened and not closed.
     alive: HashSet<u32>,
@@ -86,6 +90,7 @@ impl World {
             leased: Vec::new(),
             opening: Vec::new(),
             repairing: Vec::new(),
+            closing: Vec::new(),
             cancels: Vec::new(),
             alive: HashSet::new(),
         }
@@ -108,8 +113,9 @@ impl World {
         for w in fx.wake {
             assert!(self.woken.insert(w), "woken twice");
         }
-        for (conn, _) in fx.close {
+        for (id, conn, _) in fx.close {
             assert!(self.alive.remove(&conn), "closed twice");
+            self.closing.push(id);
         }
     }
 
@@ -174,6 +180,12 @@ impl World {
         self.apply(fx);
     }
 
+    fn closed(&mut self, i: usize) {
+        let (id, before) = (self.closing.remove(i), self.core.counts().tracked());
+        self.core.closed(id);
+        assert_eq!(self.core.counts().tracked() + 1, before, "the place comes back, once");
+    }
+
     fn end_cancel(&mut self, i: usize) {
         let id = self.cancels.remove(i);
         let fx = self.core.end_cancel(self.now, id);
@@ -232,6 +244,19 @@ impl World {
                     self.core.lost(self.now, g.id);
                 }
             }
+            Op::Broken(i) => {
+                if let Some(i) = pick(&self.leased, i) {
+                    let g = self.leased.remove(i);
+                    self.alive.remove(&g.conn);
+                    self.core.broken(self.now, g.id);
+                    self.closing.push(g.id);
+                }
+            }
+            Op::Closed(i) => {
+                if let Some(i) = pick(&self.closing, i) {
+                    self.closed(i);
+                }
+            }
             Op::Repair(i) => {
                 if let Some(i) = pick(&self.leased, i) {
                     let g = self.leased.remove(i);
@@ -263,15 +288,16 @@ impl World {
                 let before = self.core.counts();
                 let keep = self.core.settings.min;
                 if self.core.evict(keep, promise, &mut fx) {
-                    assert!(before.tracked() > keep);
+                    assert!(before.live() > keep);
                     assert!(!fx.close.is_empty() || (promise && before.leased > 0));
                 }
                 self.apply(fx);
             }
             Op::Sweep => {
                 let dead = self.core.sweep_idle(|c| *c % 3 != 0);
-                for c in dead {
+                for (id, c) in dead {
                     assert!(self.alive.remove(&c));
+                    self.closing.push(id);
                 }
             }
             Op::Tick => {
@@ -316,7 +342,8 @@ impl World {
         let mut alive: Vec<u32> = self.alive.iter().copied().collect();
         alive.sort_unstable();
         assert_eq!(places, alive, "a connection is lost, or in two places");
-        assert_eq!(self.core.counts.tracked(), alive.len() + self.opening.len());
+        let places = alive.len() + self.opening.len() + self.closing.len();
+        assert_eq!(self.core.counts.tracked(), places, "a place is given back too early, or not at all");
         // Every client that waits is known, once; who is served was woken, and came before who is not.
         assert_eq!(self.core.waiters.len(), self.waiting.len(), "a waiter is lost");
         let mut someone_waits = false;
@@ -341,6 +368,8 @@ impl World {
                 self.end_cancel(i);
             } else if let Some(i) = pick(&self.repairing, 0) {
                 self.repaired(i);
+            } else if let Some(i) = pick(&self.closing, 0) {
+                self.closed(i);
             } else if let Some(i) = pick(&self.opening, 0) {
                 self.opened(i);
             } else if let Some(i) = pick(&self.leased, 0) {
@@ -374,6 +403,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => i.prop_map(Op::Opened),
         3 => (i, any::<u8>()).prop_map(|(i, k)| Op::OpenFailed(i, k)),
         2 => i.prop_map(Op::Lost),
+        2 => i.prop_map(Op::Broken),
+        6 => i.prop_map(Op::Closed),
         3 => i.prop_map(Op::Repair),
         3 => i.prop_map(Op::Repaired),
         3 => i.prop_map(Op::BeginCancel),
@@ -500,7 +531,7 @@ fn the_reserve_opens_after_its_delay_and_goes_again() {
     w.release(0);
     w.now += ms(50);
     w.step(Op::Tick);
-    assert_eq!(w.core.counts(), Counts { idle: 1, ..Counts::default() });
+    assert_eq!(w.core.counts(), Counts { idle: 1, closing: 1, ..Counts::default() });
 }
 
 #[test]
@@ -628,7 +659,7 @@ fn the_least_recently_used_is_evicted() {
     assert_eq!(w.core.idle_since(), w.core.conns.iter().map(|(_, c)| c.since).min());
     let mut fx = Effects::default();
     assert!(w.core.evict(1, false, &mut fx));
-    assert_eq!(fx.close, [(oldest, CloseReason::Evicted)]);
+    assert!(matches!(&fx.close[..], [(_, c, CloseReason::Evicted)] if *c == oldest));
     w.apply(fx);
     w.step(Op::Evict(false));
     let mut fx = Effects::default();
@@ -647,6 +678,7 @@ fn a_promise_is_kept_at_the_next_release_and_once() {
     w.release(0);
     w.release(0);
     assert_eq!((w.alive.len(), w.core.counts().idle), (1, 1), "one was promised, one was closed");
+    assert_eq!(w.core.counts().closing, 1);
 }
 
 #[test]
@@ -672,9 +704,29 @@ fn lifetime_ends_at_release_and_while_idle() {
     assert_eq!(w.core.counts().tracked(), 2);
     w.now += ms(1);
     w.step(Op::Tick);
-    assert_eq!(w.core.counts(), Counts { leased: 1, ..Counts::default() });
+    assert_eq!(w.core.counts(), Counts { leased: 1, closing: 1, ..Counts::default() });
     w.release(0);
-    assert_eq!(w.core.counts(), Counts::default());
+    assert_eq!(w.core.counts(), Counts { closing: 2, ..Counts::default() });
+}
+
+/// A server that is full would refuse the successor of a connection that it has not let go of.
+#[test]
+fn a_place_is_free_once_the_server_has_let_go() {
+    let mut w = warm(settings(1), 1);
+    for ends in [Op::Broken(0), Op::Release(0)] {
+        w.acquire();
+        w.now += ms(3000);
+        w.step(ends);
+        w.acquire();
+        assert_eq!(w.core.counts(), Counts { closing: 1, waiting: 1, ..Counts::default() });
+        assert!(!w.core.wants_open(w.now));
+        w.step(Op::Closed(0));
+        assert!(w.core.wants_open(w.now));
+        w.open();
+        w.opened(0);
+        w.poll(0);
+        w.release(0);
+    }
 }
 
 #[test]
@@ -722,7 +774,7 @@ fn a_smaller_size_closes_at_release() {
     w.step(Op::Resize(0));
     w.release(0);
     w.release(0);
-    assert_eq!(w.core.counts(), Counts { leased: 1, ..Counts::default() });
+    assert_eq!(w.core.counts(), Counts { leased: 1, closing: 2, ..Counts::default() });
     w.release(0);
     assert_eq!(w.core.counts().idle, 1);
 }
