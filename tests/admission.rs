@@ -186,8 +186,8 @@ fn versions_of_the_protocol() {
         let mut raw = Raw::login_with(&dsn, version(2), &[]);
         let mut key = raw.key.clone();
         key[31] ^= flip;
-        raw.put(&msg::query("SELECT pg_sleep(1)"));
-        let busy = "state = 'active' AND query = 'SELECT pg_sleep(1)'";
+        raw.put(&msg::query("SELECT pg_sleep(2)"));
+        let busy = "state = 'active' AND query = 'SELECT pg_sleep(2)'";
         eventually("it runs", || common::count(cluster, busy) == 1);
         let mut other = Raw::connect(&dsn).expect("it accepts");
         other.put(&msg::cancel_request(raw.pid, &key)).expect_closed();

@@ -149,7 +149,7 @@ fn f68_drain_waits_for_clients() {
     for mut c in clients {
         c.put(&msg::terminate()).expect_closed();
     }
-    exits(&mut rig, Duration::from_secs(5));
+    exits(&mut rig, Duration::from_secs(15));
     assert_eq!(
         rig.direct(&format!("select count(*) from {}.f68", rig.user)),
         "40",
@@ -168,7 +168,7 @@ fn f68_drain_nears_its_timeout() {
     rig.howdah.term();
     fatal(&mut idle, "57P01");
     // Whatever clients do, it ends.
-    exits(&mut rig, Duration::from_secs(3));
+    exits(&mut rig, Duration::from_secs(10));
     assert!(stuck.next().is_err() || stuck.next().is_err());
     rig.await_backends("true", 0);
 }
@@ -181,7 +181,7 @@ fn f68_drain_at_transaction_boundaries() {
     let (mut idle, mut open, mut running) = (rig.client(), rig.client(), rig.client());
     open.select("create table f68 (a int)");
     open.select("begin");
-    running.put(&[msg::pbe("select pg_sleep(0.3), 'whole'"), msg::sync()].concat());
+    running.put(&[msg::pbe("select pg_sleep(2), 'whole'"), msg::sync()].concat());
     rig.await_backends("state = 'active'", 1);
     let mut queued = rig.client();
     queued.put(&msg::query("select 'queued'"));
@@ -199,7 +199,7 @@ fn f68_drain_at_transaction_boundaries() {
         last = Some(f);
     }
     assert_eq!(last.and_then(|f| f.field(b'C')).as_deref(), Some("57P01"));
-    exits(&mut rig, Duration::from_secs(5));
+    exits(&mut rig, Duration::from_secs(15));
     assert_eq!(rig.direct(&format!("select count(*) from {}.f68", rig.user)), "1");
 }
 
@@ -211,7 +211,7 @@ fn f68_second_signal_ends_at_once() {
     rig.howdah.term();
     await_draining(&rig);
     rig.howdah.term();
-    exits(&mut rig, Duration::from_secs(4));
+    exits(&mut rig, Duration::from_secs(15));
     drop(client);
 }
 
@@ -312,7 +312,7 @@ fn f68_drain_under_load_loses_no_transaction() {
         rig.howdah.term();
         clients.into_iter().map(|c| c.join().expect("only 57P01")).sum()
     });
-    exits(&mut rig, Duration::from_secs(5));
+    exits(&mut rig, Duration::from_secs(15));
     let committed = rig.direct(&format!("select count(*) from {}.f68", rig.user));
     assert_eq!(committed, told.to_string(), "what was confirmed is what was committed");
 }

@@ -76,7 +76,7 @@ fn f16_client_is_gone_at_the_hand_off() {
 #[test]
 fn f19_waits_too_long() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(1).database("query_wait_timeout = \"200ms\""));
+    let rig = Rig::start(cluster, plan(1).database("query_wait_timeout = \"700ms\""));
     let mut a = holder(&rig);
     let mut b = rig.client();
     let started = Instant::now();
@@ -84,7 +84,7 @@ fn f19_waits_too_long() {
     assert_eq!(tags(&frames), "EZ");
     assert_eq!(errors(&frames), [pair("ERROR", "53300")]);
     let waited = started.elapsed();
-    assert!((Duration::from_millis(200)..Duration::from_secs(2)).contains(&waited), "{waited:?}");
+    assert!((Duration::from_millis(700)..fault::SOON).contains(&waited), "{waited:?}");
     let detail = frames[0].field(b'D').unwrap_or_default();
     assert!(detail.contains("1/1") && detail.contains(&rig.user), "live figures: {detail}");
     // In the extended protocol everything up to the Sync is skipped; an unnamed text is nobody's property.
@@ -192,7 +192,7 @@ fn f39_cancel_with_a_wrong_key() {
     let Some(cluster) = shared(15) else { return };
     let rig = Rig::start(cluster, plan(2));
     let mut a = rig.client();
-    a.put(&msg::query("select 'undisturbed', pg_sleep(0.3)"));
+    a.put(&msg::query("select 'undisturbed', pg_sleep(1.5)"));
     rig.await_backends("state = 'active'", 1);
     let key = |bytes: &[u8]| bytes.iter().map(|b| b ^ 1).collect::<Vec<u8>>();
     let wrong = [
@@ -229,9 +229,12 @@ fn f40_cancel_while_queued() {
         [msg::pbe("insert into f40 values (2)"), msg::sync()].concat(),
     ] {
         b.put(&request);
-        b.expect_silence(Duration::from_millis(30));
-        b.cancel(&rig.dsn()).expect("a cancel connection");
-        let frames = b.until(b'Z');
+        // One that overtakes the request goes nowhere.
+        let error = (0..40).find_map(|_| {
+            b.cancel(&rig.dsn()).expect("a cancel connection");
+            b.next_within(Duration::from_millis(500)).ok()
+        });
+        let frames = [vec![error.expect("cancelled")], b.until(b'Z')].concat();
         assert_eq!((tags(&frames).as_str(), errors(&frames)), ("EZ", vec![pair("ERROR", "57014")]));
     }
     a.select("commit");
@@ -306,13 +309,13 @@ fn flood(dsn: &Dsn, pid: u32, key: &[u8]) {
 #[test]
 fn f42_query_timeout() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(1).database("query_timeout = \"200ms\""));
+    let rig = Rig::start(cluster, plan(1).database("query_timeout = \"500ms\""));
     let mut a = rig.client();
     let pid = a.select("select pg_backend_pid()");
     a.select("create table f42 (a text)");
     let started = Instant::now();
     assert_eq!(error_of(&mut a, LONG), pair("ERROR", "57014"));
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < fault::SOON, "{:?}", started.elapsed());
     assert_eq!(a.select("select pg_backend_pid()"), pid, "both connections are kept");
     // In a pipeline what follows the next Sync still runs; in a transaction it is aborted, and the client ends it.
     let batch = [msg::pbe(LONG), msg::sync(), msg::pbe("select 'after'"), msg::sync()].concat();
@@ -333,7 +336,7 @@ fn f42_query_timeout() {
     assert_eq!(a.select("select count(*) from f42"), ["0"]);
     // The clock is that of a batch, not of the session.
     for _ in 0..4 {
-        assert_eq!(a.select("select pg_sleep(0.1)"), [""]);
+        assert_eq!(a.select("select pg_sleep(0.2)"), [""]);
     }
     drop(a);
     rig.invariants();
@@ -342,14 +345,14 @@ fn f42_query_timeout() {
 #[test]
 fn f43_idle_in_transaction_for_too_long() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(2).database("idle_transaction_timeout = \"200ms\""));
+    let rig = Rig::start(cluster, plan(2).database("idle_transaction_timeout = \"1s\""));
     let witness = Witness::watch(&rig);
     let mut a = rig.client();
     a.select("create table f43 (a int)");
     a.select("begin");
     a.select("insert into f43 values (1)");
     // What runs is not idle.
-    assert_eq!(a.select("select pg_sleep(0.5)"), [""]);
+    assert_eq!(a.select("select pg_sleep(1.4)"), [""]);
     fatal(&mut a, "25P03");
     assert_eq!(rig.client().select("select count(*) from f43"), ["0"]);
     witness.content();
@@ -359,7 +362,7 @@ fn f43_idle_in_transaction_for_too_long() {
 #[test]
 fn f44_transaction_for_too_long() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(2).database("transaction_timeout = \"300ms\""));
+    let rig = Rig::start(cluster, plan(2).database("transaction_timeout = \"1s\""));
     let witness = Witness::watch(&rig);
     for (busy, then) in [(true, LONG), (false, "select 1")] {
         let mut a = rig.client();
@@ -370,7 +373,7 @@ fn f44_transaction_for_too_long() {
         }
         let started = Instant::now();
         fatal(&mut a, "25P04");
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(started.elapsed() < fault::SOON, "{:?}", started.elapsed());
     }
     rig.await_backends("state = 'active' and query like '%pg_sleep%'", 0);
     witness.content();
@@ -380,12 +383,12 @@ fn f44_transaction_for_too_long() {
 #[test]
 fn f45_idle_client() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(2).database("client_idle_timeout = \"300ms\""));
+    let rig = Rig::start(cluster, plan(2).database("client_idle_timeout = \"1s\""));
     let witness = Witness::watch(&rig);
     let mut a = rig.client();
     let mut b = rig.client();
     b.select("begin");
-    b.put(&msg::query("select 'in a transaction', pg_sleep(1)"));
+    b.put(&msg::query("select 'in a transaction', pg_sleep(1.5)"));
     fatal(&mut a, "57P05");
     assert_eq!(b.until(b'Z')[1].text(), "in a transaction");
     assert!(tags(&b.ask(&msg::query("commit"))).ends_with("CZ"));

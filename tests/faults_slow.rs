@@ -38,7 +38,7 @@ fn f17_reader_that_stops_on_a_large_result() {
     let mut most = 0;
     while rig.backends("state = 'active' and query like '%1000000%'") > 0 {
         most = most.max(resident(rig.howdah.pid()));
-        assert!(started.elapsed() < fault::SOON, "the server is never freed");
+        assert!(started.elapsed() < 3 * fault::SOON, "the server is never freed");
     }
     assert!(most.saturating_sub(before) < 8 * 1024, "{before} kB became {most} kB");
     for c in &mut clients {

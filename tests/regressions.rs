@@ -21,7 +21,7 @@ fn r02_not_released_before_the_last_sync() {
     let rig = Rig::start(cluster, plan(1));
     let (mut a, mut b) = (rig.client(), rig.client());
     let one = |sql: &str| [msg::pbe(sql), msg::sync()].concat();
-    a.put(&[one("select 'a1'"), one("select 'a2', pg_sleep(0.3)"), one("select 'a3'")].concat());
+    a.put(&[one("select 'a1'"), one("select 'a2', pg_sleep(1)"), one("select 'a3'")].concat());
     assert_eq!(a.expect("12DCZ")[2].text(), "a1");
     b.put(&msg::query("select 'b'"));
     b.expect_silence(Duration::from_millis(100));
@@ -154,7 +154,7 @@ fn r13_function_call_is_answered() {
 #[test]
 fn r14_no_server_in_the_middle_of_the_extended_protocol() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(1).database("query_wait_timeout = \"150ms\""));
+    let rig = Rig::start(cluster, plan(1).database("query_wait_timeout = \"700ms\""));
     let (mut a, mut b) = (rig.client(), rig.client());
     a.select("begin");
     // One error and one ReadyForQuery; with a Flush alone, the error at once and the rest skipped.

@@ -152,11 +152,12 @@ fn r62_no_storm_of_logins() {
         c.put(&msg::query("select 'outage'"));
     }
     fake.wait_until(|s| s.open == 0);
-    let before = fake.seen().startups.len();
+    let (before, since) = (fake.seen().startups.len(), Instant::now());
     std::thread::sleep(Duration::from_millis(700));
     let tries = fake.seen().startups.len() - before;
-    // 50, 100, 200, 400, 400, … ms, and at most four at a time; not one for each client.
-    assert!(tries <= 24, "{tries} logins in 0.7 s");
+    // 50, 100, 200, 400, 400, … ms, a quarter less at most, and at most four at a time; not one for each client.
+    let rounds = 4 + since.elapsed().as_millis() as usize / 300;
+    assert!(tries <= 4 * rounds, "{tries} logins in {:?}", since.elapsed());
     down.store(false, Ordering::SeqCst);
     drop(clients);
     std::thread::scope(|scope| {
@@ -202,7 +203,7 @@ fn r63_starting_up_for_three_seconds() {
 #[test]
 fn r65_what_timed_out_never_runs() {
     let Some(cluster) = shared(15) else { return };
-    let rig = Rig::start(cluster, plan(1).database("query_wait_timeout = \"150ms\""));
+    let rig = Rig::start(cluster, plan(1).database("query_wait_timeout = \"700ms\""));
     let mut a = rig.client();
     a.select("create table r65 (a int)");
     a.select("begin");
