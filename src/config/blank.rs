@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::compat::Compat;
 use super::resolved::{
     AuthMethod, Config, Drain, Keepalive, Limits, Listen, LogFormat, Notes, PoolMode, PoolSettings, Process,
     Profile,
@@ -19,6 +20,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         listen: Listen {
             tcp: Vec::new(),
             unix_dir: None,
+            unix_port: None,
             unix_mode: 0o700,
             backlog: 0,
             ops: None,
@@ -53,6 +55,8 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         },
         users: BTreeMap::new(),
         databases: BTreeMap::new(),
+        autodb: None,
+        compat: Compat::default(),
         ignore_startup_parameters: Vec::new(),
         notes: Notes::default(),
     }

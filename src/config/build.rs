@@ -77,7 +77,14 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     }
     for (name, path, table) in builder.sections(tree, "databases", "") {
         let database = builder.database(name, table, &path, &global, &base);
-        config.databases.insert(name.to_owned(), database);
+        if name == "*" {
+            config.autodb = Some(database);
+        } else {
+            config.databases.insert(name.to_owned(), database);
+        }
+    }
+    for (name, path, table) in builder.sections(tree, "peers", "") {
+        builder.peer(name, table, &path, &mut config);
     }
     secrets::server_secrets(&mut config);
     builder.pools(tree, &mut config);
@@ -102,7 +109,13 @@ impl Builder<'_, '_> {
         }
         self.apply(Level::Global, tree, "", &mut section, Some(config));
         if let Some(dir) = &config.listen.unix_dir {
-            config.listen.unix_dir = Some(self.context.dir.join(dir));
+            let abstract_name = dir.to_string_lossy().starts_with('@');
+            config.listen.unix_dir =
+                Some(if abstract_name { dir.clone() } else { self.context.dir.join(dir) });
+        }
+        let papers = &mut config.compat.process;
+        for file in [&mut papers.log_file, &mut papers.pid_file].into_iter().flatten() {
+            *file = self.context.dir.join(&*file);
         }
         section
     }
@@ -193,11 +206,20 @@ impl Builder<'_, '_> {
             Ok(text) => Zeroizing::new(text),
             Err(e) => {
                 let why = format!("cannot be read: {e}");
-                self.errors.push(ConfigError::new(&source, "auth_file", why).value(Some(shown(&path))));
+                let e = ConfigError::new(&source, "auth_file", why).value(Some(shown(&path)));
+                match self.context.profile {
+                    Profile::Native => self.errors.push(e),
+                    Profile::PgBouncer => self.context.warnings.push(e.to_string()),
+                }
                 return;
             }
         };
-        let list = userlist::parse(&text, &Arc::from(path.display().to_string().as_str()), self.errors);
+        let mut problems = Vec::new();
+        let list = userlist::parse(&text, &Arc::from(path.display().to_string().as_str()), &mut problems);
+        match self.context.profile {
+            Profile::Native => self.errors.append(&mut problems),
+            Profile::PgBouncer => self.context.warnings.extend(problems.iter().map(ToString::to_string)),
+        }
         for (name, secret) in list {
             let user = self.user_of(Section::default(), global, secret);
             config.users.insert(name, user);
@@ -260,9 +282,23 @@ impl Builder<'_, '_> {
                 .unwrap_or(global.max_database_client_connections),
             max_host_connections: section.max_host_connections.flatten(),
             when_no_replica: section.when_no_replica,
+            load_balance: section.load_balance.unwrap_or(self.context.profile == Profile::PgBouncer),
             roles,
             pool: base.clone().with(&section.overrides),
             pool_overrides: Vec::new(),
+        }
+    }
+
+    fn peer(&mut self, name: &str, table: &Table, path: &str, config: &mut Config) {
+        let mut section = Section::default();
+        self.apply(Level::Peer, table, path, &mut section, None);
+        let source = table.values().next().map_or_else(|| self.context.whole(), |n| n.source.clone());
+        let Some(id) = name.parse::<u16>().ok().filter(|n| *n > 0) else {
+            self.errors.push(ConfigError::new(&source, path, "not a possible peer_id").allowed("1 to 16383"));
+            return;
+        };
+        for host in self.hosts(&section.hosts, section.port.unwrap_or(6432), table, path) {
+            config.compat.peers.others.insert(id, host);
         }
     }
 
@@ -285,7 +321,7 @@ impl Builder<'_, '_> {
         let mut parsed = Vec::new();
         for host in hosts {
             match host_addr(host, port) {
-                Ok(host) if parsed.contains(&host) => {
+                Ok(host) if parsed.contains(&host) && self.context.profile == Profile::Native => {
                     let source = source.clone().unwrap_or(Source::Default);
                     self.errors.push(ConfigError::new(&source, &full, format!("{host} is listed twice")));
                 }

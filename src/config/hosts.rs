@@ -2,13 +2,10 @@
 
 use super::resolved::HostAddr;
 
-/// `name`, `name:port`, `[::1]:port`, `::1` or a directory.
+/// `name`, `name:port`, `[::1]:port`, `::1`, a directory, or `@name` for a socket in the abstract namespace.
 pub(super) fn host_addr(text: &str, port: u16) -> Result<HostAddr, String> {
-    if text.starts_with('/') {
+    if text.starts_with('/') || (text.starts_with('@') && text.len() > 1) {
         return Ok(HostAddr::Unix { dir: text.into(), port });
-    }
-    if text.starts_with('@') {
-        return Err("abstract sockets are not supported yet".to_owned());
     }
     let number = |p: &str| {
         p.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| "not a port from 1 to 65535".to_owned())

@@ -95,7 +95,10 @@ pub(super) fn convert(setting: &Setting, value: &str) -> Result<String, String> 
             let micros = u64::try_from(micros).map_err(|_| "out of range".to_owned())?;
             Ok(units::render_duration(Duration::from_micros(micros)))
         }
-        Kind::Count { .. } | Kind::Limit { .. } => whole().map(|n| n.to_string()),
+        Kind::Count { .. } | Kind::Limit { .. } => whole().map(|n| match setting.pgbouncer.zero {
+            Some(zero) if n == 0 => zero.to_owned(),
+            _ => n.to_string(),
+        }),
         Kind::Bytes { .. } => whole().map(|n| format!("{n}B")),
         Kind::Mode => whole().map(|n| format!("{n:o}")),
         Kind::Boolean => match whole()? {

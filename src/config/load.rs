@@ -56,10 +56,12 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigErro
     let text = std::fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|e| vec![ConfigError::new(&whole, "", format!("cannot be read: {e}"))])?;
-    let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let is_ini = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ini"));
+    // PgBouncer's paths are relative to where it was started.
+    let dir = if is_ini { None } else { path.parent() };
+    let dir = dir.map_or_else(PathBuf::new, Path::to_path_buf);
     let mut errors = Vec::new();
     let mut warnings = Vec::new();
-    let is_ini = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ini"));
     let (profile, tree) = if is_ini {
         (Profile::PgBouncer, pgbouncer::read(&text, &origin, &dir, &mut errors, &mut warnings))
     } else {
@@ -97,6 +99,7 @@ pub(super) fn finish(
             errors.push(ConfigError::new(&source, path, "there is no such section"));
         }
     }
+    let profile = compatibility(&tree, profile, &mut errors);
     let context = Context { origin, dir, profile, variables: &overrides.variables, warnings };
     let config = build::build(&tree, context, &mut errors);
     if errors.is_empty() {
@@ -104,6 +107,21 @@ pub(super) fn finish(
     }
     errors.sort_by_key(|e| (e.file().is_none(), e.line()));
     Err(errors)
+}
+
+/// Defaults depend on the profile, so it is known before anything else is read.
+fn compatibility(tree: &Table, read_as: Profile, errors: &mut Vec<ConfigError>) -> Profile {
+    let Some(node) = tree.get("compatibility") else { return read_as };
+    match &node.raw {
+        Raw::Text(t) | Raw::Loose(t) if t == "pgbouncer" => Profile::PgBouncer,
+        _ if read_as == Profile::PgBouncer => {
+            let why =
+                "a pgbouncer.ini is always read as PgBouncer reads it; `howdah convert` makes it native";
+            errors.push(ConfigError::new(&node.source, "compatibility", why).allowed("\"pgbouncer\""));
+            read_as
+        }
+        _ => read_as,
+    }
 }
 
 /// Sets the value at a path of names; false if something other than a section is in the way.

@@ -7,9 +7,11 @@
 
 mod blank;
 mod build;
+pub mod compat;
 mod flags;
 mod hosts;
 mod ini;
+pub mod keys;
 mod load;
 mod pgbouncer;
 mod problem;

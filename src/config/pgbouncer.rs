@@ -12,53 +12,41 @@ use super::settings::SETTINGS;
 
 /// Keys of `[pgbouncer]` that are no settings of Howdah's yet.
 const NOT_YET: &[&str] = &[
-    "application_name_add_host",
     "auth_dbname",
     "auth_hba_file",
     "auth_ident_file",
     "auth_ldap_options",
     "auth_query",
     "auth_user",
-    "autodb_idle_timeout",
-    "conffile",
-    "disable_pqexec",
-    "dns_max_ttl",
-    "dns_nxdomain_ttl",
-    "dns_zone_check_period",
-    "job_name",
-    "log_pooler_errors",
-    "logfile",
-    "login_notify_message",
-    "peer_id",
-    "pidfile",
-    "pool_idle_timeout",
-    "query_wait_notify",
-    "resolv_conf",
-    "sbuf_loopcnt",
     "scram_iterations",
-    "server_check_delay",
-    "server_check_query",
-    "server_fast_close",
-    "server_reset_query_always",
-    "server_round_robin",
-    "service_name",
-    "so_reuseport",
     "stats_users",
     "suspend_timeout",
-    "syslog",
-    "syslog_facility",
-    "syslog_ident",
-    "tcp_defer_accept",
-    "tcp_socket_buffer",
-    "track_extra_parameters",
-    "unix_socket_group",
-    "user",
-    "verbose",
 ];
 /// Keys of a `[databases]` entry that are not acted upon yet.
-const NOT_YET_DATABASE: &[&str] = &["auth_user", "auth_dbname", "auth_query", "load_balance_hosts"];
+const NOT_YET_DATABASE: &[&str] = &["auth_user", "auth_dbname", "auth_query"];
+/// Keys of `[pgbouncer]` that need no setting of their own: what each becomes.
+pub(super) const ELSEWHERE: &[(&str, &str)] = &[
+    ("listen_addr", "`listen`, together with listen_port; names are looked up once, at the start"),
+    ("listen_port", "`listen` and `unix_socket_port`"),
+    ("log_stats", "0 is `stats_period = \"0\"`"),
+    ("verbose", "`log_level`: 1 is debug, 2 and more is trace"),
+];
+/// Keys that are read, checked for their form, and change nothing: why.
+pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
+    ("conffile", "the file that is read is the one named on the command line"),
+    ("dns_max_ttl", "each new server connection asks the system's resolver, so no answer is kept"),
+    ("dns_nxdomain_ttl", "each new server connection asks the system's resolver, so no answer is kept"),
+    ("dns_zone_check_period", "each new server connection asks the system's resolver, so no zone is watched"),
+    ("job_name", "an old name of syslog_ident; PgBouncer, too, uses it for that alone"),
+    ("resolv_conf", "the system's resolver reads the system's /etc/resolv.conf"),
+    ("sbuf_loopcnt", "connections take turns on the runtime's own budget"),
+    ("service_name", "an old name of syslog_ident"),
+];
+/// Keys of other sections without meaning: section, key, why.
+pub(super) const WITHOUT_MEANING_ELSEWHERE: &[(&str, &str, &str)] =
+    &[("peers", "pool_size", "a cancel request is forwarded at once, on a connection of its own")];
 /// Keys of a `[databases]` entry that go into the startup packet.
-const STARTUP: &[&str] = &["client_encoding", "datestyle", "timezone", "application_name"];
+pub(super) const STARTUP: &[&str] = &["client_encoding", "datestyle", "timezone", "application_name"];
 const MAX_INCLUDES: usize = 10;
 
 struct Line {
@@ -90,7 +78,7 @@ pub(super) fn read(
             "pgbouncer" => reader.main_key(line),
             "databases" => reader.database(line),
             "users" => reader.user(line),
-            _ => reader.not_yet(line, &format!("peers/{}", line.key)),
+            _ => reader.peer(line),
         }
     }
     let dir = lines.iter().rfind(|l| l.section == "pgbouncer" && l.key == "unix_socket_dir");
@@ -183,20 +171,15 @@ impl Reader<'_> {
             }
             None => 6432,
         };
-        let Some(line) = main("listen_addr") else {
-            if port != 6432 {
-                let why = "without listen_addr there is only the Unix socket, which gets port 6432 for now";
-                self.warnings.push(format!("{whole}: listen_port: {why}"));
+        self.put(&[], "unix_socket_port", &port.to_string(), whole);
+        let Some(line) = main("listen_addr") else { return };
+        let mut addresses = Vec::new();
+        for address in line.value.split(',').map(str::trim).filter(|a| !a.is_empty()) {
+            match listen_addresses(address, u16::try_from(port).unwrap_or(0)) {
+                Ok(found) => addresses.extend(found),
+                Err(why) => self.errors.push(invalid(line, why)),
             }
-            return;
-        };
-        let addresses: Vec<String> = line
-            .value
-            .split(',')
-            .map(str::trim)
-            .filter(|a| !a.is_empty())
-            .map(|a| if a.contains(':') { format!("[{a}]:{port}") } else { format!("{a}:{port}") })
-            .collect();
+        }
         self.put(&[], "listen", &addresses.join(","), &line.source);
     }
 
@@ -213,20 +196,32 @@ impl Reader<'_> {
             }
             return;
         }
+        if key == "verbose" {
+            match integer(&line.value) {
+                Some(n) => self.put(&[], "log_level", verbose(n), &line.source),
+                None => self.errors.push(invalid(line, "not a whole number".to_owned())),
+            }
+            return;
+        }
         if key.contains("_tls_") {
             return self.tls(line);
         }
+        if WITHOUT_MEANING.iter().any(|(k, _)| *k == key) {
+            return;
+        }
         if NOT_YET.contains(&key) {
             return self.not_yet(line, &format!("pgbouncer/{key}"));
-        }
-        if key == "max_prepared_statements" && integer(&line.value) == Some(0) {
-            return self.not_yet(line, "pgbouncer/max_prepared_statements = 0");
         }
         let by_name = |s: &&Setting| s.pgbouncer.main == Some(key);
         match SETTINGS.iter().find(|s| s.at(Level::Global) && by_name(s)) {
             Some(setting) => self.setting(setting, &[], line, &line.value),
             None => {
-                let known = SETTINGS.iter().filter_map(|s| s.pgbouncer.main).chain(NOT_YET.iter().copied());
+                let known = SETTINGS
+                    .iter()
+                    .filter_map(|s| s.pgbouncer.main)
+                    .chain(NOT_YET.iter().copied())
+                    .chain(ELSEWHERE.iter().map(|(k, _)| *k))
+                    .chain(WITHOUT_MEANING.iter().map(|(k, _)| *k));
                 let e = ConfigError::new(&line.source, "", format!("unknown parameter: pgbouncer/{key}"));
                 self.errors.push(e.nearest(key, known));
             }
@@ -256,14 +251,6 @@ impl Reader<'_> {
     }
 
     fn database(&mut self, line: &Line) {
-        if line.key == "*" {
-            self.errors.push(ConfigError::new(
-                &line.source,
-                "databases/*",
-                "automatic databases are not supported yet",
-            ));
-            return;
-        }
         let path = ["databases", line.key.as_str()];
         let _ = table_at(&mut self.tree, &path, &line.source);
         for (key, value) in self.pairs(line) {
@@ -300,6 +287,25 @@ impl Reader<'_> {
         }
     }
 
+    fn peer(&mut self, line: &Line) {
+        let path = ["peers", line.key.as_str()];
+        let _ = table_at(&mut self.tree, &path, &line.source);
+        for (key, value) in self.pairs(line) {
+            let key = key.as_str();
+            if WITHOUT_MEANING_ELSEWHERE.iter().any(|(s, k, _)| *s == "peers" && *k == key) {
+                continue;
+            }
+            match SETTINGS.iter().find(|s| s.at(Level::Peer) && s.pgbouncer.database == Some(key)) {
+                Some(setting) => self.setting(setting, &path, line, &value),
+                None => {
+                    let why = format!("unrecognized connection parameter: {}", key.escape_debug());
+                    let e = ConfigError::new(&line.source, &place(line), why);
+                    self.errors.push(e.nearest(key, ["host", "port", "pool_size"]));
+                }
+            }
+        }
+    }
+
     fn pairs(&mut self, line: &Line) -> Vec<(String, String)> {
         connection_string(&line.value).unwrap_or_else(|why| {
             self.errors.push(ConfigError::new(&line.source, &place(line), why));
@@ -317,6 +323,31 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// PgBouncer's numbers as a filter for logs.
+pub(super) fn verbose(level: i64) -> &'static str {
+    match level {
+        ..=0 => "info",
+        1 => "info,howdah=debug",
+        _ => "info,howdah=trace",
+    }
+}
+
+/// One of `listen_addr`, with the port: `*` is every address of both families, a name all of its addresses.
+fn listen_addresses(address: &str, port: u16) -> Result<Vec<String>, String> {
+    use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+    if address == "*" {
+        return Ok(vec![format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
+    }
+    if let Ok(ip) = address.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port).to_string()]);
+    }
+    let found = (address, port).to_socket_addrs().map_err(|e| format!("{address}: {e}"))?;
+    let mut all: Vec<String> = found.map(|a| a.to_string()).collect();
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
 fn place(line: &Line) -> String {

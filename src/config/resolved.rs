@@ -3,12 +3,15 @@
 //! Nothing here is optional because a key was left out; an `Option` means the feature is off. Built only
 //! by `config::load`, handed around as an `Arc<Config>` snapshot, never mutated: a reload makes a new one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
+
+use super::compat::Compat;
 
 /// One valid configuration, whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +29,11 @@ pub struct Config {
     pub pool: PoolSettings,
     pub users: BTreeMap<String, User>,
     pub databases: BTreeMap<String, Database>,
+    /// What a client's database is made of if no entry has its name; its own name is `*`.
+    pub autodb: Option<Database>,
     /// Startup parameters of clients that are accepted and dropped.
     pub ignore_startup_parameters: Vec<String>,
+    pub compat: Compat,
     pub notes: Notes,
 }
 
@@ -62,6 +68,8 @@ pub struct Listen {
     pub tcp: Vec<SocketAddr>,
     /// Directory of `.s.PGSQL.<port>`; the port is the first TCP port, or 6432 without TCP.
     pub unix_dir: Option<PathBuf>,
+    /// The port in the socket's name, where it is not the first TCP port.
+    pub unix_port: Option<u16>,
     /// Permission bits of the socket file.
     pub unix_mode: u32,
     pub backlog: u32,
@@ -277,6 +285,8 @@ pub struct Database {
     /// Limit per server host, over all pools that reach it through this database entry.
     pub max_host_connections: Option<u32>,
     pub when_no_replica: Option<WhenNoReplica>,
+    /// Of several hosts each connection takes the next one, not the first one that works.
+    pub load_balance: bool,
     /// `Primary` is always present.
     pub roles: BTreeMap<Role, RoleConfig>,
     /// Global settings with those of this database applied.
@@ -412,6 +422,19 @@ impl PoolSettings {
 }
 
 impl Config {
+    /// The database of this name, or what `*` makes of it.
+    pub fn database(&self, name: &str) -> Option<Cow<'_, Database>> {
+        if let Some(d) = self.databases.get(name) {
+            return Some(Cow::Borrowed(d));
+        }
+        let mut d = self.autodb.clone()?;
+        if d.dbname == d.name {
+            name.clone_into(&mut d.dbname);
+        }
+        name.clone_into(&mut d.name);
+        Some(Cow::Owned(d))
+    }
+
     /// The settings of one pool. Precedence, strongest first: `[[pools]]` entry with user and role, with user,
     /// with role; `[users.NAME]`; the role's section; `[databases.NAME]`; the global section.
     pub fn pool_settings(&self, database: &Database, user: &str, role: Role) -> PoolSettings {

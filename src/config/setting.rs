@@ -18,9 +18,12 @@ pub enum Level {
     User,
     /// `[[pools]]`
     Pool,
+    /// `[peers.NUMBER]`
+    Peer,
 }
 
 impl Level {
+    /// The levels that say something about a pool.
     pub const ALL: [Self; 5] = [Self::Global, Self::Database, Self::Role, Self::User, Self::Pool];
 
     pub const fn title(self) -> &'static str {
@@ -30,15 +33,16 @@ impl Level {
             Self::Role => "[databases.NAME.replica] and .admin",
             Self::User => "[users.NAME]",
             Self::Pool => "[[pools]]",
+            Self::Peer => "[peers.NUMBER]",
         }
     }
 
     /// Sections inside a section of this level.
     pub(super) const fn children(self) -> &'static [&'static str] {
         match self {
-            Self::Global => &["users", "databases", "pools"],
+            Self::Global => &["users", "databases", "pools", "peers"],
             Self::Database => &["replica", "admin"],
-            Self::Role | Self::User | Self::Pool => &[],
+            Self::Role | Self::User | Self::Pool | Self::Peer => &[],
         }
     }
 }
@@ -174,6 +178,7 @@ pub(super) struct Section {
     pub auth_file: Option<String>,
     pub database: Option<String>,
     pub role: Option<Role>,
+    pub load_balance: Option<bool>,
     pub when_no_replica: Option<WhenNoReplica>,
     /// In the limits the outer `Option` is "stated here", the inner one "no limit".
     pub max_connections: Option<Option<u32>>,

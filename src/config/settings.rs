@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::resolved::{AuthMethod, Drain, LogFormat, PoolMode, Role, WhenNoReplica};
+use super::resolved::{AuthMethod, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica};
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
 
@@ -12,7 +12,7 @@ use Preset::{Is, Mandatory, Unset};
 const GLOBAL: &[Level] = &[Level::Global];
 const DATABASE: &[Level] = &[Level::Database];
 const POOL_ENTRY: &[Level] = &[Level::Pool];
-const HOSTS: &[Level] = &[Level::Database, Level::Role];
+const WITH_PEERS: &[Level] = &[Level::Database, Level::Role, Level::Peer];
 const NAMED: &[Level] = &[Level::Database, Level::User];
 /// Settings of a pool can be stated at every level; the narrowest one wins.
 const ANY: &[Level] = &Level::ALL;
@@ -21,6 +21,10 @@ const NATIVE: PgBouncer = PgBouncer::NONE;
 const COUNT: u32 = 1_000_000;
 const MS_100: Kind = Kind::at_least(Duration::from_millis(100));
 const ONE_S: Kind = Kind::at_least(Duration::from_secs(1));
+const FACILITIES: &[&str] = &[
+    "daemon", "user", "auth", "authpriv", "local0", "local1", "local2", "local3", "local4", "local5",
+    "local6", "local7",
+];
 /// PgBouncer's 0 for "never" where Howdah insists on some limit.
 const NEVER: &str = "365d";
 
@@ -110,6 +114,10 @@ settings! {
     unix_socket_dir: GLOBAL, Kind::Text, Unset, "without it there is no Unix socket",
         Restart, pgb("unix_socket_dir").preset("/tmp"),
         Config |c, Text(v)| c.listen.unix_dir = (!v.is_empty()).then(|| v.into());
+    /// The port in the name of the Unix socket; 0 is that of the first TCP address, or 6432.
+    unix_socket_port: GLOBAL, Kind::Limit { max: 65_535 }, Is("0"), "clients find both with one port",
+        Restart, NATIVE,
+        Config |c, Limit(v)| c.listen.unix_port = v.and_then(|p| u16::try_from(p).ok());
     /// Permission bits of the Unix socket, as an octal string.
     unix_socket_mode: GLOBAL, Kind::Mode, Is("0700"),
         "only the user that runs Howdah; widen it to the group or to all on purpose",
@@ -122,6 +130,30 @@ settings! {
     ops_listen: GLOBAL, Kind::Address, Is("127.0.0.1:9127"),
         "metrics are there when they are needed, for this machine only",
         Restart, NATIVE.preset("off"), Config |c, Address(v)| c.listen.ops = *v;
+
+    /// Whose behaviour clients see where Howdah and PgBouncer differ: messages, SQLSTATEs, defaults, log lines.
+    compatibility: GLOBAL, Kind::Word(&["native", "pgbouncer"]), Is("native"),
+        "errors say more; `pgbouncer` is for what matches on its words, and is implied by a pgbouncer.ini",
+        Restart, NATIVE.preset("pgbouncer"),
+        Config |c, Word(v)| c.profile = if *v == "native" { Profile::Native } else { Profile::PgBouncer };
+    /// Lets several processes listen on the same TCP port (SO_REUSEPORT).
+    so_reuseport: GLOBAL, Kind::Boolean, Is("false"), "a second one by mistake is an error, not half of the clients",
+        Restart, pgb("so_reuseport"), Config |c, Boolean(v)| c.compat.listen.reuse_port = *v;
+    /// Accepts a TCP connection only when its first bytes are there, or after so many seconds; 0 is at once.
+    tcp_defer_accept: GLOBAL, Kind::Limit { max: 3600 }, Is("0"), "a client that says nothing is seen, and timed out",
+        Restart, pgb("tcp_defer_accept").preset("1"), Config |c, Limit(v)| c.compat.listen.defer_accept = *v;
+    /// Size of the kernel's send and receive buffers of each TCP connection; 0 leaves it to the system.
+    tcp_socket_buffer: GLOBAL, Kind::Bytes { min: 0, max: 1 << 30 }, Is("0"), "the system sizes them by need",
+        NewConnections, pgb("tcp_socket_buffer"),
+        Config |c, Bytes(v)| c.compat.listen.socket_buffer = usize::try_from(*v).ok().filter(|n| *n > 0);
+    /// Group of the Unix socket.
+    unix_socket_group: GLOBAL, Kind::Text, Unset, "that of the process",
+        Restart, pgb("unix_socket_group"),
+        Config |c, Text(v)| c.compat.listen.unix_group = Some(v.clone()).filter(|v| !v.is_empty());
+    /// Number of this process among its peers, in every cancel key; 0 is none.
+    peer_id: GLOBAL, Kind::Limit { max: 16_383 }, Is("0"), "one process alone gets every cancel request itself",
+        Restart, pgb("peer_id"),
+        Config |c, Limit(v)| c.compat.peers.own = v.and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
 
     // --- who may come in
     /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier.
@@ -139,6 +171,23 @@ settings! {
         "every parameter reaches the server, which is the one to judge it",
         NewConnections, pgb("ignore_startup_parameters"),
         Config |c, List(v)| c.ignore_startup_parameters = v.clone();
+
+    /// Whether `- host:port` of the client is added to its application_name.
+    application_name_add_host: GLOBAL, Kind::Boolean, Is("false"), "the name is the application's own",
+        NewConnections, pgb("application_name_add_host"),
+        Config |c, Boolean(v)| c.compat.login.application_name_add_host = *v;
+    /// A notice for each client that logs in.
+    login_notify_message: GLOBAL, Kind::Text, Unset, "nothing is said",
+        NewConnections, pgb("login_notify_message"),
+        Config |c, Text(v)| c.compat.login.notify = Some(v.clone()).filter(|v| !v.is_empty());
+    /// In PgBouncer's profile: parameters beside client_encoding, DateStyle, TimeZone, standard_conforming_strings
+    /// and application_name that a client may set in its startup packet. In the native profile it may set any.
+    track_extra_parameters: GLOBAL, Kind::Names, Is(""), "the native profile tracks every parameter",
+        NewConnections, pgb("track_extra_parameters").preset("IntervalStyle"),
+        Config |c, List(v)| c.compat.login.extra_parameters = v.clone();
+    /// Refuses the simple query protocol, and with it several statements in one text.
+    disable_pqexec: GLOBAL, Kind::Boolean, Is("false"), "nearly every client uses it",
+        NewConnections, pgb("disable_pqexec"), Config |c, Boolean(v)| c.compat.login.no_simple_query = *v;
 
     // --- limits of the process
     /// Clients that may be connected at one time.
@@ -178,8 +227,9 @@ settings! {
     max_statement_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 30 }, Is("1MB"),
         "far above what people write, far below what would fill the memory",
         Live, NATIVE, Config |c, Bytes(v)| c.limits.max_statement_size = u32::try_from(*v).unwrap_or(u32::MAX);
-    /// Prepared statements that are kept on one server connection.
-    max_prepared_statements: GLOBAL, Kind::Count { min: 1, max: 100_000 }, Is("200"),
+    /// Prepared statements that are kept on one server connection; 0 passes names through as they are, which only
+    /// session mode can do right.
+    max_prepared_statements: GLOBAL, Kind::Count { min: 0, max: 100_000 }, Is("200"),
         "holds what an application uses again and again; each costs memory on the server",
         Live, pgb("max_prepared_statements"), Config |c, Count(v)| c.limits.max_prepared_statements = *v;
     /// Prepared statements that one client may hold.
@@ -217,6 +267,29 @@ settings! {
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,howdah::pool=debug`.
     log_level: GLOBAL, Kind::Text, Is("info"), "tells what changed, and nothing per query",
         Restart, NATIVE, Config |c, Text(v)| c.process.log_level = v.clone();
+    /// File that log lines are appended to, beside standard error; opened anew on reload.
+    log_file: GLOBAL, Kind::Text, Unset, "a supervisor collects standard error",
+        Live, pgb("logfile"),
+        Config |c, Text(v)| c.compat.process.log_file = (!v.is_empty()).then(|| v.into());
+    /// File for the number of the process.
+    pid_file: GLOBAL, Kind::Text, Unset, "a supervisor knows its children",
+        Restart, pgb("pidfile"), Config |c, Text(v)| c.compat.process.pid_file = (!v.is_empty()).then(|| v.into());
+    /// Whether log lines go to the syslog.
+    syslog: GLOBAL, Kind::Boolean, Is("false"), "a supervisor collects standard error",
+        Restart, pgb("syslog"), Config |c, Boolean(v)| c.compat.process.syslog = *v;
+    /// The name of the program in the syslog.
+    syslog_ident: GLOBAL, Kind::Text, Is("howdah"), "it is the program's name",
+        Restart, pgb("syslog_ident").preset("pgbouncer"),
+        Config |c, Text(v)| c.compat.process.syslog_ident = v.clone();
+    /// The syslog's facility.
+    syslog_facility: GLOBAL, Kind::Word(FACILITIES), Is("daemon"), "it is a daemon",
+        Restart, pgb("syslog_facility"), Config |c, Word(v)| c.compat.process.syslog_facility = (*v).to_owned();
+    /// Account to change to after binding; only for root, or that account itself.
+    run_as: GLOBAL, Kind::Text, Unset, "a supervisor starts it under the right account",
+        Restart, pgb("user"), Config |c, Text(v)| c.compat.process.run_as = Some(v.clone()).filter(|v| !v.is_empty());
+    /// Whether errors that clients are told are logged, each as a warning.
+    log_pooler_errors: GLOBAL, Kind::Boolean, Is("true"), "what clients complain about is found in the log",
+        Live, pgb("log_pooler_errors"), Config |c, Boolean(v)| c.compat.process.log_pooler_errors = *v;
     /// Whether each client connection is logged.
     log_connections: GLOBAL, Kind::Boolean, Is("true"), "who connected is the first question after an incident",
         Live, pgb("log_connections"), Config |c, Boolean(v)| c.process.log_connections = *v;
@@ -240,11 +313,16 @@ settings! {
     // --- databases
     /// The server: a name or address, with or without `:port`, or the directory of its Unix socket. An array
     /// lists servers of the same role.
-    host: HOSTS, Kind::Names, Mandatory, "only the operator knows where the server is",
+    host: WITH_PEERS, Kind::Names, Mandatory, "only the operator knows where the server is",
         Live, NATIVE.database("host"), Section |s, List(v)| s.hosts = v.clone();
     /// Port of the hosts that do not name one.
-    port: HOSTS, Kind::Count { min: 1, max: 65_535 }, Is("5432"), "PostgreSQL's port",
+    port: WITH_PEERS, Kind::Count { min: 1, max: 65_535 }, Is("5432"), "PostgreSQL's port",
         Live, NATIVE.database("port"), Section |s, Count(v)| s.port = u16::try_from(*v).ok();
+    /// With several hosts: `disable` uses the first one that works, `round-robin` the next one for each connection.
+    load_balance_hosts: DATABASE, Kind::Word(&["disable", "round-robin"]), Unset,
+        "`disable`, and in PgBouncer's profile `round-robin`, as there",
+        Live, NATIVE.database("load_balance_hosts"),
+        Section |s, Word(v)| s.load_balance = Some(*v == "round-robin");
     /// The database's name on the server.
     dbname: DATABASE, Kind::Text, Unset, "the name of the section",
         Live, NATIVE.database("dbname"), Section |s, Text(v)| s.dbname = Some(v.clone());
@@ -299,7 +377,7 @@ settings! {
     /// Server connections of one pool, that is, of one (database, user, role).
     pool_size: ANY, Kind::Count { min: 1, max: 100_000 }, Mandatory,
         "it follows from what the server can do, and any guess would hurt somebody",
-        Live, pgb("default_pool_size").database("pool_size").user("pool_size").preset("20"),
+        Live, pgb("default_pool_size").database("pool_size").user("pool_size").preset("20").zero("100000"),
         Section |s, Count(v)| s.overrides.size = Some(*v);
     /// Server connections that are kept open although idle.
     min_pool_size: ANY, Kind::Count { min: 0, max: 100_000 }, Is("0"), "nothing is held that nobody uses",
@@ -378,6 +456,36 @@ settings! {
     server_idle_timeout: ANY, Kind::ON_OFF, Is("10min"),
         "gives back what a peak has opened, without reconnecting at every lull",
         Live, pgb("server_idle_timeout"), Section |s, Timeout(v)| s.overrides.server_idle_timeout = Some(*v);
+    /// Statement that must succeed before a server connection that has been idle for `server_check_delay` is
+    /// handed out: `<empty>` is an empty query, an empty text no check.
+    server_check_query: GLOBAL, Kind::Text, Is(""), "an end of the connection is noticed without asking",
+        Live, pgb("server_check_query").preset("<empty>"),
+        Config |c, Text(v)| c.compat.servers.check_query = match v.as_str() {
+            "" => None,
+            "<empty>" => Some(String::new()),
+            v => Some(v.to_owned()),
+        };
+    /// How long a server connection is used without a check; 0 checks it each time.
+    server_check_delay: GLOBAL, Kind::at_least(Duration::ZERO), Is("30s"), "as long as firewalls keep quiet connections",
+        Live, pgb("server_check_delay"), Config |c, Duration(v)| c.compat.servers.check_delay = *v;
+    /// Ends server connections at once when their database changes or RECONNECT asks, not when they are released.
+    server_fast_close: GLOBAL, Kind::Boolean, Is("false"), "a session goes on until its end",
+        Live, pgb("server_fast_close"), Config |c, Boolean(v)| c.compat.servers.fast_close = *v;
+    /// Runs `reset_query` after every lease, whatever the mode.
+    server_reset_query_always: GLOBAL, Kind::Boolean, Is("false"), "it costs a round trip for each transaction",
+        Live, pgb("server_reset_query_always"), Config |c, Boolean(v)| c.compat.servers.reset_always = *v;
+    /// Hands out the server connection that has been idle longest, not the one used last.
+    server_round_robin: GLOBAL, Kind::Boolean, Is("false"), "few connections are warm, and the rest can end",
+        Live, pgb("server_round_robin"), Config |c, Boolean(v)| c.compat.servers.round_robin = *v;
+    /// A pool without clients, servers and a minimum is forgotten after this time; 0 is never.
+    pool_idle_timeout: GLOBAL, Kind::ON_OFF, Is("0"), "its figures would be forgotten too",
+        Live, pgb("pool_idle_timeout"), Config |c, Timeout(v)| c.compat.servers.pool_idle = *v;
+    /// A client that waits for a server connection for so long is told, once for each wait; 0 is never.
+    query_wait_notify: GLOBAL, Kind::ON_OFF, Is("0"), "few applications read notices",
+        Live, pgb("query_wait_notify").preset("5s"), Config |c, Timeout(v)| c.compat.servers.wait_notify = *v;
+    /// A database that was made from the entry `*` is forgotten when nobody has used it for this long; 0 is never.
+    autodb_idle_timeout: GLOBAL, Kind::ON_OFF, Is("1h"), "names that were typed once do not stay for ever",
+        Live, pgb("autodb_idle_timeout"), Config |c, Timeout(v)| c.compat.login.autodb_idle = *v;
     /// Settings that every server connection of the pool starts with.
     startup: ANY, Kind::Map, Is(""), "the server's own configuration holds",
         NewConnections, NATIVE, Section |s, Map(v)| s.overrides.startup = Some(v.clone());

@@ -13,12 +13,17 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     let mut checks = Checks { config, tree, whole, errors, warnings: Vec::new() };
     checks.listeners();
     checks.users();
-    if checks.config.databases.is_empty() && !tree.contains_key("databases") {
+    let pgbouncer = checks.config.profile == Profile::PgBouncer;
+    if checks.config.databases.is_empty() && !tree.contains_key("databases") && !pgbouncer {
         let e = ConfigError::new(whole, "databases", "there is no database").allowed("[databases.NAME]");
         checks.errors.push(e);
     }
-    for database in checks.config.databases.values() {
+    for database in checks.config.databases.values().chain(&checks.config.autodb) {
         checks.database(database);
+    }
+    if tree.contains_key("peers") && checks.config.compat.peers.own == 0 {
+        let why = "peers are known, but this process has no number, so they cannot send it anything";
+        checks.warn(&["peers"], why);
     }
     let warnings = checks.warnings;
     config.notes.warnings.extend(warnings);
@@ -39,6 +44,14 @@ impl Checks<'_> {
         let mut e = ConfigError::new(&source, &key, why);
         e.allowed = allowed.map(str::to_owned);
         self.errors.push(e);
+    }
+
+    /// An error that PgBouncer does not make, and so only a warning in its profile.
+    fn native(&mut self, path: &[&str], why: &str, allowed: Option<&str>) {
+        match self.config.profile {
+            Profile::Native => self.error(path, why, allowed),
+            Profile::PgBouncer => self.warn(path, why),
+        }
     }
 
     fn warn(&mut self, path: &[&str], why: &str) {
@@ -80,7 +93,7 @@ impl Checks<'_> {
         if self.config.users.is_empty() && !self.errors.iter().any(|e| e.key.starts_with("users")) {
             if !unreadable(self.errors, "", "auth_file") {
                 let why = "there is no user, so nobody could log in";
-                self.error(&["users"], why, Some("[users.NAME], auth_file, or auth_method = \"trust\""));
+                self.native(&["users"], why, Some("[users.NAME], auth_file, or auth_method = \"trust\""));
             }
             return;
         }
@@ -162,7 +175,7 @@ impl Checks<'_> {
         } else if pool.size > 0 && pool.min_size > pool.size {
             path.push("min_pool_size");
             let why = format!("{} is more than pool_size {}", pool.min_size, pool.size);
-            self.error(&path, why, None);
+            self.native(&path, &why, None);
         }
     }
 
@@ -178,7 +191,7 @@ impl Checks<'_> {
                 path.push(role.as_str());
             }
             path.push("host");
-            self.error(&path, format!("{host} is where Howdah itself listens"), None);
+            self.native(&path, &format!("{host} is where Howdah itself listens"), None);
         }
     }
 }
