@@ -33,6 +33,7 @@
 //! | [`error`] | what can go wrong, and the one table from it to SQLSTATE, code, DETAIL and HINT | none |
 //! | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
 //! | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
+//! | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
 //! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share | tasks |
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
 //! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
@@ -82,5 +83,6 @@ pub mod ops;
 pub mod pool;
 pub mod proto;
 pub mod relay;
+pub mod routing;
 pub mod server;
 pub mod services;

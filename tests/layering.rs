@@ -27,6 +27,7 @@ const RULES: &[Rule] = &[
     rule("proto", &["error"], true),
     rule("auth", &["auth", "config", "error", "proto"], true),
     rule("pool/core.rs", &["error"], true),
+    rule("routing", &["config", "proto", "routing"], true),
     rule("net/lane.rs", &[], true),
     rule("net/buffer.rs", &[], true),
     rule("relay/state.rs", &["proto"], true),

@@ -52,6 +52,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             max_client_statements: 0,
             buffer_size: 0,
             server_repair_timeout: Duration::ZERO,
+            monitor_interval: Duration::ZERO,
         },
         users: BTreeMap::new(),
         databases: BTreeMap::new(),

@@ -267,11 +267,22 @@ impl Builder<'_, '_> {
             };
             let mut section = Section::default();
             self.apply(Level::Role, table, &path, &mut section, None);
-            let hosts = self.hosts(&section.hosts, section.port.unwrap_or(port), table, &path);
+            // The admin pool is on the same servers unless it has others.
+            let hosts = if role == Role::Admin && !table.contains_key("host") {
+                roles.get(&Role::Primary).map_or_else(Vec::new, |r: &RoleConfig| r.hosts.clone())
+            } else {
+                self.hosts(&section.hosts, section.port.unwrap_or(port), table, &path)
+            };
             roles.insert(role, RoleConfig { hosts, overrides: section.overrides });
         }
         let server_secret = self.secret(&section, table, path);
+        let (routing, problems) = std::mem::take(&mut section.routing).resolve(port);
+        for (key, why) in problems {
+            let source = table.get(key).map_or(Source::Default, |n| n.source.clone());
+            self.errors.push(ConfigError::new(&source, &join(path, key), why));
+        }
         Database {
+            routing,
             name: name.to_owned(),
             dbname: section.dbname.unwrap_or_else(|| name.to_owned()),
             server_user: section.user,

@@ -18,6 +18,7 @@ mod problem;
 mod raw;
 pub mod reference;
 pub mod resolved;
+pub mod routing;
 mod secrets;
 pub mod setting;
 pub mod settings;
@@ -25,6 +26,7 @@ mod summary;
 pub mod units;
 mod userlist;
 mod validate;
+mod validate_routing;
 mod value;
 
 #[cfg(test)]

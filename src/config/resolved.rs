@@ -173,6 +173,8 @@ pub struct Limits {
     pub buffer_size: usize,
     /// How long an abandoned server may take to be cancelled, drained and rolled back before it is closed.
     pub server_repair_timeout: Duration,
+    /// How often the monitor asks a host where it stands.
+    pub monitor_interval: Duration,
 }
 
 /// A password or verifier; its `Debug` never shows it.
@@ -287,6 +289,7 @@ pub struct Database {
     pub when_no_replica: Option<WhenNoReplica>,
     /// Of several hosts each connection takes the next one, not the first one that works.
     pub load_balance: bool,
+    pub routing: super::routing::Routing,
     /// `Primary` is always present.
     pub roles: BTreeMap<Role, RoleConfig>,
     /// Global settings with those of this database applied.

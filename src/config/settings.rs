@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::resolved::{AuthMethod, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica};
+use super::routing::Balance;
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
 
@@ -218,6 +219,9 @@ settings! {
     server_repair_timeout: GLOBAL, MS_100, Is("10s"),
         "a repair is cheaper than a login, but not if it takes longer than that",
         Live, NATIVE, Config |c, Duration(v)| c.limits.server_repair_timeout = *v;
+    /// How often the monitor asks each host of a database with replicas where it stands.
+    monitor_interval: GLOBAL, MS_100, Is("1s"), "a failover is noticed within this time, and the question is cheap",
+        Live, NATIVE, Config |c, Duration(v)| c.limits.monitor_interval = *v;
     /// Largest message that is accepted from either side; messages are streamed, not collected.
     max_message_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: (1 << 31) - 1 }, Is("1073741823B"),
         "PostgreSQL's own limit",
@@ -312,7 +316,7 @@ settings! {
 
     // --- databases
     /// The server: a name or address, with or without `:port`, or the directory of its Unix socket. An array
-    /// lists servers of the same role.
+    /// lists servers of the same role. An admin section without it has those of the database.
     host: WITH_PEERS, Kind::Names, Mandatory, "only the operator knows where the server is",
         Live, NATIVE.database("host"), Section |s, List(v)| s.hosts = v.clone();
     /// Port of the hosts that do not name one.
@@ -344,6 +348,70 @@ settings! {
     when_no_replica: DATABASE, Kind::Word(&["primary", "wait", "error"]), Mandatory,
         "overloading the primary, stalling and failing are all wrong for somebody",
         Live, NATIVE, Section |s, Word(v)| s.when_no_replica = Some(when_no_replica(v));
+    /// What the hosts are: `primary`, or `auto` for the primary and its replicas in any order. With `auto` the
+    /// monitor finds out who is the primary, and follows a promotion.
+    role: DATABASE, Kind::Word(&["primary", "auto"]), Is("primary"), "what is stated is not guessed",
+        Live, NATIVE, Section |s, Word(v)| s.routing.auto = *v == "auto";
+    /// Where the transactions of this database go: `transactions` is by what each of them says, the others send
+    /// all of them to servers of that role.
+    route: DATABASE, Kind::Word(&["transactions", "primary", "replica", "admin"]), Is("transactions"),
+        "a transaction that says READ ONLY can be served by a replica, every other one cannot",
+        NewConnections, NATIVE, Section |s, Word(v)| s.routing.fixed = role(v);
+    /// Whether SELECTs outside a transaction block go to replicas too, where their text proves that they only
+    /// read: no locking clause, no INTO, no WITH that writes, no function beyond the known ones and
+    /// `route_functions`. Names are not looked up: somebody who makes a function or operator of a known name that
+    /// writes, in a schema before pg_catalog, fools it.
+    route_selects: DATABASE, Kind::Boolean, Is("false"), "a reader of text can be fooled, a READ ONLY cannot",
+        NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.selects = *v;
+    /// Functions that such a SELECT may call, beside the built-in ones that only compute.
+    route_functions: DATABASE, Kind::Names, Is(""), "nobody but their author knows what functions do",
+        NewConnections, NATIVE, Section |s, List(v)| s.routing.functions = v.clone();
+    /// Whether a comment `/* howdah: replica */` or `/* howdah: primary */` at the front of a transaction's first
+    /// statement decides where it goes.
+    route_hints: DATABASE, Kind::Boolean, Is("false"), "comments do nothing unless the operator says so",
+        NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.hints = *v;
+    /// Whether a bare BEGIN is answered at once and held back until the next statement tells where the
+    /// transaction belongs, so that SET TRANSACTION READ ONLY can follow it. now() is then the time of that
+    /// statement.
+    defer_begin: DATABASE, Kind::Boolean, Is("false"), "what the server answers is the server's word",
+        NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.defer_begin = *v;
+    /// How one of the replicas is chosen: the one with the least outstanding work, or each in turn.
+    replica_choice: DATABASE, Kind::Word(&["least_outstanding", "round_robin"]), Is("least_outstanding"),
+        "a replica that is slow gets less",
+        Live, NATIVE, Section |s, Word(v)| s.routing.balance =
+            if *v == "round_robin" { Balance::RoundRobin } else { Balance::LeastOutstanding };
+    /// Weights of replicas by host, such as `{ "replica1:5432" = 3 }`; 1 for those that are not named.
+    weights: DATABASE, Kind::Map, Is(""), "replicas are alike unless somebody says otherwise",
+        Live, NATIVE, Section |s, Map(v)| s.routing.weights = v.clone();
+    /// Zones of replicas by host, such as `{ "replica1:5432" = "a" }`.
+    zones: DATABASE, Kind::Map, Is(""), "distances are the operator's to know",
+        Live, NATIVE, Section |s, Map(v)| s.routing.zones = v.clone();
+    /// The zone that Howdah itself is in: its replicas are chosen while one of them is eligible.
+    zone: DATABASE, Kind::Text, Unset, "no replica is nearer than another",
+        Live, NATIVE, Section |s, Text(v)| s.routing.zone = (!v.is_empty()).then(|| v.clone());
+    /// A replica serves only while it is proven to hold everything that was committed this long ago.
+    max_lag: DATABASE, Kind::ON_OFF, Is("0"), "only the application knows how old its reads may be",
+        Live, NATIVE, Section |s, Timeout(v)| s.routing.max_lag = *v;
+    /// A replica serves only while it is behind by no more than so much WAL; 0 is no limit.
+    max_lag_bytes: DATABASE, Kind::Bytes { min: 0, max: 1 << 40 }, Is("0B"),
+        "only the application knows how old its reads may be",
+        Live, NATIVE, Section |s, Bytes(v)| s.routing.max_lag_bytes = (*v > 0).then_some(*v);
+    /// `session`: once a client has committed what may be a write, its reads go only to a replica that has
+    /// replayed it, and otherwise to the primary. Clients that state the same `howdah.session` in their startup
+    /// options count as one. It holds within one Howdah.
+    read_your_writes: DATABASE, Kind::Word(&["off", "session"]), Is("off"),
+        "it keeps reads on the primary for a while, which nobody should be surprised by",
+        NewConnections, NATIVE, Section |s, Word(v)| s.routing.read_your_writes = *v == "session";
+    /// How long such a read waits for a replica before it goes to the primary; 0 is not at all.
+    read_your_writes_wait: DATABASE, Kind::ON_OFF, Is("0"), "a query is not slowed down unless that is asked for",
+        Live, NATIVE, Section |s, Timeout(v)| s.routing.read_your_writes_wait = *v;
+    /// The user as whom the monitor asks the hosts where they stand; with a password under `users`. Give it
+    /// pg_monitor, and it sees a replica's timeline at once.
+    monitor_user: DATABASE, Kind::Text, Unset, "the database's `user`, or the only user there is",
+        Live, NATIVE, Section |s, Text(v)| s.routing.monitor_user = Some(v.clone());
+    /// Users whose transactions use the admin pool. Only where there is an admin section.
+    admin_pool_users: DATABASE, Kind::Names, Is(""), "clients ask for it by `howdah.role`, or by another database",
+        NewConnections, NATIVE, Section |s, List(v)| s.routing.admin_pool_users = v.clone();
     /// Limit of server connections, over all pools of the database or user; 0 for none.
     max_connections: NAMED, Kind::Limit { max: COUNT }, Unset, "the pools' sizes limit already",
         Live, NATIVE.database("max_db_connections").user("max_user_connections"),

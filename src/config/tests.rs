@@ -102,6 +102,7 @@ fn levels_and_pools_take_precedence() {
         pool_size = 5
         query_timeout = "2s"
         when_no_replica = "wait"
+        monitor_user = "a"
         startup = { jit = "off", work_mem = "64MB" }
         [databases.d.replica]
         host = "r"

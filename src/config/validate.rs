@@ -134,7 +134,7 @@ impl Checks<'_> {
         if database.server_secret.is_some() && database.server_user.is_none() {
             self.warn(&["databases", name], "a password without a user is not used");
         }
-        let replica = database.roles.contains_key(&Role::Replica);
+        let replica = database.has_replicas();
         let known = !unreadable(self.errors, &join("databases", name), "when_no_replica");
         if replica && database.when_no_replica.is_none() && known {
             let why = "is missing; with a replica it must be said what happens when there is none";
@@ -142,6 +142,9 @@ impl Checks<'_> {
         }
         if !replica && database.when_no_replica.is_some() {
             self.warn(&path("when_no_replica"), "has no effect without a replica section");
+        }
+        for (key, why, allowed) in super::validate_routing::problems(self.config, database) {
+            self.error(&path(key), why, allowed);
         }
         for role in database.roles.keys() {
             self.pool(database, *role);

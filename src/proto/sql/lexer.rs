@@ -2,7 +2,7 @@
 
 /// One token; literals and comments have no content here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token<'a> {
+pub enum Token<'a> {
     /// An unquoted identifier or key word.
     Word(&'a [u8]),
     /// What stands between the double quotes.
@@ -17,7 +17,7 @@ pub(super) enum Token<'a> {
 }
 
 impl Token<'_> {
-    pub(super) fn is_word(self, word: &[u8]) -> bool {
+    pub fn is_word(self, word: &[u8]) -> bool {
         matches!(self, Self::Word(w) if w.eq_ignore_ascii_case(word))
     }
 }
@@ -36,29 +36,29 @@ const fn continues_word(b: u8) -> bool {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lexer<'a> {
+pub struct Lexer<'a> {
     text: &'a [u8],
     pos: usize,
     ambiguous: Option<usize>,
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) const fn new(text: &'a [u8]) -> Self {
+    pub const fn new(text: &'a [u8]) -> Self {
         Self { text, pos: 0, ambiguous: None }
     }
 
     /// Where the first literal ends that has a second reading.
-    pub(super) const fn ambiguous_from(&self) -> Option<usize> {
+    pub const fn ambiguous_from(&self) -> Option<usize> {
         self.ambiguous
     }
 
     /// The next token, not consumed.
-    pub(super) fn peek(&self) -> Token<'a> {
+    pub fn peek(&self) -> Token<'a> {
         let mut copy = *self;
         copy.next_token().unwrap_or(Token::End)
     }
 
-    pub(super) fn next_token(&mut self) -> Option<Token<'a>> {
+    pub fn next_token(&mut self) -> Option<Token<'a>> {
         self.skip_blank();
         let b = self.byte(0)?;
         Some(match b {
