@@ -16,7 +16,7 @@ use crate::pool::{Checkout, HotSettings, Lease, Pool, Waiting};
 use crate::proto::encode;
 use crate::proto::frame::fe;
 use crate::proto::pipeline::TxStatus;
-use crate::relay::flow::{self, End, Flow, Timers};
+use crate::relay::flow::{self, End, Flow, Silent, Timers};
 use crate::relay::params;
 use crate::relay::state::{ClientProto, Env, TxStats};
 use crate::relay::up::{self, Alone};
@@ -297,6 +297,7 @@ impl Session {
             down: &mut self.down,
             proto: &mut self.proto,
             timers: Timers::new(lease.since),
+            silent: Silent::default(),
             lease,
             env: env(&self.services, hot),
             mode: hot.mode,

@@ -209,13 +209,13 @@ impl Lane {
                 pool.give(shard, std::mem::replace(&mut self.buf, pool.take_large(shard)));
             } else if self.buf.len() < pool.small_size() {
                 // Ask the reactor first: an idle connection holds no buffer.
-                if from.poll_read_ready(cx).is_pending() {
+                if !from.may_read() && from.poll_read_ready(cx).is_pending() {
                     return Poll::Pending;
                 }
                 self.buf = pool.take(shard);
             }
         } else if self.end == self.buf.len() {
-            if from.poll_read_ready(cx).is_pending() {
+            if !from.may_read() && from.poll_read_ready(cx).is_pending() {
                 return Poll::Pending;
             }
             if self.out > 0 {

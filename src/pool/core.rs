@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::error::Error;
 
@@ -121,7 +122,8 @@ pub enum Acquire<C> {
 /// What the caller has to do after an event, with the lock released.
 #[derive(Debug)]
 pub struct Effects<C, W> {
-    pub wake: Vec<W>,
+    /// Nearly always one or none.
+    pub wake: SmallVec<[W; 1]>,
     /// To be closed; [`PoolCore::closed`] gives the place of each back.
     pub close: Vec<(ConnId, C, CloseReason)>,
     /// The owner of the pool should look whether to open connections.
@@ -130,7 +132,7 @@ pub struct Effects<C, W> {
 
 impl<C, W> Default for Effects<C, W> {
     fn default() -> Self {
-        Self { wake: Vec::new(), close: Vec::new(), look: false }
+        Self { wake: SmallVec::new(), close: Vec::new(), look: false }
     }
 }
 

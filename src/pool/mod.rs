@@ -439,16 +439,22 @@ impl Pool {
     /// connection that was granted meanwhile goes to the next.
     pub async fn wait(self: &Arc<Self>, mut waiter: Waiting, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
         let now = waiter.since;
+        // The time of the last poll; the first comes at once.
+        let mut at = now;
         loop {
-            ctl.set_state(ClientState::Waiting, self.services.clock.ms(Clock::now()));
+            ctl.set_state(ClientState::Waiting, self.services.clock.ms(at));
             if let Some(id) = waiter.id {
                 ctl.set_link(Link::Waiting(self.clone(), id));
             }
-            self.look();
+            self.look_at(at);
+            let mut first = true;
             let end = std::future::poll_fn(|cx| {
                 let Some(id) = waiter.id else { return Poll::Ready(Err(WaitEnd::Cancelled)) };
+                if !std::mem::take(&mut first) {
+                    at = Clock::now();
+                }
                 let mut inner = self.inner.lock();
-                let got = inner.core.poll_waiter(Clock::now(), id, ctl, |old| match old {
+                let got = inner.core.poll_waiter(at, id, ctl, |old| match old {
                     Some(w) if w.will_wake(cx.waker()) => w,
                     _ => cx.waker().clone(),
                 });
@@ -461,7 +467,6 @@ impl Pool {
             waiter.id = None;
             match end {
                 Ok(grant) => {
-                    let at = Clock::now();
                     if let Some(lease) = self.accept(grant, ctl, at) {
                         let us = at.saturating_duration_since(now).as_micros() as u64;
                         self.inner.lock().totals.wait.add(us);
@@ -560,9 +565,12 @@ impl Pool {
 
     /// Opens connections as far as the core wants them and the limits have room. Returns whether it opens any.
     pub fn look(self: &Arc<Self>) -> bool {
+        self.look_at(Clock::now())
+    }
+
+    fn look_at(self: &Arc<Self>, now: Instant) -> bool {
         let mut opens = false;
         loop {
-            let now = Clock::now();
             if !self.inner.lock().core.wants_open(now) {
                 return opens;
             }

@@ -104,6 +104,15 @@ pub struct Flow<'a> {
     pub mode: PoolMode,
     pub timeouts: Timeouts,
     pub timers: Timers,
+    pub silent: Silent,
+}
+
+/// Whose stream had nothing to read when it was last asked in this poll: what comes now wakes the task again, so
+/// that nobody need ask twice.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent {
+    client: bool,
+    server: bool,
 }
 
 impl Flow<'_> {
@@ -114,6 +123,7 @@ impl Flow<'_> {
     /// Cancel safe: all state is in what the flow borrows.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.ctl.waker.register(cx.waker());
+        self.silent = Silent::default();
         if self.ctl.any_signal() && self.mode == PoolMode::Session && self.between_transactions() {
             return Poll::Ready(End::Fail(match self.ctl.has(Signal::Removed) {
                 true => Error::DatabaseRemoved { database: self.ctl.database.to_string() },
@@ -167,12 +177,18 @@ impl Flow<'_> {
                 }
             }
         }
+        if self.silent.server {
+            return None;
+        }
         let shard = self.shard();
         let Some(conn) = self.lease.conn() else {
             return Some(End::Fail(Error::Internal("relay without a server".to_owned())));
         };
         match self.down.poll_fill(cx, &mut conn.stream, &self.services.buffers, shard) {
-            Poll::Pending => None,
+            Poll::Pending => {
+                self.silent.server = true;
+                None
+            }
             Poll::Ready(Ok(0)) => Some(self.server_lost("the server closed the connection")),
             Poll::Ready(Err(e)) => Some(self.server_lost(&e.to_string())),
             Poll::Ready(Ok(_)) => {
@@ -278,10 +294,10 @@ impl Flow<'_> {
             }
             if !self.up.has_output() && !self.proto.terminating {
                 // While nothing can be forwarded a little is read all the same, to see whether the client leaves.
-                if !self.full() || self.up.unscanned().len() < READ_AHEAD {
+                if !self.silent.client && (!self.full() || self.up.unscanned().len() < READ_AHEAD) {
                     let shard = self.shard();
                     match self.up.poll_fill(cx, self.client, &self.services.buffers, shard) {
-                        Poll::Pending => {}
+                        Poll::Pending => self.silent.client = true,
                         Poll::Ready(Ok(0)) => return Some(End::ClientGone("eof")),
                         Poll::Ready(Err(_)) => return Some(End::ClientGone("read_error")),
                         Poll::Ready(Ok(n)) => {

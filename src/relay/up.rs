@@ -171,12 +171,13 @@ fn query(
         }
         let text = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
         let text = text.strip_suffix(b"\0").unwrap_or(text);
-        let drops = drops_statements(text);
+        let look = sql::needs_look(text);
+        let drops = drops_statements(text, look);
         if drops && env.share_statements && s.must_wait(Stalled::ByNames) {
             return Ok(false);
         }
         s.barrier = drops;
-        if sql::needs_look(text) {
+        if look {
             c.effects.add(effects_of(text, s));
             if env.share_statements
                 && let Some((name, stmt)) = deallocated(text, c)
@@ -194,12 +195,16 @@ fn query(
 }
 
 /// Whether a text may be a DEALLOCATE or DISCARD. What names mean behind it is known when it has been answered.
-fn drops_statements(text: &[u8]) -> bool {
+/// `look` is what [`sql::needs_look`] says of it.
+fn drops_statements(text: &[u8], look: bool) -> bool {
     const WORDS: [&[u8]; 2] = [b"deallocate", b"discard"];
     let text = text.trim_ascii_start();
-    let begins = |t: &[u8]| WORDS.iter().any(|w| t.get(..w.len()).is_some_and(|t| t.eq_ignore_ascii_case(w)));
+    let begins = |t: &[u8]| {
+        matches!(t.first(), Some(b'd' | b'D'))
+            && WORDS.iter().any(|w| t.get(..w.len()).is_some_and(|t| t.eq_ignore_ascii_case(w)))
+    };
     // The usual texts are known by their first letter; with comments or several statements, any trace counts.
-    begins(text) || (sql::needs_look(text) && (0..text.len()).any(|i| text.get(i..).is_some_and(begins)))
+    begins(text) || (look && (0..text.len()).any(|i| text.get(i..).is_some_and(begins)))
 }
 
 /// The client's statement that a `DEALLOCATE name` names.
@@ -289,7 +294,7 @@ fn parse(
     let names = frame::cstr(rest).and_then(|(n, b)| frame::cstr(b).map(|(text, _)| (n, b, text)));
     let Some((name, body, text)) = names else { return short(up, h, s, Expect::Malformed) };
     let classify = sql::needs_look(text);
-    s.barrier_at_sync |= drops_statements(text);
+    s.barrier_at_sync |= drops_statements(text, classify);
     if unnamed {
         c.stats.client_parses += 1;
         c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };

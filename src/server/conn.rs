@@ -66,6 +66,9 @@ impl ServerConn {
     /// Takes in what the server said while idle. Costs no system call when the reactor saw nothing: what the
     /// kernel has for us is known to the reactor before a client's next message is, unless it came meanwhile.
     pub fn quiet(&mut self, notifies_dropped: &mut u64) -> Quiet {
+        if self.idle_bytes.is_empty() && !self.stream.may_read() {
+            return Quiet::Yes;
+        }
         let mut chunk = [0; 1024];
         loop {
             match self.stream.try_read(&mut chunk) {

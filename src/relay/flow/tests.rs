@@ -66,6 +66,7 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
         down: &mut down,
         proto: &mut proto,
         timers: Timers::new(lease.since),
+        silent: Silent::default(),
         lease: &mut lease,
         env,
         mode: PoolMode::Transaction,
