@@ -37,6 +37,7 @@
 //! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share | tasks |
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
 //! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
+//! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
 //! | [`cancel`] | whose key, and what that client waits for | none |
 //! | [`metrics`], [`ops`] | counters and their catalogue; HTTP for metrics and health | own port |
 //! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
@@ -72,6 +73,7 @@
 pub mod app;
 pub mod auth;
 pub mod cancel;
+pub mod capacity;
 pub mod client;
 pub mod clock;
 pub mod config;

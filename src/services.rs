@@ -31,6 +31,8 @@ pub struct Services {
     pub clients: Clients,
     pub counters: Counters,
     config: RwLock<Arc<Config>>,
+    /// Not yet serving: servers are being asked, minimums opened.
+    pub starting: AtomicBool,
     pub draining: AtomicBool,
     /// Clients are being told to leave.
     pub seeing_off: AtomicBool,
@@ -59,6 +61,7 @@ impl Services {
             clients: Clients::default(),
             counters: Counters::default(),
             config: RwLock::new(config),
+            starting: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             seeing_off: AtomicBool::new(false),
             cancels_in_flight: AtomicUsize::new(0),

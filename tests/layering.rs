@@ -28,12 +28,15 @@ const RULES: &[Rule] = &[
     rule("auth", &["auth", "config", "error", "proto"], true),
     rule("pool/core.rs", &["error"], true),
     rule("routing", &["config", "proto", "routing"], true),
+    rule("capacity", &["config"], true),
     rule("net/lane.rs", &[], true),
     rule("net/buffer.rs", &[], true),
     rule("relay/state.rs", &["proto"], true),
     rule("relay/up.rs", &["error", "net", "proto", "relay"], true),
     rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
     // Do.
+    rule("capacity/ask.rs", &["config", "pool", "server", "services"], false),
+    rule("capacity/admit.rs", &["config", "services"], false),
     rule("net", &["config"], false),
     rule("metrics", &["error"], false),
     rule("server", &["auth", "clock", "config", "error", "net", "pool", "proto", "relay", "server"], false),
@@ -83,6 +86,7 @@ const LONG: usize = 600;
 
 /// Files that are longer, each with the reason.
 const LONG_FILES: &[(&str, &str)] = &[
+    ("config/settings.rs", "a table: one declaration for each setting"),
     ("pool/core.rs", "one state machine; its parts share every field"),
     ("pool/mod.rs", "the handle that does what the core decides: opening, giving back, cancels"),
     ("relay/up.rs", "one scan: a function for each message of a frontend"),

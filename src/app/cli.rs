@@ -27,6 +27,9 @@ struct Cli {
 enum Command {
     /// Validate a configuration: prints what it amounts to, or every problem at once.
     Check(Serve),
+    /// Derive the sizes of the pools from what the servers say, step by step, and tell whether the
+    /// configuration fits; its exit code is 1 where serving would be refused.
+    Plan(Serve),
     /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
     Demo {
         /// Stop after this time, for example 10s; without it, at Ctrl-C.
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Check(serve)) => check(&serve),
+        Some(Command::Plan(serve)) => plan(&serve),
         Some(Command::Demo { duration }) => run_demo(duration),
         None => run(&cli.serve),
     }
@@ -125,6 +129,23 @@ fn check(serve: &Serve) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => complain(&e),
+    }
+}
+
+fn plan(serve: &Serve) -> ExitCode {
+    let config = match read(serve) {
+        Ok(c) => c,
+        Err(e) => return complain(&e),
+    };
+    match super::start::plan(config) {
+        Ok((text, refused)) => {
+            let _ = write!(io::stdout().lock(), "{text}");
+            if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "howdah: {e}");
+            ExitCode::from(2)
+        }
     }
 }
 

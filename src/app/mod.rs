@@ -3,6 +3,7 @@
 pub mod cli;
 mod janitor;
 mod listen;
+mod start;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -16,12 +17,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use crate::capacity;
 use crate::client::ctl::Signal;
 use crate::clock::Clock;
-use crate::config::resolved::{Config, Drain, Role};
+use crate::config::resolved::{Config, Drain};
 use crate::config::{self, ConfigError};
 use crate::ops;
-use crate::pool::PoolKey;
 use crate::services::Services;
 
 /// A Howdah that serves.
@@ -80,17 +81,20 @@ impl Service {
         let services = Services::new(config.clone());
         let guard = runtime.enter();
         let mut tasks = Vec::new();
-        let bound = listen::bind(&config.listen)?;
         if let Some(addr) = config.listen.ops {
             tasks.push(
                 ops::start(addr, services.clone()).map_err(|e| format!("cannot listen on {addr}: {e}"))?,
             );
         }
-        for b in bound {
+        tasks.push(tokio::spawn(janitor::run(services.clone())));
+        drop(guard);
+        let all_asked = runtime.block_on(start::prove(&services, &config))?;
+        let guard = runtime.enter();
+        // Nobody connects to a Howdah that may yet refuse to serve.
+        for b in listen::bind(&config.listen)? {
             tasks.push(tokio::spawn(listen::accept_loop(b, services.clone())));
         }
-        tasks.push(tokio::spawn(janitor::run(services.clone())));
-        warm(&services, &config);
+        tasks.push(tokio::spawn(start::watch(services.clone(), all_asked)));
         drop(guard);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.origin, "serving");
         Ok(Self { runtime, services, tasks })
@@ -102,28 +106,6 @@ impl Service {
             t.abort();
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-    }
-}
-
-/// Makes the pools whose minimum is to be kept although nobody has asked for them yet: those that the
-/// configuration names by user, and those of a database with one possible user.
-fn warm(services: &Arc<Services>, config: &Config) {
-    for db in config.databases.values() {
-        let mut users: Vec<&str> = db.pool_overrides.iter().filter_map(|e| e.user.as_deref()).collect();
-        if let (1, Some(only)) = (config.users.len(), config.users.keys().next()) {
-            users.push(only);
-        }
-        users.sort_unstable();
-        users.dedup();
-        for user in users {
-            if config.pool_settings(db, user, Role::Primary).min_size > 0 {
-                let key =
-                    PoolKey { database: db.name.as_str().into(), user: user.into(), role: Role::Primary };
-                if let Some(p) = services.pools.obtain(&key, services) {
-                    p.look();
-                }
-            }
-        }
     }
 }
 
@@ -151,7 +133,7 @@ async fn signals(
     let mut hup = on(SignalKind::hangup())?;
     let how = loop {
         tokio::select! {
-            _ = hup.recv() => reload(services, read()),
+            _ = hup.recv() => reload_checked(services, read()).await,
             _ = term.recv() => break services.config().process.drain,
             // Somebody at a terminal wants it to end now, though in order.
             _ = int.recv() => break Drain::Transactions,
@@ -163,6 +145,18 @@ async fn signals(
         _ = int.recv() => tracing::warn!("second signal: ending at once"),
     }
     Ok(())
+}
+
+/// [`reload`], if the servers can carry the new configuration.
+pub async fn reload_checked(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
+    if let Ok(config) = &new
+        && let Err(why) = capacity::admit::admit(services, &Arc::new(config.clone())).await
+    {
+        services.counters.count("reload_failures_total", "");
+        tracing::error!("configuration not reloaded: {why}");
+        return;
+    }
+    reload(services, new);
 }
 
 /// Puts a new configuration in force whole, or keeps the old one and says why.
@@ -194,7 +188,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
             c.signal(Signal::Removed);
         }
     });
-    warm(services, &new);
+    start::warm(services, &new);
     services.counters.count("reloads_total", "");
     tracing::info!(config = %new.origin, "configuration reloaded");
 }

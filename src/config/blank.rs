@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::compat::Compat;
 use super::resolved::{
-    AuthMethod, Config, Drain, Keepalive, Limits, Listen, LogFormat, Notes, PoolMode, PoolSettings, Process,
-    Profile,
+    AuthMethod, Capacity, CapacityCheck, Config, Drain, Fleet, Keepalive, Limits, Listen, LogFormat, Notes,
+    PoolMode, PoolSettings, Process, Profile,
 };
 
 const KEEPALIVE: Keepalive =
@@ -54,6 +54,20 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             server_repair_timeout: Duration::ZERO,
             monitor_interval: Duration::ZERO,
         },
+        capacity: Capacity {
+            instances: 1,
+            safety_margin: 1000,
+            check: CapacityCheck::Refuse,
+            startup_requires_server: false,
+            interval: None,
+        },
+        fleet: Fleet {
+            budget: None,
+            name: String::new(),
+            minimum: 1,
+            database: String::new(),
+            control_timeout: Duration::ZERO,
+        },
         users: BTreeMap::new(),
         databases: BTreeMap::new(),
         autodb: None,
@@ -69,6 +83,10 @@ pub(super) fn blank_pool() -> PoolSettings {
         size: 0,
         min_size: 0,
         reserve_size: 0,
+        share: 1,
+        expected_tps: None,
+        expected_duration: None,
+        shed_load: false,
         reserve_delay: Duration::ZERO,
         query_timeout: None,
         transaction_timeout: None,

@@ -66,6 +66,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     let base = blank_pool().with(&global.overrides);
     config.pool = base.clone();
     config.listen.tcp_keepalive = base.keepalive;
+    builder.fleet(tree, &mut config);
     builder.auth_file(tree, &global, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
         let mut user = builder.user(table, &path, &global);
@@ -118,6 +119,20 @@ impl Builder<'_, '_> {
             *file = self.context.dir.join(&*file);
         }
         section
+    }
+
+    fn fleet(&mut self, tree: &Table, config: &mut Config) {
+        let mut section = Section::default();
+        for setting in SETTINGS.iter().filter(|s| s.at(Level::Fleet)) {
+            let Some(text) = setting.preset(false) else { continue };
+            let preset = Node::loose(text, &Source::Default);
+            self.apply_one(Level::Fleet, setting.key, &preset, "fleet", &mut section, Some(config));
+        }
+        let Some(node) = tree.get("fleet") else { return };
+        match &node.raw {
+            Raw::Table(table) => self.apply(Level::Fleet, table, "fleet", &mut section, Some(config)),
+            _ => self.errors.push(not_a_section(node, "fleet", "[fleet]")),
+        }
     }
 
     /// Reads every key of a section and refuses those that it cannot have.

@@ -221,6 +221,7 @@ fn path_of(tree: &Table, rest: &str) -> Option<Vec<String>> {
         ["databases", name, "replica" | "admin", _] => (Level::Role, Some(name)),
         ["users", name, _] => (Level::User, Some(name)),
         ["pools", _, _] => (Level::Pool, None),
+        ["fleet", _] => (Level::Fleet, None),
         _ => return None,
     };
     settings::find(level, parts.last()?)?;

@@ -35,6 +35,7 @@ pub fn render() -> String {
     );
     out.push_str("\n# [databases.NAME.admin], the servers for administration, has the same settings.\n");
     section(&mut out, Level::Pool, "[[pools]]", &[("database", "\"app\""), ("user", "\"app\"")]);
+    section(&mut out, Level::Fleet, "[fleet]", &[]);
     out
 }
 
@@ -108,6 +109,7 @@ fn example(setting: &Setting) -> String {
             "auth_file" => "\"userlist.txt\"".to_owned(),
             "password_file" => "\"password\"".to_owned(),
             "password_env" => "\"APP_PASSWORD\"".to_owned(),
+            "budget" => "60".to_owned(),
             key => format!("\"{key}\""),
         },
     }

@@ -25,6 +25,8 @@ pub struct Config {
     /// Role names that may use the reserved client places (and, later, the console).
     pub admin_users: Vec<String>,
     pub limits: Limits,
+    pub capacity: Capacity,
+    pub fleet: Fleet,
     /// The global section, for what is not known to belong to a database yet.
     pub pool: PoolSettings,
     pub users: BTreeMap<String, User>,
@@ -175,6 +177,49 @@ pub struct Limits {
     pub server_repair_timeout: Duration,
     /// How often the monitor asks a host where it stands.
     pub monitor_interval: Duration,
+}
+
+/// What is stated about the whole of which this process is a part, and what follows when it does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Processes with this configuration, before the same servers.
+    pub instances: u32,
+    /// The share of a server's connections that they may use, in thousandths; for the derivation.
+    pub safety_margin: u32,
+    pub check: CapacityCheck,
+    pub startup_requires_server: bool,
+    /// How often the servers are asked again while serving.
+    pub interval: Option<Duration>,
+}
+
+/// What happens when the pools do not fit the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapacityCheck {
+    Refuse,
+    Warn,
+    Off,
+}
+
+/// One budget for all instances; without `budget` there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fleet {
+    pub budget: Option<Budget>,
+    /// Tells fleets on one server apart.
+    pub name: String,
+    /// Server connections to each host that each instance is guaranteed, Howdah's own apart.
+    pub minimum: u32,
+    /// Where the control connections meet: advisory locks are per database.
+    pub database: String,
+    /// After so long without its control connection an instance is back at its minimum.
+    pub control_timeout: Duration,
+}
+
+/// Server connections, or a share of what a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    Connections(u32),
+    /// Of `max_connections`, in thousandths.
+    Share(u32),
 }
 
 /// A password or verifier; its `Debug` never shows it.
@@ -338,6 +383,14 @@ pub struct PoolSettings {
     /// Kept open although idle.
     pub min_size: u32,
     pub reserve_size: u32,
+    /// Weight among the pools of a server when its connections are divided.
+    pub share: u32,
+    /// Transactions a second that are expected of the pool, from all instances.
+    pub expected_tps: Option<u32>,
+    /// Server time of one of them.
+    pub expected_duration: Option<Duration>,
+    /// Whether a request whose wait cannot end in time is refused at once.
+    pub shed_load: bool,
     /// A waiter that has waited this long may use the reserve.
     pub reserve_delay: Duration,
     pub query_timeout: Option<Duration>,
@@ -371,6 +424,10 @@ pub struct PoolOverrides {
     pub size: Option<u32>,
     pub min_size: Option<u32>,
     pub reserve_size: Option<u32>,
+    pub share: Option<u32>,
+    pub expected_tps: Option<Option<u32>>,
+    pub expected_duration: Option<Option<Duration>>,
+    pub shed_load: Option<bool>,
     pub reserve_delay: Option<Duration>,
     /// In the timeouts the outer `Option` is "stated here", the inner one "off".
     pub query_timeout: Option<Option<Duration>>,
@@ -403,6 +460,10 @@ impl PoolSettings {
             size,
             min_size,
             reserve_size,
+            share,
+            expected_tps,
+            expected_duration,
+            shed_load,
             reserve_delay,
             query_timeout,
             transaction_timeout,

@@ -20,6 +20,8 @@ pub enum Level {
     Pool,
     /// `[peers.NUMBER]`
     Peer,
+    /// `[fleet]`
+    Fleet,
 }
 
 impl Level {
@@ -34,15 +36,16 @@ impl Level {
             Self::User => "[users.NAME]",
             Self::Pool => "[[pools]]",
             Self::Peer => "[peers.NUMBER]",
+            Self::Fleet => "[fleet]",
         }
     }
 
     /// Sections inside a section of this level.
     pub(super) const fn children(self) -> &'static [&'static str] {
         match self {
-            Self::Global => &["users", "databases", "pools", "peers"],
+            Self::Global => &["users", "databases", "pools", "peers", "fleet"],
             Self::Database => &["replica", "admin"],
-            Self::Role | Self::User | Self::Pool | Self::Peer => &[],
+            Self::Role | Self::User | Self::Pool | Self::Peer | Self::Fleet => &[],
         }
     }
 }

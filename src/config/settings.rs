@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::resolved::{AuthMethod, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica};
+use super::resolved::{AuthMethod, CapacityCheck, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica};
 use super::routing::Balance;
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
@@ -14,6 +14,7 @@ const GLOBAL: &[Level] = &[Level::Global];
 const DATABASE: &[Level] = &[Level::Database];
 const POOL_ENTRY: &[Level] = &[Level::Pool];
 const WITH_PEERS: &[Level] = &[Level::Database, Level::Role, Level::Peer];
+const FLEET: &[Level] = &[Level::Fleet];
 const NAMED: &[Level] = &[Level::Database, Level::User];
 /// Settings of a pool can be stated at every level; the narrowest one wins.
 const ANY: &[Level] = &Level::ALL;
@@ -69,6 +70,14 @@ fn when_no_replica(word: &str) -> WhenNoReplica {
         "primary" => WhenNoReplica::Primary,
         "wait" => WhenNoReplica::Wait,
         _ => WhenNoReplica::Error,
+    }
+}
+
+fn capacity_check(word: &str) -> CapacityCheck {
+    match word {
+        "warn" => CapacityCheck::Warn,
+        "off" => CapacityCheck::Off,
+        _ => CapacityCheck::Refuse,
     }
 }
 
@@ -259,6 +268,29 @@ settings! {
     max_user_client_connections: GLOBAL, Kind::Limit { max: COUNT }, Is("0"),
         "the global max_client_connections limits already",
         Live, pgb("max_user_client_connections"), Section |s, Limit(v)| s.max_user_client_connections = *v;
+
+    // --- what the servers can carry
+    /// Processes with this configuration before the same servers: what one can open is multiplied by it.
+    instances: GLOBAL, Kind::Count { min: 1, max: 10_000 }, Is("1"), "only the operator knows of the others",
+        Live, NATIVE, Config |c, Count(v)| c.capacity.instances = *v;
+    /// Share of a server's connections that poolers may use, in the sizes that `howdah plan` derives. The check at
+    /// the start counts all of them.
+    safety_margin: GLOBAL, Kind::Share, Is("0.8"), "leaves room for migrations, backups, and people",
+        Live, NATIVE, Config |c, Share(v)| c.capacity.safety_margin = *v;
+    /// What happens at start and reload when the pools of all instances can open more connections than a server
+    /// has: `refuse`, or `warn`. `off` asks the servers nothing.
+    capacity_check: GLOBAL, Kind::Word(&["refuse", "warn", "off"]), Is("refuse"),
+        "what cannot work is best told before anybody depends on it",
+        Live, NATIVE.preset("warn"), Config |c, Word(v)| c.capacity.check = capacity_check(v);
+    /// Whether Howdah ends at its start when a server cannot be asked or the minimum of a pool cannot be opened.
+    /// Otherwise it serves, says so, and checks as soon as the server answers.
+    startup_requires_server: GLOBAL, Kind::Boolean, Is("false"),
+        "applications and servers start in any order, and a sidecar must not fail because of it",
+        Live, NATIVE, Config |c, Boolean(v)| c.capacity.startup_requires_server = *v;
+    /// How often the servers are asked again while serving; 0 is only at start and reload.
+    capacity_interval: GLOBAL, Kind::ON_OFF, Is("60s"),
+        "notices a smaller server after a failover, for one short login a minute",
+        Live, NATIVE, Config |c, Timeout(v)| c.capacity.interval = *v;
 
     // --- the process
     /// Worker threads; 0 is one for each available core, 1 runs everything on one thread.
@@ -454,6 +486,18 @@ settings! {
     reserve_pool_size: ANY, Kind::Count { min: 0, max: 100_000 }, Is("0"), "pool_size means what it says",
         Live, pgb("reserve_pool_size").database("reserve_pool_size").user("reserve_pool_size"),
         Section |s, Count(v)| s.overrides.reserve_size = Some(*v);
+    /// Weight of a pool when `howdah plan` divides a server's connections among the pools.
+    capacity_share: ANY, Kind::Count { min: 1, max: 10_000 }, Is("1"), "all pools count alike",
+        Live, NATIVE, Section |s, Count(v)| s.overrides.share = Some(*v);
+    /// Transactions a second that are expected of one pool, from all instances; 0 is not known.
+    expected_tps: ANY, Kind::Limit { max: 100 * COUNT }, Is("0"), "only the operator can expect something",
+        Live, NATIVE, Section |s, Limit(v)| s.overrides.expected_tps = Some(*v);
+    /// Server time of one of these transactions; 0 is not known.
+    expected_duration: ANY, Kind::ON_OFF, Is("0"), "only the operator can expect something",
+        Live, NATIVE, Section |s, Timeout(v)| s.overrides.expected_duration = Some(*v);
+    /// Whether a request is refused at once when a lower bound of its wait already exceeds `query_wait_timeout`.
+    shed_load: ANY, Kind::Boolean, Is("false"), "nothing is refused that might have been served",
+        Live, NATIVE, Section |s, Boolean(v)| s.overrides.shed_load = Some(*v);
     /// How long a client must have waited before the reserve is used.
     reserve_delay: ANY, Kind::at_least(Duration::ZERO), Is("5s"), "a passing burst is no reason for it",
         Live, pgb("reserve_pool_timeout").zero(NEVER), Section |s, Duration(v)| s.overrides.reserve_delay = Some(*v);
@@ -567,4 +611,23 @@ settings! {
     /// Whether session state that shows (SET, LISTEN, temporary tables and the like) is reset between clients.
     reset_state: ANY, Kind::Boolean, Is("true"), "no client ever meets another's state",
         Live, NATIVE.preset("false"), Section |s, Boolean(v)| s.overrides.reset_state = Some(*v);
+
+    // --- one budget for all instances
+    /// Server connections to each host that all instances together may have, Howdah's own among them: a number,
+    /// or a share of the server's max_connections. Needs PostgreSQL 14 or newer.
+    budget: FLEET, Kind::Budget, Unset, "each instance is bounded by its own pools alone",
+        Live, NATIVE, Config |c, Budget(v)| c.fleet.budget = Some(*v);
+    /// Name of the fleet; instances of one name and one `database` share the budget. Backends are counted by the
+    /// roles and databases of the pools, so two fleets on one server need different ones.
+    name: FLEET, Kind::Text, Is("howdah"), "one fleet before a server is the usual case",
+        Live, NATIVE, Config |c, Text(v)| c.fleet.name = v.clone();
+    /// Server connections to each host that each instance is guaranteed, Howdah's own apart.
+    minimum: FLEET, Kind::Count { min: 1, max: 10_000 }, Is("1"), "nobody is shut out, and the rest is lent by demand",
+        Live, NATIVE, Config |c, Count(v)| c.fleet.minimum = *v;
+    /// Database on each host to which the control connections go; the same for all instances of a fleet.
+    database: FLEET, Kind::Text, Is("postgres"), "advisory locks are per database, and this one is everywhere",
+        Live, NATIVE, Config |c, Text(v)| c.fleet.database = v.clone();
+    /// After so long without its control connection an instance has given back what is beyond its minimum.
+    control_timeout: FLEET, MS_100, Is("10s"), "outlasts a restart of the connection, not an outage",
+        Live, NATIVE, Config |c, Duration(v)| c.fleet.control_timeout = *v;
 }

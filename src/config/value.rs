@@ -6,6 +6,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::raw::Raw;
+use super::resolved::Budget;
 use super::units;
 
 /// The type of a setting, with its range.
@@ -48,6 +49,10 @@ pub enum Kind {
     Address,
     /// Permission bits, octal.
     Mode,
+    /// A part of a whole, in thousandths.
+    Share,
+    /// A count of connections, or a share of those that a server has.
+    Budget,
 }
 
 /// A value of one of these types.
@@ -67,6 +72,8 @@ pub enum Value {
     Addresses(Vec<SocketAddr>),
     Address(Option<SocketAddr>),
     Mode(u32),
+    Share(u32),
+    Budget(Budget),
 }
 
 const A_YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -104,6 +111,10 @@ impl Kind {
                 "addresses with ports, such as [\"127.0.0.1:6432\", \"[::1]:6432\", \"*:6432\"]".to_owned()
             }
             Self::Address => "an address with a port, such as \"127.0.0.1:9127\", or \"off\"".to_owned(),
+            Self::Share => "a share above 0 and up to 1, such as 0.8 or \"80%\"".to_owned(),
+            Self::Budget => {
+                "a whole number from 1, or a share of max_connections such as 0.8 or \"80%\"".to_owned()
+            }
             Self::Mode => "octal permission bits as a string, such as \"0700\"".to_owned(),
         }
     }
@@ -167,6 +178,8 @@ impl Kind {
                 "off" => Ok(Value::Address(None)),
                 t => address(t).map(|a| Value::Address(Some(a))),
             },
+            Self::Share => share(raw).map(Value::Share),
+            Self::Budget => budget(raw).map(Value::Budget),
             Self::Mode => {
                 let t = text(raw)?;
                 let bits = u32::from_str_radix(t.trim_start_matches("0o"), 8);
@@ -198,6 +211,8 @@ impl Value {
             }
             Self::Addresses(a) => list(a.iter().map(|a| quoted(&a.to_string())).collect()),
             Self::Address(a) => quoted(&a.map_or_else(|| "off".to_owned(), |a| a.to_string())),
+            Self::Share(n) | Self::Budget(Budget::Share(n)) => format!("{:?}", f64::from(*n) / 1000.0),
+            Self::Budget(Budget::Connections(n)) => n.to_string(),
             Self::Mode(bits) => quoted(&format!("{bits:04o}")),
         }
     }
@@ -207,6 +222,41 @@ fn text(raw: &Raw) -> Result<String, String> {
     match raw {
         Raw::Text(t) | Raw::Loose(t) => Ok(t.clone()),
         _ => Err("not a string".to_owned()),
+    }
+}
+
+/// A share in thousandths: a fraction, or a percentage as text.
+fn share(raw: &Raw) -> Result<u32, String> {
+    let text = match raw {
+        Raw::Text(t) | Raw::Loose(t) | Raw::Other(t) => t.trim().to_owned(),
+        Raw::Integer(i) => i.to_string(),
+        _ => return Err("not a share".to_owned()),
+    };
+    let (number, factor) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim(), 10.0),
+        None => (text.as_str(), 1000.0),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a share".to_owned())?;
+    let thousandths = number * factor;
+    if !(1.0..=1000.0).contains(&thousandths) {
+        return Err("out of range".to_owned());
+    }
+    Ok(thousandths.round() as u32)
+}
+
+fn budget(raw: &Raw) -> Result<Budget, String> {
+    let whole = match raw {
+        Raw::Integer(i) => Some(*i),
+        Raw::Loose(t) => t.trim().parse().ok(),
+        _ => None,
+    };
+    match whole {
+        Some(n) => u32::try_from(n)
+            .ok()
+            .filter(|n| (1..=1_000_000).contains(n))
+            .map(Budget::Connections)
+            .ok_or_else(|| "out of range".to_owned()),
+        None => share(raw).map(Budget::Share),
     }
 }
 

@@ -265,6 +265,8 @@ pub const METRICS: &[Metric] = &[
     event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),
     event("howdah_statements_reprepared_total", "batches", &[], &[], "Batches sent again because the server had lost their prepared statement before anything of them ran."),
     event("howdah_panics_total", "panics", &["task"], &["session", "ops"], "Panics that were caught; more than 0 is a bug."),
+    event("howdah_capacity_checks_total", "checks", &["outcome"], &["fits", "tight", "too_large", "unasked"], "Servers that were asked what they can carry: whether the pools of all instances fit, fit only while others have so little, or do not; unasked where there was no answer."),
+    event("howdah_capacity_caps_total", "caps", &[], &[], "Times that the pools were capped while serving because a server had become too small for them."),
     event("howdah_reloads_total", "reloads", &[], &[], "Configurations that were put in force by a reload."),
     event("howdah_reload_failures_total", "reloads", &[], &[], "Reloads that left the old configuration in force."),
 

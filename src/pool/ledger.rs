@@ -35,6 +35,8 @@ struct Inner {
     starved: VecDeque<Weak<Pool>>,
     /// Hosts that cannot be reached, for all pools that dial them.
     down: HashMap<HostAddr, HostDown>,
+    /// Hosts that cannot carry what the configuration allows, and what they can.
+    caps: HashMap<HostAddr, usize>,
 }
 
 #[derive(Debug)]
@@ -68,10 +70,14 @@ impl Ledger {
         let mut inner = self.inner.lock();
         for (key, limit) in wanted {
             let used = inner.used.get(key).copied().unwrap_or(0);
-            if let Some(limit) = limit
-                && used >= *limit
+            let cap = match key {
+                LimitKey::Host(h) => inner.caps.get(h).copied(),
+                LimitKey::Database(_) | LimitKey::User(_) => None,
+            };
+            if let Some(limit) = limit.iter().copied().chain(cap).min()
+                && used >= limit
             {
-                return Err((key.clone(), *limit));
+                return Err((key.clone(), limit));
             }
         }
         let keys: Vec<LimitKey> = wanted.iter().map(|(k, _)| k.clone()).collect();
@@ -79,6 +85,15 @@ impl Ledger {
             *inner.used.entry(k.clone()).or_insert(0) += 1;
         }
         Ok(Room { keys, services: Arc::downgrade(services) })
+    }
+
+    /// Bounds a host below its configured limit, or lifts that; the bound before is returned.
+    pub fn cap_host(&self, host: &HostAddr, cap: Option<usize>) -> Option<usize> {
+        let mut inner = self.inner.lock();
+        match cap {
+            Some(n) => inner.caps.insert(host.clone(), n),
+            None => inner.caps.remove(host),
+        }
     }
 
     pub fn used(&self, key: &LimitKey) -> usize {

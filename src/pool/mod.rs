@@ -117,7 +117,8 @@ impl PoolSpec {
         }
     }
 
-    fn target(&self) -> Target {
+    /// What a dial for this pool needs to know.
+    pub fn target(&self) -> Target {
         Target {
             dbname: self.dbname.clone(),
             user: self.server_user.clone(),

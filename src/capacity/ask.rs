@@ -1,0 +1,120 @@
+//! The questions to a live server; the login is that of a pool.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::facts::Facts;
+use super::need::{HostNeed, PoolNeed};
+use crate::config::Config;
+use crate::config::resolved::HostAddr;
+use crate::pool::{PoolKey, PoolSpec};
+use crate::server::connect::Target;
+use crate::server::own::{Own, Rows};
+use crate::services::Services;
+
+/// A server that takes longer counts as one that could not be asked.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Logins that are tried, where several users have pools at the host.
+const LOGINS: usize = 3;
+/// Tells our own connections apart in `pg_stat_activity`.
+pub const APPLICATION: &str = "howdah";
+
+/// Asks the server what it can carry.
+pub async fn ask(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Facts, String> {
+    let answer = tokio::time::timeout(PATIENCE, async {
+        let mut own = open(services, config, need, None, APPLICATION).await?;
+        facts(&mut own).await
+    });
+    answer.await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+}
+
+/// A connection of our own to the host, with the login of the first of its pools whose login works.
+pub async fn open(
+    services: &Arc<Services>,
+    config: &Config,
+    need: &HostNeed,
+    database: Option<&str>,
+    application: &str,
+) -> Result<Own, String> {
+    let mut last = "no pool has a login for it".to_owned();
+    let mut tried: Vec<(&str, &str)> = Vec::new();
+    for pool in &need.pools {
+        let login = (pool.server_user.as_str(), pool.dbname.as_str());
+        if pool.user.is_empty() && pool.server_user.is_empty() || tried.contains(&login) {
+            continue;
+        }
+        if tried.len() == LOGINS {
+            break;
+        }
+        tried.push(login);
+        let Some(mut target) = target(config, pool) else { continue };
+        if let Some(database) = database {
+            database.clone_into(&mut target.dbname);
+        }
+        target.startup = vec![("application_name".to_owned(), application.to_owned())];
+        match login_to(services, &need.host, &target).await {
+            Ok(own) => return Ok(own),
+            Err(why) => last = why,
+        }
+    }
+    Err(last)
+}
+
+async fn login_to(services: &Arc<Services>, host: &HostAddr, target: &Target) -> Result<Own, String> {
+    let room = services.ledger.take(&[], services).map_err(|_| "no room".to_owned())?;
+    Own::open(host.clone(), target, room).await.map_err(|f| f.error().to_string())
+}
+
+fn target(config: &Config, pool: &PoolNeed) -> Option<Target> {
+    let key =
+        PoolKey { database: pool.database.as_str().into(), user: pool.user.as_str().into(), role: pool.role };
+    let spec = PoolSpec::resolve(config, config.databases.get(&pool.database)?, &key)?;
+    let target = spec.target();
+    let timeout = target.timeout.min(PATIENCE);
+    Some(Target { on_connect: Vec::new(), timeout, ..target })
+}
+
+async fn facts(own: &mut Own) -> Result<Facts, String> {
+    let settings = query(
+        own,
+        "SELECT current_setting('server_version_num') AS version, current_setting('max_connections') AS max, \
+         current_setting('superuser_reserved_connections') AS superuser, \
+         coalesce(current_setting('reserved_connections', true), '0') AS reserved, \
+         pg_is_in_recovery() AS recovery",
+    )
+    .await?;
+    let number = |column: &str| -> Result<u32, String> {
+        let value = settings.get(0, column).and_then(|v| v.parse().ok());
+        value.ok_or_else(|| format!("the server did not say its {column}"))
+    };
+    let mut facts = Facts {
+        version: number("version")?,
+        max_connections: number("max")?,
+        superuser_reserved: number("superuser")?,
+        reserved: number("reserved")?,
+        in_recovery: settings.get(0, "recovery") == Some("t"),
+        ..Facts::default()
+    };
+    let roles =
+        "SELECT rolname AS name, rolconnlimit AS n FROM pg_roles WHERE rolconnlimit >= 0 AND NOT rolsuper";
+    facts.role_limits = counts(&query(own, roles).await?);
+    let databases = "SELECT datname AS name, datconnlimit AS n FROM pg_database WHERE datconnlimit >= 0";
+    facts.database_limits = counts(&query(own, databases).await?);
+    // Walsenders and parallel workers have places of their own; both columns are hidden for other roles' rows
+    // without pg_read_all_stats, which then count.
+    let in_use = "SELECT usename AS name, count(*) AS n FROM pg_stat_activity WHERE usename IS NOT NULL \
+                  AND backend_type IS DISTINCT FROM 'walsender' \
+                  AND backend_type IS DISTINCT FROM 'parallel worker' AND pid <> pg_backend_pid() GROUP BY 1";
+    facts.in_use = counts(&query(own, in_use).await?);
+    Ok(facts)
+}
+
+async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
+    own.query(sql).await.map_err(|e| e.to_string())
+}
+
+fn counts(rows: &Rows) -> BTreeMap<String, u32> {
+    let row = |i| Some((rows.get(i, "name")?.to_owned(), rows.get(i, "n")?.parse().ok()?));
+    (0..rows.rows.len()).filter_map(row).collect()
+}

@@ -1,0 +1,164 @@
+//! The case that Howdah comes from: five instances, one server with 100 connections, and nobody who added it up.
+
+#![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
+
+mod common;
+mod kit;
+
+use std::process::Output;
+use std::time::Duration;
+
+use common::proxy::Howdah;
+use common::{Cluster, Options, SUPERUSER, app_options, cluster, connections, eventually, free_port};
+use kit::{app, config, metric, program};
+
+const MAJOR: u32 = 15;
+
+/// As PostgreSQL comes: 100 connections, 3 of them for superusers.
+fn hundred() -> Options {
+    Options::default()
+        .setting("max_connections", "100")
+        .sql("CREATE ROLE app LOGIN")
+        .sql("CREATE DATABASE app OWNER app")
+}
+
+fn alter(cluster: &Cluster, sql: &str) {
+    let mut client = cluster.connect(SUPERUSER, SUPERUSER).expect("a login");
+    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
+fn five(cluster: &Cluster, database: &str) -> String {
+    config(cluster, "instances = 5", database, "")
+}
+
+/// A configuration that does not serve: what it says, and its exit code.
+fn refused(config: &str) -> String {
+    let mut howdah = Howdah::spawn(config, &[]);
+    let status = howdah.wait(Duration::from_secs(20));
+    // Its last line; what came before it is there then.
+    howdah.await_log("serves nevertheless", Duration::from_secs(20));
+    assert_eq!(status.code(), Some(1), "{}", howdah.log());
+    howdah.log()
+}
+
+fn plan(config: &str) -> (Option<i32>, String) {
+    let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    let (port, ops) = (free_port().expect("a port"), free_port().expect("a port"));
+    let config = config.replace("{port}", &port.to_string()).replace("{ops_port}", &ops.to_string());
+    std::fs::write(file.path(), config).expect("written");
+    let Output { status, stdout, stderr } = program().arg("plan").arg(file.path()).output().expect("it runs");
+    assert!(stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
+    (status.code(), String::from_utf8(stdout).expect("UTF-8"))
+}
+
+#[test]
+fn the_origins_sizes_are_refused_with_the_sum_and_the_derived_ones_start() {
+    let Some(cluster) = cluster(MAJOR, hundred()) else { return };
+    for size in [16, 20, 25, 30, 50] {
+        let log = refused(&five(&cluster, &format!("pool_size = {size}\nreserve_pool_size = 5")));
+        let sum = (size + 5 + 1) * 5;
+        for part in [
+            format!("5 instances can open {sum} server connections, and the server has 97 for them"),
+            format!("pool_size {size} + reserve_pool_size 5 = {}", size + 5),
+            "smaller pools: 18 connections".to_owned(),
+            format!("larger max_connections: {}", sum + 3),
+        ] {
+            assert!(log.contains(&part), "no {part:?} in\n{log}");
+        }
+    }
+    let load = "pool_size = 16\nreserve_pool_size = 5\nexpected_tps = 1000\nexpected_duration = \"5ms\"";
+    let (code, text) = plan(&five(&cluster, load));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("pool_size = 9, reserve_pool_size = 5"), "{text}");
+    let derived = five(&cluster, "pool_size = 9\nreserve_pool_size = 5\nmin_pool_size = 9");
+    assert_eq!(plan(&derived).0, Some(0));
+    let five: Vec<Howdah> = (0..5).map(|_| Howdah::start(&derived)).collect();
+    for howdah in &five {
+        assert_eq!(app(howdah).value("SELECT 1").expect("an answer"), "1");
+        howdah.await_log("minimum open", Duration::from_secs(10));
+    }
+    // The connections that asked may still be ending.
+    eventually("the minimums, and nothing else", || connections(&cluster, "app") == 45);
+}
+
+#[test]
+fn what_does_not_fit_only_warns_where_that_is_said() {
+    let Some(cluster) = cluster(MAJOR, hundred()) else { return };
+    let text = config(&cluster, "instances = 5\ncapacity_check = \"warn\"", "pool_size = 50", "");
+    let howdah = Howdah::start(&text);
+    assert_eq!(app(&howdah).value("SELECT 1").expect("an answer"), "1");
+    howdah.await_log("5 instances can open 255", Duration::from_secs(10));
+    assert_eq!(metric(&howdah, "howdah_capacity_checks_total", &[("outcome", "too_large")]), 1.0);
+}
+
+#[test]
+fn a_reload_that_does_not_fit_leaves_everything_as_it_was() {
+    let Some(cluster) = cluster(MAJOR, hundred()) else { return };
+    let howdah = Howdah::start(&five(&cluster, "pool_size = 10"));
+    howdah.rewrite_config(&five(&cluster, "pool_size = 30"));
+    howdah.hup();
+    howdah.await_log("configuration not reloaded", Duration::from_secs(10));
+    assert_eq!(metric(&howdah, "howdah_reload_failures_total", &[]), 1.0);
+    app(&howdah).query("SELECT 1").expect("an answer");
+    assert_eq!(metric(&howdah, "howdah_pool_size", &[]), 10.0);
+    howdah.rewrite_config(&five(&cluster, "pool_size = 12"));
+    howdah.hup();
+    howdah.await_log("configuration reloaded", Duration::from_secs(10));
+    assert_eq!(metric(&howdah, "howdah_pool_size", &[]), 12.0);
+}
+
+#[test]
+fn the_limits_of_roles_and_databases_count() {
+    let Some(cluster) = cluster(MAJOR, app_options().sql("ALTER ROLE app CONNECTION LIMIT 20")) else {
+        return;
+    };
+    assert!(refused(&five(&cluster, "pool_size = 5")).contains("role app, whose CONNECTION LIMIT is 20"));
+    alter(&cluster, "ALTER ROLE app CONNECTION LIMIT -1");
+    alter(&cluster, "ALTER DATABASE app CONNECTION LIMIT 24");
+    assert!(refused(&five(&cluster, "pool_size = 5")).contains("database app, whose CONNECTION LIMIT is 24"));
+    alter(&cluster, "ALTER DATABASE app CONNECTION LIMIT 25");
+    drop(Howdah::start(&five(&cluster, "pool_size = 5")));
+}
+
+/// A server that is not there: said, and governed by a setting.
+#[test]
+fn a_server_that_cannot_be_asked() {
+    let dead = free_port().expect("a port");
+    let text = |top: &str| {
+        format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
+             instances = 5\n{top}\n[users.app]\n[databases.app]\nhost = \"127.0.0.1:{dead}\"\npool_size = 3\n\
+             min_pool_size = 1\n"
+        )
+    };
+    let log = refused(&text("startup_requires_server = true"));
+    assert!(log.contains("could not be asked"), "{log}");
+    let howdah = Howdah::start(&text(""));
+    howdah.await_log("serving nevertheless", Duration::from_secs(20));
+    let (code, out) = plan(&text(""));
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("could not be asked") && out.contains("5 instances: 20"), "{out}");
+}
+
+/// The server comes back smaller: nothing stops, but no more is opened than fits.
+#[test]
+fn pools_are_capped_when_the_server_has_become_smaller() {
+    let Some(mut cluster) = cluster(MAJOR, hundred()) else { return };
+    let top = "instances = 5\ncapacity_interval = \"200ms\"";
+    let howdah = Howdah::start(&config(&cluster, top, "pool_size = 15", ""));
+    alter(&cluster, "ALTER SYSTEM SET max_connections = 33");
+    cluster.restart(common::Stop::Fast).expect("a restart");
+    howdah.await_log("capped to what fits", Duration::from_secs(20));
+    assert!(metric(&howdah, "howdah_capacity_caps_total", &[]) >= 1.0);
+    // (33 - 3) / 5 - 1: five, whatever the pool's size says.
+    let mut held: Vec<_> = (0..5).map(|_| app(&howdah)).collect();
+    held.iter_mut().for_each(|c| drop(c.query("BEGIN").expect("a server")));
+    let waiter = std::thread::spawn({
+        let mut sixth = app(&howdah);
+        move || sixth.value("SELECT 1")
+    });
+    eventually("the sixth waits", || metric(&howdah, "howdah_pool_waiting_clients", &[]) == 1.0);
+    assert_eq!(connections(&cluster, "app"), 5);
+    drop(held);
+    assert_eq!(waiter.join().expect("no panic").expect("an answer"), "1");
+}
