@@ -16,6 +16,10 @@ pub async fn request(services: &Arc<Services>, pid: i32, key: &[u8]) {
     let label = match find(services, pid, key) {
         None => "unknown",
         Some(Link::None) => "idle",
+        Some(Link::Console(wait)) => {
+            wait.notify_one();
+            "waiting"
+        }
         Some(Link::Waiting(pool, id)) => {
             pool.cancel_waiter(id);
             "waiting"

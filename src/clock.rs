@@ -21,6 +21,12 @@ impl Clock {
         Instant::now()
     }
 
+    /// The time of day, for people to read; nothing may be decided by it.
+    pub fn wall() -> std::time::SystemTime {
+        #[expect(clippy::disallowed_methods, reason = "only shown")]
+        std::time::SystemTime::now()
+    }
+
     pub fn now_ms(&self) -> u64 {
         self.ms(Self::now())
     }

@@ -39,6 +39,8 @@
 //! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
 //! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
 //! | [`cancel`] | whose key, and what that client waits for | none |
+//! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
+//! | [`control`] | what the operator has put in force while the process runs | none |
 //! | [`metrics`], [`ops`] | counters and their catalogue; HTTP for metrics and health | own port |
 //! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
 //! | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
@@ -67,8 +69,7 @@
 //! # Room for what is to come
 //!
 //! TLS is a third kind of [`net::stream::Stream`]. Routing chooses the [`pool::PoolKey`] (whose role exists already)
-//! between the first message and the checkout. The console is a database of its own in [`client::login`]. A budget
-//! shared by a fleet is one more key of the [`pool::ledger`].
+//! between the first message and the checkout. A budget shared by a fleet is one more key of the [`pool::ledger`].
 
 pub mod app;
 pub mod auth;
@@ -77,6 +78,8 @@ pub mod capacity;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod console;
+pub mod control;
 pub mod demo;
 pub mod error;
 pub mod metrics;

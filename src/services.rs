@@ -11,6 +11,7 @@ use crate::client::ctl::ClientCtl;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::Secret;
+use crate::control::Control;
 use crate::metrics::Counters;
 use crate::net::buffer::BufferPool;
 use crate::pool::ledger::Ledger;
@@ -29,6 +30,7 @@ pub struct Services {
     pub ledger: Ledger,
     pub pools: Registry,
     pub clients: Clients,
+    pub control: Control,
     pub counters: Counters,
     config: RwLock<Arc<Config>>,
     /// Not yet serving: servers are being asked, minimums opened.
@@ -59,6 +61,7 @@ impl Services {
             ledger: Ledger::default(),
             pools: Registry::default(),
             clients: Clients::default(),
+            control: Control::default(),
             counters: Counters::default(),
             config: RwLock::new(config),
             starting: AtomicBool::new(false),
@@ -172,6 +175,15 @@ impl Clients {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Clients of one database, its console apart.
+    pub fn of_database(&self, database: &str) -> usize {
+        self.per_database.lock().get(database).copied().unwrap_or(0)
+    }
+
+    pub fn of_user(&self, user: &str) -> usize {
+        self.per_user.lock().get(user).copied().unwrap_or(0)
     }
 
     fn counted(&self, user: bool) -> &Mutex<HashMap<Arc<str>, usize>> {

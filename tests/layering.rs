@@ -63,7 +63,24 @@ const RULES: &[Rule] = &[
         false,
     ),
     rule("cancel.rs", &["client", "services"], false),
-    rule("services.rs", &["auth", "client", "clock", "config", "metrics", "net", "pool", "proto"], false),
+    rule(
+        "services.rs",
+        &["auth", "client", "clock", "config", "control", "metrics", "net", "pool", "proto"],
+        false,
+    ),
+    rule("control.rs", &["config"], false),
+    rule("console/command.rs", &["error"], true),
+    rule("console/message.rs", &["proto"], true),
+    rule("console/rows.rs", &["console"], true),
+    rule("console/protocol.rs", &["config", "error", "proto"], true),
+    rule(
+        "console",
+        &[
+            "client", "clock", "config", "console", "control", "error", "net", "pool", "proto", "server",
+            "services",
+        ],
+        false,
+    ),
     rule("ops", &["client", "config", "error", "metrics", "ops", "pool", "services"], false),
     // A program of its own beside the pooler.
     rule("demo", &[], false),

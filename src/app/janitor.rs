@@ -27,6 +27,7 @@ pub(super) async fn run(services: Arc<Services>) {
         for p in &pools {
             p.tick(now);
         }
+        services.control.tick.notify_waiters();
         if n.is_multiple_of(SWEEP) {
             for p in &pools {
                 p.sweep();

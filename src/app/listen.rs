@@ -11,9 +11,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::client::ctl::ClientCtl;
 use crate::client::login::{self, Login};
 use crate::clock::Clock;
 use crate::config::resolved::Listen;
+use crate::console;
 use crate::error::{Error, Report, Severity, report};
 use crate::net::stream::{Peer, Stream};
 use crate::proto::encode;
@@ -138,24 +140,39 @@ impl Drop for Counted {
 /// One connection from its first byte to its last. The login's state is gone before the session runs, so that
 /// an idle client is as small as its session.
 async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted: Counted) {
-    let Some(mut session) = Box::pin(log_in(stream, peer, &services)).await else { return };
-    counted.logged_in();
-    let ended = std::panic::AssertUnwindSafe(session.run()).catch_unwind().await;
-    let reason = match ended {
-        Ok(reason) => reason,
-        Err(_) => {
-            session.after_panic().await;
-            "panic"
+    let (ctl, reason) = match Box::pin(log_in(stream, peer, &services)).await {
+        None => return,
+        Some(LoggedIn::Session(mut session)) => {
+            counted.logged_in();
+            let ended = std::panic::AssertUnwindSafe(session.run()).catch_unwind().await;
+            let reason = match ended {
+                Ok(reason) => reason,
+                Err(_) => {
+                    session.after_panic().await;
+                    "panic"
+                }
+            };
+            (session.ctl.clone(), reason)
+        }
+        Some(LoggedIn::Console(visitor)) => {
+            counted.logged_in();
+            let ctl = visitor.ctl.clone();
+            // Seldom, and larger than a session: it must not make every session's task larger.
+            let served = Box::pin(console::serve(*visitor, &services));
+            let ended = std::panic::AssertUnwindSafe(served).catch_unwind().await;
+            services.clients.remove(ctl.id);
+            let panicked = |_| services.counters.count("panics_total", "console");
+            (ctl, ended.map_err(panicked).unwrap_or("panic"))
         }
     };
     services.counters.count("client_disconnects_total", reason);
     if services.log_disconnections() {
-        let age = session.age(Clock::now());
+        let age = Clock::now().saturating_duration_since(ctl.connected);
         tracing::info!(
-            client = session.ctl.id,
+            client = ctl.id,
             %peer,
-            user = ?session.ctl.user,
-            database = ?session.ctl.database,
+            user = ?ctl.user,
+            database = ?ctl.database,
             reason,
             duration_ms = age.as_millis() as u64,
             "disconnected"
@@ -163,11 +180,13 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
     }
 }
 
-async fn log_in(
-    mut stream: Stream,
-    peer: Peer,
-    services: &Arc<Services>,
-) -> Option<Box<crate::client::session::Session>> {
+/// A login that has succeeded.
+enum LoggedIn {
+    Session(Box<crate::client::session::Session>),
+    Console(Box<login::Visitor>),
+}
+
+async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Option<LoggedIn> {
     let config = services.config();
     let _ = stream.tune(&config.listen.tcp_keepalive);
     let limit = config.limits.max_login_connections as usize;
@@ -178,20 +197,27 @@ async fn log_in(
         let _ = stream.write_all(&fatal(&e)).await;
         return None;
     }
+    let connected = |ctl: &ClientCtl| {
+        services.counters.count("logins_total", "");
+        if config.process.log_connections {
+            tracing::info!(
+                client = ctl.id,
+                %peer,
+                user = ?ctl.user,
+                database = ?ctl.database,
+                application = ?ctl.application_name(),
+                "connected"
+            );
+        }
+    };
     match login::login(stream, peer, services).await {
         Login::Session(s) => {
-            services.counters.count("logins_total", "");
-            if config.process.log_connections {
-                tracing::info!(
-                    client = s.ctl.id,
-                    %peer,
-                    user = ?s.ctl.user,
-                    database = ?s.ctl.database,
-                    application = ?s.ctl.application_name(),
-                    "connected"
-                );
-            }
-            Some(s)
+            connected(&s.ctl);
+            Some(LoggedIn::Session(s))
+        }
+        Login::Console(v) => {
+            connected(&v.ctl);
+            Some(LoggedIn::Console(v))
         }
         Login::TimedOut => {
             services.counters.count("timeouts_total", "client_login_timeout");

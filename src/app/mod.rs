@@ -4,6 +4,7 @@ pub mod cli;
 mod janitor;
 mod listen;
 mod start;
+mod statistics;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::client::ctl::Signal;
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Drain};
 use crate::config::{self, ConfigError};
+use crate::control::{Order, ShutDown};
 use crate::ops;
 use crate::services::Services;
 
@@ -95,6 +97,7 @@ impl Service {
             tasks.push(tokio::spawn(listen::accept_loop(b, services.clone())));
         }
         tasks.push(tokio::spawn(start::watch(services.clone(), all_asked)));
+        tasks.push(tokio::spawn(statistics::run(services.clone())));
         drop(guard);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.origin, "serving");
         Ok(Self { runtime, services, tasks })
@@ -131,9 +134,17 @@ async fn signals(
     let mut term = on(SignalKind::terminate())?;
     let mut int = on(SignalKind::interrupt())?;
     let mut hup = on(SignalKind::hangup())?;
+    let mut orders = services.control.listen();
     let how = loop {
         tokio::select! {
-            _ = hup.recv() => reload_checked(services, read()).await,
+            _ = hup.recv() => drop(reload_checked(services, read()).await),
+            Some(order) = orders.recv() => match order {
+                Order::Reload(done) => drop(done.send(reload_checked(services, read()).await)),
+                Order::Apply(new, done) => drop(done.send(reload_checked(services, Ok(*new)).await)),
+                Order::ShutDown(ShutDown::Now) => return Ok(()),
+                Order::ShutDown(ShutDown::WaitForServers) => break Drain::Transactions,
+                Order::ShutDown(ShutDown::WaitForClients) => break Drain::Clients,
+            },
             _ = term.recv() => break services.config().process.drain,
             // Somebody at a terminal wants it to end now, though in order.
             _ = int.recv() => break Drain::Transactions,
@@ -148,19 +159,22 @@ async fn signals(
 }
 
 /// [`reload`], if the servers can carry the new configuration.
-pub async fn reload_checked(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
+pub async fn reload_checked(
+    services: &Arc<Services>,
+    new: Result<Config, Vec<ConfigError>>,
+) -> Result<(), String> {
     if let Ok(config) = &new
         && let Err(why) = capacity::admit::admit(services, &Arc::new(config.clone())).await
     {
         services.counters.count("reload_failures_total", "");
         tracing::error!("configuration not reloaded: {why}");
-        return;
+        return Err(why.to_string());
     }
-    reload(services, new);
+    reload(services, new)
 }
 
 /// Puts a new configuration in force whole, or keeps the old one and says why.
-pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
+pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -> Result<(), String> {
     let new = match new {
         Ok(c) => c,
         Err(errors) => {
@@ -168,7 +182,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
             for e in &errors {
                 tracing::error!("configuration not reloaded: {e}");
             }
-            return;
+            return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
         }
     };
     let old = services.config();
@@ -183,7 +197,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
     let gone = services.pools.reconfigure(&new);
     services.clients.each(|c| {
         let removed = gone.iter().any(|k| k.database == c.database && k.user == c.user)
-            || !new.databases.contains_key(&*c.database);
+            || !(new.databases.contains_key(&*c.database) || new.is_console(&c.database));
         if removed {
             c.signal(Signal::Removed);
         }
@@ -191,6 +205,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) {
     start::warm(services, &new);
     services.counters.count("reloads_total", "");
     tracing::info!(config = %new.origin, "configuration reloaded");
+    Ok(())
 }
 
 /// Sees the clients off: see [`Drain`].

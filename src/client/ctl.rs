@@ -1,15 +1,17 @@
 //! What others may know of a client, and how they reach it: shared between its task, the janitor, cancel
 //! requests and statistics. Its task owns everything else.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::net::stream::Peer;
+use crate::net::stream::{Peer, Stream};
 use crate::pool::Pool;
 use crate::pool::core::{ConnId, WaiterId};
 
@@ -23,6 +25,8 @@ pub enum Signal {
     Drain = 2,
     /// The database was removed: end at the next transaction boundary.
     Removed = 4,
+    /// With [`Self::Kill`]: it was for the whole database.
+    DatabaseKilled = 8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub enum Link {
     Waiting(Arc<Pool>, WaiterId),
     /// Stays after the lease has ended: the pool knows by the lease's number that it has.
     Leased(Arc<Pool>, ConnId, u64),
+    /// A command of the console that waits.
+    Console(Arc<Notify>),
 }
 
 #[derive(Debug)]
@@ -83,6 +89,18 @@ pub struct ClientCtl {
     link: Mutex<Link>,
     application_name: Mutex<Arc<str>>,
     pub transactions: AtomicU64,
+    /// Named statements that it holds.
+    prepared: AtomicU32,
+    place: OnceLock<Place>,
+}
+
+/// Where a client's connection ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Our end, where it has an address.
+    pub local: Option<SocketAddr>,
+    /// The process at the other end of a Unix socket.
+    pub pid: Option<i32>,
 }
 
 impl ClientCtl {
@@ -110,6 +128,8 @@ impl ClientCtl {
             link: Mutex::new(Link::None),
             application_name: Mutex::new(application_name),
             transactions: AtomicU64::new(0),
+            prepared: AtomicU32::new(0),
+            place: OnceLock::new(),
         }
     }
 
@@ -174,6 +194,24 @@ impl ClientCtl {
             return;
         }
         *link = Link::Leased(pool.clone(), id, lease);
+    }
+
+    pub fn set_place(&self, stream: &Stream) {
+        let pid = stream.unix_peer().and_then(|(_, pid)| pid);
+        let _ = self.place.set(Place { local: stream.addresses().0, pid });
+    }
+
+    pub fn place(&self) -> Place {
+        self.place.get().copied().unwrap_or_default()
+    }
+
+    #[inline]
+    pub fn set_prepared(&self, n: usize) {
+        self.prepared.store(u32::try_from(n).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub fn prepared(&self) -> u32 {
+        self.prepared.load(Ordering::Relaxed)
     }
 
     pub fn link(&self) -> Link {

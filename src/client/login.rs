@@ -27,12 +27,29 @@ use crate::services::{Services, take_place};
 /// What the handshake led to.
 pub enum Login {
     Session(Box<Session>),
+    Console(Box<Visitor>),
     /// A cancel request, or a connection that ended before it said anything.
     Done,
     /// Refused, and told so.
     Refused,
     /// Not finished within client_login_timeout.
     TimedOut,
+}
+
+/// A client of the console, which holds no place and no server.
+#[derive(Debug)]
+pub struct Visitor {
+    pub stream: Stream,
+    pub ctl: Arc<ClientCtl>,
+    /// Bytes that came behind the login.
+    pub early: Vec<u8>,
+    /// The user that runs Howdah, over the Unix socket: an admin without a password.
+    pub trusted: bool,
+}
+
+enum Admitted {
+    Session(Box<Session>),
+    Console(Box<Visitor>),
 }
 
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
@@ -55,7 +72,8 @@ pub async fn login(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> 
     });
     let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
     match tokio::time::timeout(left, admit(stream, peer, services, startup, buf)).await {
-        Ok(Ok(s)) => Login::Session(Box::new(s)),
+        Ok(Ok(Admitted::Session(s))) => Login::Session(s),
+        Ok(Ok(Admitted::Console(v))) => Login::Console(v),
         Ok(Err((mut stream, e))) => refuse(&mut stream, services, peer, &e, Some(who)).await,
         Err(_) => Login::TimedOut,
     }
@@ -128,9 +146,11 @@ async fn admit(
     services: &Arc<Services>,
     startup: Startup,
     mut buf: Vec<u8>,
-) -> Result<Session, Failed> {
+) -> Result<Admitted, Failed> {
     let config = services.config();
-    if let Err(e) = may_log_in(services, &config, &startup) {
+    let console = config.is_console(&startup.database);
+    let trusted = console && is_ourselves(&stream, &startup.user);
+    if let Err(e) = may_log_in(services, &config, &startup, trusted) {
         return Err((stream, e));
     }
     if let Some(n) = startup::negotiate(&startup) {
@@ -144,8 +164,11 @@ async fn admit(
             Err(e) => return Err((stream, e)),
         }
     }
-    if let Err(e) = authenticate(&mut stream, &mut buf, services, &config, &startup.user).await {
+    if !trusted && let Err(e) = authenticate(&mut stream, &mut buf, services, &config, &startup.user).await {
         return Err((stream, e));
+    }
+    if console {
+        return enter_console(stream, peer, services, &config, &startup, buf, trusted).await;
     }
     match enter(peer, services, &config, &startup).await {
         Ok(Entered { mut session, welcome, places }) => {
@@ -153,14 +176,23 @@ async fn admit(
                 return Err((stream, Error::ProtocolViolation(e.to_string())));
             }
             session.start(stream, &buf, places);
-            Ok(session)
+            Ok(Admitted::Session(Box::new(session)))
         }
         Err(e) => Err((stream, e)),
     }
 }
 
 /// What can be refused before anybody is asked for a password.
-fn may_log_in(services: &Services, config: &Config, startup: &Startup) -> Result<(), Error> {
+///
+/// The console is for those who come when nothing else works: neither a full Howdah nor one that is shutting down
+/// keeps them out.
+fn may_log_in(services: &Services, config: &Config, startup: &Startup, trusted: bool) -> Result<(), Error> {
+    if config.is_console(&startup.database)
+        && startup.replication == Replication::No
+        && (trusted || config.may_use_console(&startup.user))
+    {
+        return Ok(());
+    }
     let connected = services.clients.connected.load(Ordering::Relaxed);
     let mut limit = config.limits.max_client_connections as usize;
     if config.admin_users.contains(&startup.user) {
@@ -176,6 +208,14 @@ fn may_log_in(services: &Services, config: &Config, startup: &Startup) -> Result
         return Err(Error::FeatureNotSupported("replication connections are not supported"));
     }
     Ok(())
+}
+
+/// Whether the other end of the Unix socket is run by the same system user as Howdah, and says so.
+fn is_ourselves(stream: &Stream, user: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    const OURSELVES: &str = "pgbouncer";
+    let Some((uid, _)) = stream.unix_peer().filter(|_| user == OURSELVES) else { return false };
+    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == uid)
 }
 
 async fn authenticate(
@@ -263,6 +303,9 @@ async fn enter(
 ) -> Result<Entered, Error> {
     let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
     let db = config.databases.get(&startup.database).ok_or_else(unknown)?;
+    if services.control.is_disabled(&startup.database) {
+        return Err(Error::DatabaseDisabled { database: startup.database.clone() });
+    }
     let (user, database): (Arc<str>, Arc<str>) =
         (startup.user.as_str().into(), startup.database.as_str().into());
     let places = take_places(services, config, db.max_client_connections, &user, &database)?;
@@ -272,8 +315,7 @@ async fn enter(
     let overrides = overrides(config, startup)?;
     let application = overrides.get("application_name").unwrap_or_default();
     let application: Arc<str> = String::from_utf8_lossy(application).into();
-    let mut secret = vec![0; if startup.effective_minor() >= 2 { 32 } else { 4 }];
-    rand::rng().fill_bytes(&mut secret);
+    let secret = secret(startup);
     let id = services.clients.next_id();
     let now = Clock::now();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, now));
@@ -282,6 +324,58 @@ async fn enter(
     let proto = settle(services, &pool, &ctl, &defaults, overrides).await?;
     let welcome = welcome_bytes(&proto.view, &ctl)?;
     Ok(Entered { session: Session::new(services.clone(), ctl, pool, proto), welcome, places })
+}
+
+/// What the console reports of itself. Exporters read the version.
+const CONSOLE_PARAMETERS: [(&str, &str); 7] = [
+    ("server_version", "1.25.2/bouncer"),
+    ("client_encoding", "UTF8"),
+    ("server_encoding", "UTF8"),
+    ("DateStyle", "ISO"),
+    ("TimeZone", "GMT"),
+    ("standard_conforming_strings", "on"),
+    ("is_superuser", "on"),
+];
+
+/// After authentication to the console: who is on no list is turned away.
+async fn enter_console(
+    mut stream: Stream,
+    peer: Peer,
+    services: &Arc<Services>,
+    config: &Config,
+    startup: &Startup,
+    early: Vec<u8>,
+    trusted: bool,
+) -> Result<Admitted, Failed> {
+    if !trusted && !config.may_use_console(&startup.user) {
+        return Err((stream, Error::ConsoleNotAllowed { user: startup.user.clone() }));
+    }
+    let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
+    let application: Arc<str> = application.map_or("", |(_, v)| v).into();
+    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
+    let secret = secret(startup);
+    let id = services.clients.next_id();
+    let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
+    ctl.set_place(&stream);
+    let mut view = ParamSet::default();
+    for (name, value) in CONSOLE_PARAMETERS {
+        view.set(name, value.as_bytes());
+    }
+    let welcome = match welcome_bytes(&view, &ctl) {
+        Ok(w) => w,
+        Err(e) => return Err((stream, e)),
+    };
+    if let Err(e) = stream.write_all(&welcome).await {
+        return Err((stream, Error::ProtocolViolation(e.to_string())));
+    }
+    Ok(Admitted::Console(Box::new(Visitor { stream, ctl, early, trusted })))
+}
+
+/// What a CancelRequest must name.
+fn secret(startup: &Startup) -> Vec<u8> {
+    let mut secret = vec![0; if startup.effective_minor() >= 2 { 32 } else { 4 }];
+    rand::rng().fill_bytes(&mut secret);
+    secret
 }
 
 fn take_places(

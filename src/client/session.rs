@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
@@ -70,6 +70,7 @@ impl Session {
 
     /// The login is over; `early` are bytes that the client sent behind it.
     pub fn start(&mut self, stream: Stream, early: &[u8], places: Vec<Place>) {
+        self.ctl.set_place(&stream);
         self.stream = Some(stream);
         self.places = places;
         if !early.is_empty() {
@@ -166,6 +167,9 @@ impl Session {
         }
         if self.ctl.has(Signal::Removed) {
             return Some(Error::DatabaseRemoved { database: self.ctl.database.to_string() });
+        }
+        if self.ctl.has(Signal::DatabaseKilled) {
+            return Some(Error::DatabaseKilled { database: self.ctl.database.to_string() });
         }
         let why = if self.ctl.has(Signal::Kill) {
             "The connection was ended by the pooler's operator."
@@ -428,6 +432,7 @@ impl Session {
                     }
                 }
                 self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
+                self.ctl.set_prepared(self.proto.statements.len());
                 let now = lease.release(stats);
                 self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
                 None
@@ -501,11 +506,6 @@ impl Session {
         self.down.insert().extend_from_slice(&encode::error_response(&r));
         let limit = Some(Duration::from_secs(1));
         let _ = flow::flush(&mut self.down, stream, &self.ctl, &self.services, limit, true).await;
-    }
-
-    /// For the log.
-    pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.ctl.connected)
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         },
         auth_method: AuthMethod::ScramSha256,
         admin_users: Vec::new(),
+        stats_users: Vec::new(),
         pool: blank_pool(),
         limits: Limits {
             max_client_connections: 0,

@@ -19,7 +19,6 @@ const NOT_YET: &[&str] = &[
     "auth_query",
     "auth_user",
     "scram_iterations",
-    "stats_users",
     "suspend_timeout",
 ];
 /// Keys of a `[databases]` entry that are not acted upon yet.

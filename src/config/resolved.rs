@@ -22,8 +22,10 @@ pub struct Config {
     pub listen: Listen,
     pub process: Process,
     pub auth_method: AuthMethod,
-    /// Role names that may use the reserved client places (and, later, the console).
+    /// Role names that may do everything on the console and use the reserved client places.
     pub admin_users: Vec<String>,
+    /// Role names that may look on the console.
+    pub stats_users: Vec<String>,
     pub limits: Limits,
     pub capacity: Capacity,
     pub fleet: Fleet,
@@ -485,6 +487,9 @@ impl PoolSettings {
     }
 }
 
+/// The virtual databases of the console.
+const CONSOLES: [&str; 2] = ["pgbouncer", "howdah"];
+
 impl Config {
     /// The database of this name, or what `*` makes of it.
     pub fn database(&self, name: &str) -> Option<Cow<'_, Database>> {
@@ -497,6 +502,17 @@ impl Config {
         }
         name.clone_into(&mut d.name);
         Some(Cow::Owned(d))
+    }
+
+    /// Whether this database is the console. A database of that name in the configuration comes first; `pgbouncer`
+    /// cannot be one.
+    pub fn is_console(&self, database: &str) -> bool {
+        CONSOLES.contains(&database) && !self.databases.contains_key(database)
+    }
+
+    /// Whether this user may come in there.
+    pub fn may_use_console(&self, user: &str) -> bool {
+        self.admin_users.iter().chain(&self.stats_users).any(|u| u == user)
     }
 
     /// The settings of one pool. Precedence, strongest first: `[[pools]]` entry with user and role, with user,

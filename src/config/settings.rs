@@ -173,9 +173,12 @@ settings! {
     /// A PgBouncer user list: lines of `"user" "secret"`. Users of this file win over its entries.
     auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
         Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());
-    /// Users that may take the reserved client connections.
+    /// Users that may do everything on the console and take the reserved client connections.
     admin_users: GLOBAL, Kind::Names, Is(""), "nobody is privileged unless the operator says so",
         Live, pgb("admin_users"), Config |c, List(v)| c.admin_users = v.clone();
+    /// Users that may look at everything on the console and change nothing.
+    stats_users: GLOBAL, Kind::Names, Is(""), "nobody is privileged unless the operator says so",
+        Live, pgb("stats_users"), Config |c, List(v)| c.stats_users = v.clone();
     /// Startup parameters of clients that are accepted and dropped.
     ignore_startup_parameters: GLOBAL, Kind::Names, Is(""),
         "every parameter reaches the server, which is the one to judge it",

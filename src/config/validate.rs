@@ -25,6 +25,7 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
         let why = "peers are known, but this process has no number, so they cannot send it anything";
         checks.warn(&["peers"], why);
     }
+    checks.console();
     let warnings = checks.warnings;
     config.notes.warnings.extend(warnings);
 }
@@ -82,6 +83,19 @@ impl Checks<'_> {
                 let why = format!("the socket's path may have {length} bytes");
                 self.error(&["unix_socket_dir"], why, Some("at most 107 bytes, the system's limit"));
             }
+        }
+    }
+
+    fn console(&mut self) {
+        let reserved = |name: &str| self.config.databases.contains_key(name);
+        let native = self.config.profile == Profile::Native;
+        if reserved("pgbouncer") || (native && reserved("howdah")) {
+            let name = if reserved("pgbouncer") { "pgbouncer" } else { "howdah" };
+            let why = format!("database name \"{name}\" is reserved: it is the console's");
+            self.error(&["databases", name], why, Some("another name; dbname states the one on the server"));
+        } else if reserved("howdah") {
+            let why = "hides the console, which answers on \"pgbouncer\" only";
+            self.warn(&["databases", "howdah"], why);
         }
     }
 

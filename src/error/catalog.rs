@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Error, PoolFigures, ServerError, report};
+use super::{Error, PoolFigures, Refusal, ServerError, report};
 
 /// The pattern of each row makes the match exhaustive, so that a new error does not compile without a sample.
 macro_rules! samples {
@@ -88,6 +88,49 @@ samples! {
     Error::ParameterRejected(_) => Error::ParameterRejected(server_error());
     Error::AdminShutdown { .. } => Error::AdminShutdown { why: "The pooler is draining.".to_owned() };
     Error::DatabaseRemoved { .. } => Error::DatabaseRemoved { database: "app".to_owned() };
+    Error::ConsoleNotAllowed { .. } => Error::ConsoleNotAllowed { user: "alice".to_owned() };
+    Error::DatabaseDisabled { .. } => Error::DatabaseDisabled { database: "app".to_owned() };
+    Error::DatabaseKilled { .. } => Error::DatabaseKilled { database: "app".to_owned() };
+    Error::Console(Refusal::InvalidCommand { .. }) =>
+        Error::Console(Refusal::InvalidCommand { text: "show pool".to_owned() });
+    Error::Console(Refusal::BadArguments { .. }) =>
+        Error::Console(Refusal::BadArguments { limit: 63 });
+    Error::Console(Refusal::NeedsAdmin { .. }) =>
+        Error::Console(Refusal::NeedsAdmin { user: "alice".to_owned() });
+    Error::Console(Refusal::NoSuchDatabase { .. }) =>
+        Error::Console(Refusal::NoSuchDatabase { database: "app".to_owned() });
+    Error::Console(Refusal::DatabaseRequired) =>
+        Error::Console(Refusal::DatabaseRequired);
+    Error::Console(Refusal::NotTheConsole { .. }) =>
+        Error::Console(Refusal::NotTheConsole { what: "pause", database: "pgbouncer".to_owned() });
+    Error::Console(Refusal::AlreadyPaused) =>
+        Error::Console(Refusal::AlreadyPaused);
+    Error::Console(Refusal::SuspendWhilePaused) =>
+        Error::Console(Refusal::SuspendWhilePaused);
+    Error::Console(Refusal::NotPaused) =>
+        Error::Console(Refusal::NotPaused);
+    Error::Console(Refusal::DatabaseNotPaused { .. }) =>
+        Error::Console(Refusal::DatabaseNotPaused { database: "app".to_owned() });
+    Error::Console(Refusal::ShuttingDown) =>
+        Error::Console(Refusal::ShuttingDown);
+    Error::Console(Refusal::ClientNotFound { .. }) =>
+        Error::Console(Refusal::ClientNotFound { id: 7 });
+    Error::Console(Refusal::InvalidClientId { .. }) =>
+        Error::Console(Refusal::InvalidClientId { text: "x".to_owned() });
+    Error::Console(Refusal::SetFailed { .. }) =>
+        Error::Console(Refusal::SetFailed { why: "There is no setting \"x\".".to_owned() });
+    Error::Console(Refusal::ReloadFailed { .. }) =>
+        Error::Console(Refusal::ReloadFailed { why: "howdah.toml:3: pool_size: is missing".to_owned() });
+    Error::Console(Refusal::NoSuchStatement { .. }) =>
+        Error::Console(Refusal::NoSuchStatement { name: "s1".to_owned() });
+    Error::Console(Refusal::NoSuchPortal { .. }) =>
+        Error::Console(Refusal::NoSuchPortal { name: "p1".to_owned() });
+    Error::Console(Refusal::StatementExists { .. }) =>
+        Error::Console(Refusal::StatementExists { name: "s1".to_owned() });
+    Error::Console(Refusal::Parameters { .. }) =>
+        Error::Console(Refusal::Parameters { count: 1 });
+    Error::Console(Refusal::WaitCancelled) =>
+        Error::Console(Refusal::WaitCancelled);
     Error::Internal(_) => Error::Internal("what happened".to_owned());
 }
 

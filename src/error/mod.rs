@@ -5,11 +5,13 @@
 //! closes; `ERROR` means that the session goes on (PostgreSQL documentation, 54.2 Message Flow).
 
 pub mod catalog;
+mod console;
 pub mod report;
 pub mod sqlstate;
 
 use std::time::Duration;
 
+pub use console::Refusal;
 pub use report::{Report, Severity, report};
 pub use sqlstate::SqlState;
 
@@ -159,6 +161,16 @@ pub enum Error {
     AdminShutdown { why: String },
     #[error("database \"{database}\" was removed from the configuration")]
     DatabaseRemoved { database: String },
+
+    // --- the console
+    #[error("not allowed")]
+    ConsoleNotAllowed { user: String },
+    #[error("database \"{database}\" is disabled")]
+    DatabaseDisabled { database: String },
+    #[error("database \"{database}\" was killed")]
+    DatabaseKilled { database: String },
+    #[error(transparent)]
+    Console(Refusal),
 
     // --- our own fault
     #[error("internal error: {0}")]

@@ -385,6 +385,32 @@ pub fn report(error: &Error) -> Report {
             ),
             format!("Database \"{database}\" was removed from the pooler's configuration."),
         ),
+        Error::ConsoleNotAllowed { user } => h(
+            d(
+                r(F, S::INSUFFICIENT_PRIVILEGE, "console_not_allowed", "not allowed".to_owned()),
+                format!("User \"{user}\" is neither in admin_users nor in stats_users."),
+            ),
+            "Add the user to stats_users (who may look) or admin_users (who may do everything) and reload.",
+        ),
+        Error::DatabaseDisabled { database } => h(
+            r(
+                F,
+                S::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "database_disabled",
+                format!("database \"{database}\" is disabled"),
+            ),
+            "The operator has closed it for new clients; ENABLE on the console opens it again.",
+        ),
+        Error::DatabaseKilled { database } => d(
+            r(
+                F,
+                S::ADMIN_SHUTDOWN,
+                "database_killed",
+                "terminating connection due to administrator command".to_owned(),
+            ),
+            format!("The operator has ended every connection of database \"{database}\"."),
+        ),
+        Error::Console(refusal) => super::console::report(refusal),
         Error::Internal(what) => h(
             r(F, S::INTERNAL_ERROR, "internal_error", format!("internal error of the pooler: {what}")),
             "Please report this with the log around it.",

@@ -21,6 +21,17 @@ impl SqlState {
     pub const ADMIN_SHUTDOWN: Self = Self("57P01");
     pub const CANNOT_CONNECT_NOW: Self = Self("57P03");
     pub const IDLE_SESSION_TIMEOUT: Self = Self("57P05");
+    pub const INVALID_TEXT_REPRESENTATION: Self = Self("22P02");
+    pub const INVALID_PARAMETER_VALUE: Self = Self("22023");
+    pub const INVALID_SQL_STATEMENT_NAME: Self = Self("26000");
+    pub const INVALID_CURSOR_NAME: Self = Self("34000");
+    pub const INSUFFICIENT_PRIVILEGE: Self = Self("42501");
+    pub const SYNTAX_ERROR: Self = Self("42601");
+    pub const UNDEFINED_OBJECT: Self = Self("42704");
+    pub const WRONG_OBJECT_TYPE: Self = Self("42809");
+    pub const DUPLICATE_PREPARED_STATEMENT: Self = Self("42P05");
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self("55000");
+    pub const CONFIG_FILE_ERROR: Self = Self("F0000");
     pub const INTERNAL_ERROR: Self = Self("XX000");
 }
 

@@ -136,6 +136,22 @@ impl Stream {
         Ok(n)
     }
 
+    /// This end and the other, where they have addresses.
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match self {
+            Self::Tcp(s) => (s.local_addr().ok(), s.peer_addr().ok()),
+            Self::Unix(_) => (None, None),
+        }
+    }
+
+    /// The user and process at the other end of a Unix socket.
+    pub fn unix_peer(&self) -> Option<(u32, Option<i32>)> {
+        match self {
+            Self::Unix(s) => s.peer_cred().ok().map(|c| (c.uid(), c.pid())),
+            Self::Tcp(_) => None,
+        }
+    }
+
     /// No Nagle, and keepalive as configured. Unix sockets need neither.
     pub fn tune(&self, k: &Keepalive) -> io::Result<()> {
         let Self::Tcp(s) = self else { return Ok(()) };

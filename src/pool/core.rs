@@ -48,8 +48,11 @@ pub struct CoreSettings {
     pub max_backoff: Duration,
 }
 
+/// What a server connection is used for.
+pub type ServerState = State;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub enum State {
     Opening,
     Idle,
     Leased,
@@ -143,6 +146,8 @@ pub enum CloseReason {
     IdleTimeout,
     /// More connections than the size allows.
     Excess,
+    /// The operator has paused the database.
+    Paused,
     /// Another pool that shares a limit needs the room.
     Evicted,
     Reconnect,
@@ -155,6 +160,7 @@ impl CloseReason {
             Self::Lifetime => "lifetime",
             Self::IdleTimeout => "idle_timeout",
             Self::Excess => "excess",
+            Self::Paused => "paused",
             Self::Evicted => "evicted",
             Self::Reconnect => "reconnect",
             Self::PoolClosed => "pool_closed",
@@ -181,6 +187,18 @@ impl OpenFailure {
             Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,
         }
     }
+}
+
+/// A tracked connection, for those who look.
+#[derive(Debug)]
+pub struct ServerView<'a, H, T> {
+    pub state: ServerState,
+    /// Since when it is in this state.
+    pub since: Instant,
+    pub holder: Option<&'a H>,
+    pub doomed: bool,
+    pub cancels: u32,
+    pub target: Option<&'a T>,
 }
 
 /// Counts by state.
@@ -226,6 +244,8 @@ pub struct PoolCore<C, W, H, T = ()> {
     /// Waiters were refused because of `last_error`, and nothing has worked since.
     down: bool,
     closed: bool,
+    /// Nothing is given out or opened, and what comes back is closed; who asks waits.
+    paused: bool,
     /// Connections that another pool has asked for.
     asked_to_yield: usize,
 }
@@ -247,6 +267,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             last_error: None,
             down: false,
             closed: false,
+            paused: false,
             asked_to_yield: 0,
         }
     }
@@ -355,6 +376,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             return Acquire::Granted(Grant { id, lease, conn });
         }
         if self.down
+            && !self.paused
             && self.counts.live() == self.counts.opening
             && self.not_before.is_some_and(|t| now < t)
             && let Some(e) = &self.last_error
@@ -499,12 +521,14 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     }
 
     fn close_reason(&mut self, id: ConnId, now: Instant) -> Option<CloseReason> {
-        let (closed, live) = (self.closed, self.counts.live());
+        let (closed, paused, live) = (self.closed, self.paused, self.counts.live());
         let max = self.settings.size + self.settings.reserve;
         let asked = self.asked_to_yield > 0;
         let c = self.tracked(id)?;
         Some(if closed {
             CloseReason::PoolClosed
+        } else if paused {
+            CloseReason::Paused
         } else if c.doomed {
             CloseReason::Reconnect
         } else if live > max {
@@ -524,6 +548,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// [`Self::begin_open`] and dials.
     pub fn wants_open(&self, now: Instant) -> bool {
         if self.closed
+            || self.paused
             || self.counts.opening >= self.settings.max_parallel_opens
             || self.not_before.is_some_and(|t| now < t)
         {
@@ -620,7 +645,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             self.not_before = Some(now + delay.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0)));
         }
         self.last_error = Some(failure.error().clone());
-        if tell {
+        // Whoever asked for the pause has stopped the server, most likely.
+        if tell && !self.paused {
             self.down = true;
             let end = WaitEnd::Failed(failure.error().clone());
             self.fail_all(&end, &mut fx);
@@ -662,6 +688,36 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// Changes the settings; connections too many go as they are released.
     pub fn reconfigure(&mut self, settings: CoreSettings) {
         self.settings = settings;
+    }
+
+    /// The operator's PAUSE and RESUME. A pause is complete when nothing is tracked any more; a wait's own limit
+    /// runs on meanwhile.
+    pub fn set_paused(&mut self, paused: bool, fx: &mut Effects<C, W>) {
+        self.paused = paused;
+        if paused {
+            self.close_idle(CloseReason::Paused, fx);
+        } else {
+            // What was found while nobody could be served says nothing about now.
+            self.not_before = None;
+            self.failures = 0;
+            fx.look = true;
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Every tracked connection.
+    pub fn servers(&self) -> impl Iterator<Item = ServerView<'_, H, T>> {
+        self.conns.iter().map(|(_, c)| ServerView {
+            state: c.state,
+            since: c.since,
+            holder: c.holder.as_ref(),
+            doomed: c.doomed,
+            cancels: c.cancels,
+            target: c.target.as_ref(),
+        })
     }
 
     /// Closes all that is idle, and everything else at its release.

@@ -5,9 +5,11 @@
 
 mod close;
 pub mod core;
+pub mod inspect;
 pub mod lease;
 pub mod ledger;
 pub mod registry;
+pub mod stats;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -163,6 +165,27 @@ pub struct PoolTotals {
     pub wait_timeouts: u64,
     pub wait: Histogram,
     pub transaction: Histogram,
+    /// Of the transactions' time: without what clients took between their queries.
+    pub query_us: u64,
+}
+
+impl PoolTotals {
+    pub fn add(&mut self, other: &Self) {
+        self.transactions += other.transactions;
+        self.queries += other.queries;
+        self.errors += other.errors;
+        self.from_client += other.from_client;
+        self.to_client += other.to_client;
+        self.client_parses += other.client_parses;
+        self.server_parses += other.server_parses;
+        self.binds += other.binds;
+        self.opened += other.opened;
+        self.open_failures += other.open_failures;
+        self.wait_timeouts += other.wait_timeouts;
+        self.wait.merge(&other.wait);
+        self.transaction.merge(&other.transaction);
+        self.query_us += other.query_us;
+    }
 }
 
 /// What a session needs of its pool's settings for each transaction; it keeps a copy while `version` stands.
@@ -178,7 +201,7 @@ pub struct HotSettings {
     pub max_client_statements: usize,
 }
 
-type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, CancelTarget>;
+type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, inspect::Facts>;
 
 #[derive(Debug)]
 struct Inner {
@@ -688,7 +711,7 @@ impl Pool {
     /// The same for a lease of which only the numbers are known. The caller has counted it as in flight; if it is
     /// refused, the caller takes that back.
     pub fn cancel_holder(self: &Arc<Self>, id: ConnId, lease: u64) -> Option<JoinHandle<()>> {
-        let to = self.inner.lock().core.begin_cancel_of(id, lease)?;
+        let to = self.inner.lock().core.begin_cancel_of(id, lease)?.cancel;
         let pool = self.clone();
         Some(tokio::spawn(async move {
             pool.run_cancel(id, to).await;
@@ -733,7 +756,9 @@ impl Inner {
         t.client_parses += r.stats.client_parses;
         t.server_parses += r.stats.server_parses;
         t.binds += r.stats.binds;
-        t.transaction.add(r.transaction.as_micros() as u64);
+        let us = r.transaction.as_micros() as u64;
+        t.transaction.add(us);
+        t.query_us += us.saturating_sub(r.stats.idle_us);
     }
 }
 
@@ -862,7 +887,9 @@ impl Pool {
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         // ± 10 %, so that connections opened together do not end together.
         let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
-        let target = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+        let cancel = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+        let serial = self.services.control.next_serial();
+        let target = inspect::Facts::of(cancel, serial, conn.opened, &conn.stream);
         let fx = {
             let mut inner = self.inner.lock();
             inner.totals.opened += 1;

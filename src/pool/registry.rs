@@ -3,16 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::ledger::LimitKey;
-use super::{Pool, PoolKey, PoolSpec};
+use super::stats::Statistics;
+use super::{Pool, PoolKey, PoolSpec, PoolTotals};
 use crate::config::Config;
 use crate::services::Services;
 
 #[derive(Debug, Default)]
 pub struct Registry {
     pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
+    /// Figures of pools that are gone, by database: totals never fall.
+    gone: Mutex<HashMap<Arc<str>, PoolTotals>>,
+    pub statistics: Statistics,
 }
 
 impl Registry {
@@ -26,6 +30,17 @@ impl Registry {
         self.pools.read().get(key).cloned()
     }
 
+    /// Figures of all pools of a database since the start, those that are gone among them.
+    pub fn database_totals(&self, database: &str) -> PoolTotals {
+        let mut sum = self.gone.lock().get(database).cloned().unwrap_or_default();
+        for pool in self.all() {
+            if &*pool.key.database == database {
+                sum.add(&pool.totals());
+            }
+        }
+        sum
+    }
+
     /// The pool of this key; `None` when its database or role is not configured.
     pub fn obtain(&self, key: &PoolKey, services: &Arc<Services>) -> Option<Arc<Pool>> {
         if let Some(p) = self.get(key) {
@@ -35,8 +50,19 @@ impl Registry {
         let db = config.databases.get(&*key.database)?;
         let spec = PoolSpec::resolve(&config, db, key)?;
         let mut pools = self.pools.write();
-        let pool = pools.entry(key.clone()).or_insert_with(|| Pool::new(key.clone(), spec, services.clone()));
-        Some(pool.clone())
+        let mut new = false;
+        let pool = pools
+            .entry(key.clone())
+            .or_insert_with(|| {
+                new = true;
+                Pool::new(key.clone(), spec, services.clone())
+            })
+            .clone();
+        drop(pools);
+        if new && services.control.stands_still(&key.database) {
+            pool.set_paused(true);
+        }
+        Some(pool)
     }
 
     /// Brings every pool to a new configuration; returns the keys of those that are gone.
@@ -53,6 +79,7 @@ impl Registry {
                 None => {
                     self.pools.write().remove(&pool.key);
                     pool.close();
+                    self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
                     gone.push(pool.key.clone());
                 }
             }

@@ -131,6 +131,10 @@ impl Flow<'_> {
             }));
         }
         if self.ctl.any_signal() && self.ctl.has(Signal::Kill) {
+            if self.ctl.has(Signal::DatabaseKilled) {
+                let database = self.ctl.database.to_string();
+                return Poll::Ready(End::Fail(Error::DatabaseKilled { database }));
+            }
             let why = "The connection was ended by the pooler's operator.".to_owned();
             return Poll::Ready(End::Fail(Error::AdminShutdown { why }));
         }
@@ -350,6 +354,9 @@ impl Flow<'_> {
             down::emit_local(self.down, self.proto, &mut conn.state);
             if self.timers.batch.is_none() {
                 let now = Clock::now();
+                if let Some(idle) = self.timers.idle {
+                    self.proto.stats.idle_us += now.saturating_duration_since(idle).as_micros() as u64;
+                }
                 self.timers.batch = Some(now);
                 self.timers.transaction.get_or_insert(now);
                 self.timers.session_idle = None;

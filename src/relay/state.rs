@@ -183,6 +183,8 @@ pub struct TxStats {
     pub client_parses: u64,
     pub server_parses: u64,
     pub binds: u64,
+    /// Microseconds in which the server waited for the client within a transaction.
+    pub idle_us: u64,
 }
 
 impl ClientProto {

@@ -1,0 +1,286 @@
+//! Every command of the console in one table: its words, who may use it, and for each SHOW its columns and rows.
+//! A command that is not here does not exist.
+//!
+//! **To add a SHOW**: write its columns (a `&[Column]`, those that PgBouncer does not have marked `own`) and one
+//! function from a [`View`] to rows in a file of `show/`, and add a line to [`SHOWS`]. Nothing else: both protocols,
+//! rights, HELP and the test of rights take it from here.
+
+use super::protocol::Answer;
+use super::rows::{Column, Row};
+use super::show::{clients, config, databases, internal, own, pools, stats, users};
+use super::view::View;
+use crate::error::Refusal;
+
+use super::command::Statement;
+use Argument::{Database, Forbidden, Text, Wish};
+use Right::{Admin, Stats};
+
+/// What a user of the console may do; the greater includes the smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// To look: `stats_users`.
+    Stats,
+    /// Everything: `admin_users`.
+    Admin,
+}
+
+/// One SHOW.
+pub struct Show {
+    pub name: &'static str,
+    pub right: Right,
+    pub columns: &'static [Column],
+    pub rows: fn(&View) -> Vec<Row>,
+}
+
+impl PartialEq for Show {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl std::fmt::Debug for Show {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+const fn show(
+    name: &'static str,
+    right: Right,
+    columns: &'static [Column],
+    rows: fn(&View) -> Vec<Row>,
+) -> Show {
+    Show { name, right, columns, rows }
+}
+
+/// Sorted by name.
+pub const SHOWS: &[Show] = &[
+    show("ACTIVE_SOCKETS", Stats, clients::SOCKETS, clients::active_sockets),
+    show("CLIENTS", Stats, clients::CLIENTS, clients::clients),
+    show("CONFIG", Stats, config::CONFIG, config::config),
+    show("DATABASES", Stats, databases::DATABASES, databases::databases),
+    show("DNS_HOSTS", Stats, internal::DNS_HOSTS, internal::dns_hosts),
+    show("DNS_ZONES", Stats, internal::DNS_ZONES, internal::dns_zones),
+    show("FDS", Admin, internal::FDS, internal::fds),
+    show("LISTS", Stats, internal::LISTS, internal::lists),
+    show("MEM", Stats, internal::MEM, internal::mem),
+    show("PEERS", Stats, internal::PEERS, internal::peers),
+    show("PEER_POOLS", Stats, internal::PEER_POOLS, internal::peer_pools),
+    show("POOLS", Stats, pools::POOLS, pools::pools),
+    show("PREPARED_STATEMENTS", Stats, own::PREPARED_STATEMENTS, own::prepared_statements),
+    show("SERVERS", Stats, clients::CLIENTS, clients::servers),
+    show("SOCKETS", Stats, clients::SOCKETS, clients::sockets),
+    show("STATE", Stats, internal::STATE, internal::state),
+    show("STATS", Stats, stats::STATS, stats::stats),
+    show("STATS_AVERAGES", Stats, stats::AVERAGES, stats::averages),
+    show("STATS_TOTALS", Stats, stats::TOTALS, stats::totals),
+    show("TOTALS", Stats, stats::SUMS, stats::sums),
+    show("USERS", Stats, users::USERS, users::users),
+    show("VERSION", Stats, internal::VERSION, internal::version),
+];
+
+/// What clients ask for although there is nothing to set: name and value.
+const VARIABLES: &[(&str, &str, &[Column])] = &[
+    ("client_encoding", "UTF-8", &[super::rows::text("client_encoding")]),
+    ("datestyle", "ISO", &[super::rows::text("datestyle")]),
+    (
+        "default_transaction_isolation",
+        "read committed",
+        &[super::rows::text("default_transaction_isolation")],
+    ),
+    ("standard_conforming_strings", "on", &[super::rows::text("standard_conforming_strings")]),
+    ("timezone", "GMT", &[super::rows::text("timezone")]),
+];
+
+/// What acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Disable,
+    Enable,
+    Kill,
+    KillClient,
+    Pause,
+    Reconnect,
+    Reload,
+    Resume,
+    ShutDown,
+    Suspend,
+    WaitClose,
+}
+
+/// What may stand behind a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Argument {
+    Forbidden,
+    /// `true`: one must be named.
+    Database(bool),
+    Text,
+    /// Nothing, or one of these words.
+    Wish(&'static [&'static str]),
+}
+
+/// All of them, with what HELP says.
+const VERBS: &[(&str, Verb, Right, Argument, &str)] = &[
+    ("DISABLE", Verb::Disable, Admin, Database(true), "DISABLE db"),
+    ("ENABLE", Verb::Enable, Admin, Database(true), "ENABLE db"),
+    ("KILL", Verb::Kill, Admin, Database(false), "KILL [db]"),
+    ("KILL_CLIENT", Verb::KillClient, Admin, Text, "KILL_CLIENT id"),
+    ("PAUSE", Verb::Pause, Admin, Database(false), "PAUSE [db]"),
+    ("RECONNECT", Verb::Reconnect, Admin, Database(false), "RECONNECT [db]"),
+    ("RELOAD", Verb::Reload, Admin, Forbidden, "RELOAD"),
+    ("RESUME", Verb::Resume, Admin, Database(false), "RESUME [db]"),
+    (
+        "SHUTDOWN",
+        Verb::ShutDown,
+        Admin,
+        Wish(&["WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"]),
+        "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
+    ),
+    ("SUSPEND", Verb::Suspend, Admin, Forbidden, "SUSPEND"),
+    ("WAIT_CLOSE", Verb::WaitClose, Admin, Database(false), "WAIT_CLOSE [db]"),
+];
+
+/// A statement that means something.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Command {
+    Empty,
+    Help,
+    Show(&'static Show),
+    /// The place in [`VARIABLES`].
+    Variable(usize),
+    /// SET of one of [`VARIABLES`].
+    SetVariable,
+    Set {
+        key: String,
+        value: String,
+    },
+    Do(Verb, Option<String>),
+}
+
+impl Command {
+    /// The one place that says who may do what.
+    pub(super) fn right(&self) -> Right {
+        match self {
+            Self::Empty | Self::Help | Self::Variable(_) | Self::SetVariable => Stats,
+            Self::Show(s) => s.right,
+            Self::Set { .. } => Admin,
+            Self::Do(verb, _) => VERBS.iter().find(|v| v.1 == *verb).map_or(Admin, |v| v.2),
+        }
+    }
+
+    /// Of its answer, where it has rows.
+    pub(super) fn columns(&self) -> Option<&'static [Column]> {
+        match self {
+            Self::Show(s) => Some(s.columns),
+            Self::Variable(n) => VARIABLES.get(*n).map(|v| v.2),
+            _ => None,
+        }
+    }
+
+    /// The answer of what only looks; `None` for what acts.
+    pub(super) fn look(&self, view: &View) -> Option<Answer> {
+        Some(match self {
+            Self::Show(s) => Answer::Rows { columns: s.columns, rows: (s.rows)(view) },
+            Self::Variable(n) => {
+                let (_, value, columns) = VARIABLES.get(*n)?;
+                Answer::Rows { columns, rows: vec![super::rows::row![*value]] }
+            }
+            Self::SetVariable => Answer::Told {
+                notice: "SET ignored".to_owned(),
+                detail: String::new(),
+                tag: "SET".to_owned(),
+            },
+            Self::Help => {
+                Answer::Told { notice: "Console usage".to_owned(), detail: help(), tag: "SHOW".to_owned() }
+            }
+            Self::Empty => Answer::done(""),
+            Self::Set { .. } | Self::Do(..) => return None,
+        })
+    }
+}
+
+fn help() -> String {
+    let mut out = String::new();
+    let names: Vec<&str> = std::iter::once("HELP").chain(SHOWS.iter().map(|s| s.name)).collect();
+    for line in names.chunks(6) {
+        out.push_str(&format!("\n\tSHOW {}", line.join("|")));
+    }
+    out.push_str("\n\tSET key = value");
+    for verb in VERBS {
+        out.push_str(&format!("\n\t{}", verb.4));
+    }
+    out
+}
+
+fn variable(name: &str) -> Option<usize> {
+    VARIABLES.iter().position(|v| v.0.eq_ignore_ascii_case(name))
+}
+
+/// Finds the command of a statement; `text` is what was written.
+pub(super) fn resolve(text: &str, statement: Statement) -> Result<Command, Refusal> {
+    let invalid = || Refusal::InvalidCommand { text: text.to_owned() };
+    let (verb, argument) = match statement {
+        Statement::Empty => return Ok(Command::Empty),
+        Statement::Set { key, .. } if variable(&key).is_some() => return Ok(Command::SetVariable),
+        Statement::Set { key, value } => return Ok(Command::Set { key, value }),
+        Statement::Words { verb, argument } => (verb, argument),
+    };
+    if verb == "SHOW" || verb == "SELECT" {
+        let name = argument.ok_or_else(invalid)?;
+        if name.eq_ignore_ascii_case("help") {
+            return Ok(Command::Help);
+        }
+        let show = SHOWS.iter().find(|s| s.name.eq_ignore_ascii_case(&name)).map(Command::Show);
+        return show.or_else(|| variable(&name).map(Command::Variable)).ok_or_else(invalid);
+    }
+    let row = VERBS.iter().find(|v| v.0 == verb).ok_or_else(invalid)?;
+    let argument = match (row.3, argument) {
+        (Forbidden, Some(_)) => return Err(invalid()),
+        (Database(true), None) => return Err(Refusal::DatabaseRequired),
+        (Text, None) => return Err(Refusal::InvalidClientId { text: String::new() }),
+        (Wish(words), Some(a)) => {
+            let word = words.iter().find(|w| w.eq_ignore_ascii_case(&a)).ok_or_else(invalid)?;
+            Some((*word).to_owned())
+        }
+        (_, argument) => argument,
+    };
+    Ok(Command::Do(row.1, argument))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_complete() {
+        assert!(SHOWS.windows(2).all(|w| w[0].name < w[1].name));
+        assert!(VERBS.windows(2).all(|w| w[0].0 < w[1].0));
+        for s in SHOWS {
+            assert!(!s.columns.is_empty(), "{}", s.name);
+            assert!(s.name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{}", s.name);
+        }
+    }
+
+    /// Whoever adds a command says here that only looking is for everybody.
+    #[test]
+    fn only_looking_is_for_stats_users() {
+        for (word, verb, right, ..) in VERBS {
+            assert_eq!(*right, Admin, "{word}");
+            assert_eq!(Command::Do(*verb, None).right(), Admin, "{word}");
+        }
+        assert_eq!(Command::Set { key: "x".to_owned(), value: String::new() }.right(), Admin);
+        let admin_only: Vec<_> = SHOWS.iter().filter(|s| s.right == Admin).map(|s| s.name).collect();
+        assert_eq!(admin_only, ["FDS"]);
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        let try_it = |text: &str| super::super::command::parse(text).and_then(|s| resolve(text, s));
+        for text in ["show", "show nothing", "begin", "select 1", "reload now", "shutdown soon"] {
+            assert_eq!(try_it(text), Err(Refusal::InvalidCommand { text: text.to_owned() }));
+        }
+        assert_eq!(try_it("disable"), Err(Refusal::DatabaseRequired));
+        assert!(matches!(try_it("select Version;"), Ok(Command::Show(s)) if s.name == "VERSION"));
+        assert_eq!(try_it("set TimeZone = 'UTC'"), Ok(Command::SetVariable));
+    }
+}

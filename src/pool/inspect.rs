@@ -1,0 +1,89 @@
+//! What others may know of a pool's servers, and how an operator stops and starts them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::core::{Effects, ServerState};
+use super::{CancelTarget, Pool};
+use crate::client::ctl::ClientCtl;
+use crate::net::stream::Stream;
+
+/// What stays the same while a server connection lasts.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub cancel: CancelTarget,
+    /// Of this process, never used again.
+    pub serial: u64,
+    pub opened: Instant,
+    pub local: Option<SocketAddr>,
+    pub remote: Option<SocketAddr>,
+}
+
+impl Facts {
+    pub(super) fn of(cancel: CancelTarget, serial: u64, opened: Instant, stream: &Stream) -> Self {
+        let (local, remote) = stream.addresses();
+        Self { cancel, serial, opened, local, remote }
+    }
+}
+
+/// One server connection of a pool.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub state: ServerState,
+    pub since: Instant,
+    pub holder: Option<Arc<ClientCtl>>,
+    /// To be closed when it is free.
+    pub doomed: bool,
+    pub cancels: u32,
+    /// Not while it is being opened.
+    pub facts: Option<Facts>,
+}
+
+impl Pool {
+    pub fn servers(&self) -> Vec<Server> {
+        let inner = self.inner.lock();
+        inner
+            .core
+            .servers()
+            .map(|s| Server {
+                state: s.state,
+                since: s.since,
+                holder: s.holder.cloned(),
+                doomed: s.doomed,
+                cancels: s.cancels,
+                facts: s.target.cloned(),
+            })
+            .collect()
+    }
+
+    /// Cancels that are under way for its servers.
+    pub fn cancelling(&self) -> usize {
+        self.inner.lock().core.servers().map(|s| s.cancels as usize).sum()
+    }
+
+    /// Gives no server out any more and closes each as it comes back, or the opposite.
+    pub fn set_paused(self: &Arc<Self>, paused: bool) {
+        let mut fx = Effects::default();
+        self.inner.lock().core.set_paused(paused, &mut fx);
+        self.apply(fx);
+    }
+
+    /// Replaces every server connection: those that are idle now, the others as they come back.
+    pub fn reconnect(self: &Arc<Self>) {
+        let mut fx = Effects::default();
+        self.inner.lock().core.doom_all(&mut fx);
+        fx.look = true;
+        self.apply(fx);
+    }
+
+    /// No server connection is left, nor is one being opened.
+    pub fn is_empty(&self) -> bool {
+        self.counts().tracked() == 0
+    }
+
+    /// Server connections that are to be replaced and still there.
+    pub fn doomed(&self) -> usize {
+        self.inner.lock().core.servers().filter(|s| s.doomed).count()
+    }
+}
