@@ -38,6 +38,7 @@
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
 //! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
 //! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
+//! | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
 //! | [`cancel`] | whose key, and what that client waits for | none |
 //! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
 //! | [`control`] | what the operator has put in force while the process runs | none |
@@ -69,7 +70,7 @@
 //! # Room for what is to come
 //!
 //! TLS is a third kind of [`net::stream::Stream`]. Routing chooses the [`pool::PoolKey`] (whose role exists already)
-//! between the first message and the checkout. A budget shared by a fleet is one more key of the [`pool::ledger`].
+//! between the first message and the checkout.
 
 pub mod app;
 pub mod auth;
@@ -82,6 +83,7 @@ pub mod console;
 pub mod control;
 pub mod demo;
 pub mod error;
+pub mod fleet;
 pub mod metrics;
 pub mod net;
 pub mod ops;

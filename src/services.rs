@@ -35,6 +35,8 @@ pub struct Services {
     config: RwLock<Arc<Config>>,
     /// Not yet serving: servers are being asked, minimums opened.
     pub starting: AtomicBool,
+    /// Why new clients should go elsewhere, by the part that says so.
+    pub not_ready: Mutex<BTreeMap<String, String>>,
     pub draining: AtomicBool,
     /// Clients are being told to leave.
     pub seeing_off: AtomicBool,
@@ -65,6 +67,7 @@ impl Services {
             counters: Counters::default(),
             config: RwLock::new(config),
             starting: AtomicBool::new(false),
+            not_ready: Mutex::default(),
             draining: AtomicBool::new(false),
             seeing_off: AtomicBool::new(false),
             cancels_in_flight: AtomicUsize::new(0),

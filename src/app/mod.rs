@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::config::resolved::{Config, Drain};
 use crate::config::{self, ConfigError};
 use crate::control::{Order, ShutDown};
+use crate::fleet;
 use crate::ops;
 use crate::services::Services;
 
@@ -202,6 +203,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
             c.signal(Signal::Removed);
         }
     });
+    fleet::control::follow(services, &new);
     start::warm(services, &new);
     services.counters.count("reloads_total", "");
     tracing::info!(config = %new.origin, "configuration reloaded");

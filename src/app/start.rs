@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::capacity::{admit, plan as derive};
 use crate::clock::Clock;
 use crate::config::resolved::{CapacityCheck, Config, Profile, Role};
+use crate::fleet;
 use crate::pool::{Pool, PoolKey};
 use crate::services::Services;
 
@@ -21,6 +22,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(super) async fn prove(services: &Arc<Services>, config: &Arc<Config>) -> Result<bool, String> {
     services.starting.store(true, Ordering::Relaxed);
     let all_asked = admit::admit(services, config).await?;
+    fleet::control::begin(services, config).await?;
     let pools = warm(services, config);
     // PgBouncer accepts clients while it opens its minimums.
     if config.profile == Profile::Native {

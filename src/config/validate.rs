@@ -13,6 +13,7 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     let mut checks = Checks { config, tree, whole, errors, warnings: Vec::new() };
     checks.listeners();
     checks.users();
+    checks.fleet();
     let pgbouncer = checks.config.profile == Profile::PgBouncer;
     if checks.config.databases.is_empty() && !tree.contains_key("databases") && !pgbouncer {
         let e = ConfigError::new(whole, "databases", "there is no database").allowed("[databases.NAME]");
@@ -96,6 +97,15 @@ impl Checks<'_> {
         } else if reserved("howdah") {
             let why = "hides the console, which answers on \"pgbouncer\" only";
             self.warn(&["databases", "howdah"], why);
+        }
+    }
+
+    fn fleet(&mut self) {
+        let fleet = &self.config.fleet;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if fleet.name.is_empty() || fleet.name.len() > 16 || !fleet.name.chars().all(plain) {
+            let why = "stands in the application_name of the control connections, which is short";
+            self.error(&["fleet", "name"], why, Some("1 to 16 letters, digits, - and _"));
         }
     }
 

@@ -293,6 +293,10 @@ pub const METRICS: &[Metric] = &[
     event("howdah_panics_total", "panics", &["task"], &["session", "console", "ops"], "Panics that were caught; more than 0 is a bug."),
     event("howdah_capacity_checks_total", "checks", &["outcome"], &["fits", "tight", "too_large", "unasked"], "Servers that were asked what they can carry: whether the pools of all instances fit, fit only while others have so little, or do not; unasked where there was no answer."),
     event("howdah_capacity_caps_total", "caps", &[], &[], "Times that the pools were capped while serving because a server had become too small for them."),
+    event("howdah_fleet_grants_total", "requests", &["outcome"], &["granted", "refused"], "Times that the pools asked the fleet for more server connections: granted (at least one), or refused because the budget had no room."),
+    event("howdah_fleet_given_back_total", "connections", &[], &[], "Server connections that were closed, or promised to be at their release, because other instances want their share."),
+    event("howdah_fleet_control_losses_total", "connections", &[], &[], "Times that an instance had no control connection to a server, and so did not grow."),
+    event("howdah_fleet_settles_total", "pauses", &[], &[], "Times that growing paused because another instance had gone."),
     event("howdah_reloads_total", "reloads", &[], &[], "Configurations that were put in force by a reload."),
     event("howdah_reload_failures_total", "reloads", &[], &[], "Reloads that left the old configuration in force."),
 

@@ -94,6 +94,10 @@ impl Endpoints {
             let why = json!({ "ready": false, "reason": "draining: new clients are refused" });
             return response(StatusCode::SERVICE_UNAVAILABLE, JSON, format!("{why}\n"));
         }
+        if let Some((part, reason)) = self.services.not_ready.lock().first_key_value() {
+            let why = json!({ "ready": false, "reason": format!("{part}: {reason}") });
+            return response(StatusCode::SERVICE_UNAVAILABLE, JSON, format!("{why}\n"));
+        }
         if self.services.starting.load(Ordering::Relaxed) {
             let why = json!({ "ready": false, "reason": "starting: servers are asked and minimums opened" });
             return response(StatusCode::SERVICE_UNAVAILABLE, JSON, format!("{why}\n"));

@@ -765,6 +765,34 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         true
     }
 
+    /// Connections that could be kept busy, and those that would be opened at once if there were room.
+    pub fn demand(&self, now: Instant) -> (usize, usize) {
+        let (c, s) = (self.counts, &self.settings);
+        if self.closed {
+            return (0, 0);
+        }
+        let waited = self.oldest_wait().map(|t| now.saturating_duration_since(t));
+        let reserve = if waited.is_some_and(|w| w >= s.reserve_delay) { s.reserve } else { 0 };
+        let most = s.size + reserve;
+        let min = s.min.min(s.size);
+        let busy = (c.leased + c.parked + c.repairing + c.waiting).min(most).max(min);
+        let room = most.saturating_sub(c.tracked());
+        let lack = c.waiting.saturating_sub(c.opening).max(min.saturating_sub(c.live())).min(room);
+        let pause = self.not_before.is_some_and(|t| now < t);
+        (busy, if pause { 0 } else { lack })
+    }
+
+    /// Gives up `n` connections: the idle ones now, others at their release. Returns how many are closed now.
+    pub fn give_back(&mut self, n: usize, fx: &mut Effects<C, W>) -> usize {
+        let closed = n.min(self.idle.len());
+        for (id, conn) in self.idle.drain(..closed).collect::<Vec<_>>() {
+            self.begin_close(id);
+            fx.close.push((id, conn, CloseReason::Evicted));
+        }
+        self.asked_to_yield = (n - closed).min(self.counts.leased);
+        closed
+    }
+
     /// Since when the least recently used idle connection is idle.
     pub fn idle_since(&self) -> Option<Instant> {
         let (id, _) = self.idle.first()?;

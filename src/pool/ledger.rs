@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Pool;
+use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,6 +18,8 @@ pub enum LimitKey {
     Database(Arc<str>),
     User(Arc<str>),
     Host(HostAddr),
+    /// Places at a host that all instances share.
+    Fleet(HostAddr),
 }
 
 impl std::fmt::Display for LimitKey {
@@ -25,6 +28,7 @@ impl std::fmt::Display for LimitKey {
             Self::Database(d) => write!(f, "max_connections of database {d}"),
             Self::User(u) => write!(f, "max_connections of user {u}"),
             Self::Host(_) => write!(f, "max_host_connections"),
+            Self::Fleet(_) => write!(f, "fleet.budget"),
         }
     }
 }
@@ -37,6 +41,28 @@ struct Inner {
     down: HashMap<HostAddr, HostDown>,
     /// Hosts that cannot carry what the configuration allows, and what they can.
     caps: HashMap<HostAddr, usize>,
+    places: HashMap<HostAddr, AtHost>,
+}
+
+/// Connections to one host, from the place that was granted to the connection that is open.
+#[derive(Debug, Default)]
+struct AtHost {
+    /// Whether a dial needs a place that was granted.
+    bounded: bool,
+    granted: usize,
+    dialling: usize,
+    open: usize,
+    /// Dials that failed: the server may not know it yet.
+    failed: Vec<Instant>,
+}
+
+/// The same at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Places {
+    pub granted: usize,
+    pub dialling: usize,
+    pub open: usize,
+    pub lingering: usize,
 }
 
 #[derive(Debug)]
@@ -51,12 +77,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct Ledger {
     inner: Mutex<Inner>,
+    place_wanted: tokio::sync::Notify,
 }
 
 /// Room for one connection; given back when dropped.
 #[derive(Debug)]
 pub struct Room {
     keys: Vec<LimitKey>,
+    at: Option<HostAddr>,
+    arrived: bool,
     services: Weak<crate::services::Services>,
 }
 
@@ -72,7 +101,7 @@ impl Ledger {
             let used = inner.used.get(key).copied().unwrap_or(0);
             let cap = match key {
                 LimitKey::Host(h) => inner.caps.get(h).copied(),
-                LimitKey::Database(_) | LimitKey::User(_) => None,
+                LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) => None,
             };
             if let Some(limit) = limit.iter().copied().chain(cap).min()
                 && used >= limit
@@ -80,11 +109,27 @@ impl Ledger {
                 return Err((key.clone(), limit));
             }
         }
+        let at = wanted.iter().find_map(|(key, _)| match key {
+            LimitKey::Host(h) => Some(h.clone()),
+            LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) => None,
+        });
+        if let Some(host) = &at {
+            let places = inner.places.entry(host.clone()).or_default();
+            if places.bounded {
+                let Some(rest) = places.granted.checked_sub(1) else {
+                    drop(inner);
+                    self.place_wanted.notify_waiters();
+                    return Err((LimitKey::Fleet(host.clone()), 0));
+                };
+                places.granted = rest;
+            }
+            places.dialling += 1;
+        }
         let keys: Vec<LimitKey> = wanted.iter().map(|(k, _)| k.clone()).collect();
         for k in &keys {
             *inner.used.entry(k.clone()).or_insert(0) += 1;
         }
-        Ok(Room { keys, services: Arc::downgrade(services) })
+        Ok(Room { keys, at, arrived: false, services: Arc::downgrade(services) })
     }
 
     /// Bounds a host below its configured limit, or lifts that; the bound before is returned.
@@ -94,6 +139,44 @@ impl Ledger {
             Some(n) => inner.caps.insert(host.clone(), n),
             None => inner.caps.remove(host),
         }
+    }
+
+    /// From now on a dial to the host needs a place that was granted. False if that was so before.
+    pub fn bound(&self, host: &HostAddr) -> bool {
+        let mut inner = self.inner.lock();
+        !std::mem::replace(&mut inner.places.entry(host.clone()).or_default().bounded, true)
+    }
+
+    pub fn unbound(&self, host: &HostAddr) {
+        if let Some(p) = self.inner.lock().places.get_mut(host) {
+            p.bounded = false;
+            p.granted = 0;
+        }
+    }
+
+    /// Sets the places that may be dialled.
+    pub fn grant(&self, host: &HostAddr, places: usize) {
+        if let Some(p) = self.inner.lock().places.get_mut(host) {
+            p.granted = places;
+        }
+    }
+
+    /// Whether a dial would have to wait for a place.
+    pub fn out_of_places(&self, host: &HostAddr) -> bool {
+        self.inner.lock().places.get(host).is_some_and(|p| p.bounded && p.granted == 0)
+    }
+
+    /// Where the connections to a host are; a dial that failed lingers for `settle`.
+    pub fn places(&self, host: &HostAddr, now: Instant, settle: Duration) -> Places {
+        let mut inner = self.inner.lock();
+        let Some(p) = inner.places.get_mut(host) else { return Places::default() };
+        p.failed.retain(|at| now.saturating_duration_since(*at) < settle);
+        Places { granted: p.granted, dialling: p.dialling, open: p.open, lingering: p.failed.len() }
+    }
+
+    /// Waits until a dial found no place.
+    pub async fn place_wanted(&self) {
+        self.place_wanted.notified().await;
     }
 
     pub fn used(&self, key: &LimitKey) -> usize {
@@ -142,9 +225,19 @@ impl Ledger {
         }
     }
 
-    fn give_back(&self, keys: &[LimitKey]) -> Vec<Arc<Pool>> {
+    fn give_back(&self, room: &Room) -> Vec<Arc<Pool>> {
         let mut inner = self.inner.lock();
-        for k in keys {
+        if let Some(p) = room.at.as_ref().and_then(|h| inner.places.get_mut(h)) {
+            if room.arrived {
+                p.open = p.open.saturating_sub(1);
+            } else {
+                p.dialling = p.dialling.saturating_sub(1);
+                if p.bounded {
+                    p.failed.push(Clock::now());
+                }
+            }
+        }
+        for k in &room.keys {
             if let Some(n) = inner.used.get_mut(k) {
                 *n = n.saturating_sub(1);
                 if *n == 0 {
@@ -156,11 +249,23 @@ impl Ledger {
     }
 }
 
+impl Room {
+    /// The login is over: the server counts the connection itself.
+    pub fn arrived(&mut self) {
+        let (Some(services), Some(host)) = (self.services.upgrade(), &self.at) else { return };
+        if let Some(p) = services.ledger.inner.lock().places.get_mut(host) {
+            p.dialling = p.dialling.saturating_sub(1);
+            p.open += 1;
+            self.arrived = true;
+        }
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         if let Some(s) = self.services.upgrade() {
             // Each looks again, in the order in which they found no room; who still finds none queues anew.
-            let mut served = s.ledger.give_back(&self.keys);
+            let mut served = s.ledger.give_back(self);
             served.retain(Pool::look);
             for pool in &served {
                 s.ledger.put_last(pool);
@@ -172,7 +277,6 @@ impl Drop for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
 
     #[test]
     fn a_host_that_is_down_is_left_alone_longer_each_time() {

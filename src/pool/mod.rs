@@ -70,7 +70,10 @@ pub struct PoolSpec {
 impl PoolSpec {
     pub fn resolve(config: &Config, db: &Database, key: &PoolKey) -> Option<Self> {
         let role = db.roles.get(&key.role)?;
-        let settings = config.pool_settings(db, &key.user, key.role);
+        let mut settings = config.pool_settings(db, &key.user, key.role);
+        if config.fleet.budget.is_some() {
+            orphans_end_soon(&mut settings.startup);
+        }
         let user = config.users.get(&*key.user);
         let server_user: Arc<str> = db.server_user.as_deref().map_or_else(|| key.user.clone(), Into::into);
         let server_secret = match (&db.server_user, &db.server_secret) {
@@ -146,6 +149,22 @@ impl PoolSpec {
             &self.settings.startup,
             &self.settings.on_connect,
         )
+    }
+}
+
+/// In a fleet a backend whose client is gone holds a place of the budget until it notices: also in a long query
+/// (PostgreSQL 14), and where no packet says so. What the operator states for a parameter stays.
+fn orphans_end_soon(startup: &mut Vec<(String, String)>) {
+    let soon = [
+        ("client_connection_check_interval", "1s"),
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
+    ];
+    for (name, value) in soon {
+        if !startup.iter().any(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            startup.push((name.to_owned(), value.to_owned()));
+        }
     }
 }
 
@@ -359,7 +378,10 @@ impl Pool {
     /// The figures for an error about this pool.
     pub fn figures(&self) -> PoolFigures {
         let now = Clock::now();
-        let limited_by = self.limiting().map(|(k, n)| format!("{k} = {n}"));
+        let limited_by = self.limiting().map(|(k, n)| match k {
+            LimitKey::Fleet(_) => k.to_string(),
+            LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Host(_) => format!("{k} = {n}"),
+        });
         let inner = self.inner.lock();
         let c = inner.core.counts();
         let holder = inner
@@ -384,6 +406,11 @@ impl Pool {
             .wanted(0)
             .into_iter()
             .find_map(|(k, l)| l.filter(|l| self.services.ledger.used(&k) >= *l).map(|l| (k, l)))
+            .or_else(|| {
+                let host = self.current_host()?;
+                let lacks = self.demand(Clock::now()).1 > 0;
+                (lacks && self.services.ledger.out_of_places(&host)).then_some((LimitKey::Fleet(host), 0))
+            })
     }
 
     // ---- getting a connection
@@ -641,6 +668,8 @@ impl Pool {
             LimitKey::Database(d) => *d == self.key.database,
             LimitKey::User(u) => *u == self.key.user,
             LimitKey::Host(h) => self.spec().hosts.contains(h),
+            // Other instances give back, not other pools of this one.
+            LimitKey::Fleet(_) => false,
         }
     }
 
@@ -653,6 +682,31 @@ impl Pool {
         };
         self.apply(fx);
         done
+    }
+
+    /// See [`PoolCore::demand`].
+    pub fn demand(&self, now: Instant) -> (usize, usize) {
+        self.inner.lock().core.demand(now)
+    }
+
+    /// See [`PoolCore::give_back`]; returns how many will be free, now or at a release.
+    pub fn give_back(self: &Arc<Self>, n: usize) -> usize {
+        let mut fx = Effects::default();
+        let given = {
+            let mut inner = self.inner.lock();
+            let leased = inner.core.counts().leased;
+            let closed = inner.core.give_back(n, &mut fx);
+            closed + (n - closed).min(leased)
+        };
+        self.apply(fx);
+        given
+    }
+
+    /// The host to which the next dial goes.
+    pub fn current_host(&self) -> Option<HostAddr> {
+        let spec = self.spec();
+        let n = spec.hosts.len().max(1);
+        spec.hosts.get(self.next_host.load(Ordering::Relaxed) as usize % n).cloned()
     }
 
     fn idle_since(&self) -> Option<Instant> {

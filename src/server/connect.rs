@@ -191,6 +191,8 @@ async fn open_inner(
     if !l.buf.is_empty() {
         return Err(l.protocol("bytes after ReadyForQuery of the login"));
     }
+    let mut room = room;
+    room.arrived();
     let state = ServerState::new(Arc::new(defaults), nothing);
     let user = t.user.clone();
     Ok(Box::new(ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, room)))

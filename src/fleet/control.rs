@@ -1,0 +1,375 @@
+//! The control connection of one instance to one host, for as long as there is a budget.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::share::{Member, Terms, View};
+use super::sql::{self, Decision, Scope};
+use crate::capacity::ask::{self, APPLICATION};
+use crate::capacity::need::{self, HostNeed};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::resolved::{Budget, HostAddr};
+use crate::pool::Pool;
+use crate::pool::ledger::Places;
+use crate::server::own::{Own, Rows};
+use crate::services::Services;
+
+/// After a control connection has gone nobody grows for so long: logins of its instance show by then, or are over.
+pub const SETTLE: Duration = Duration::from_millis(500);
+/// How often the pools' wishes are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// The oldest that a view of the others may get.
+const STALE: Duration = Duration::from_millis(400);
+/// After a request that got nothing.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A server that does not answer a control connection for so long has lost it.
+const ANSWER: Duration = Duration::from_secs(3);
+/// What a pool wanted in so many ticks counts as what it wants: transactions are shorter than a tick.
+const REMEMBERED: usize = 10;
+
+/// Why there is no control connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// Perhaps later.
+    Unreachable(String),
+    /// Never, as things are: the operator must change something.
+    Unfit(String),
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(why) | Self::Unfit(why) => f.write_str(why),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Control {
+    own: Own,
+    scope: Scope,
+    terms: Terms,
+    id: String,
+    known: Vec<String>,
+    frozen_until: Instant,
+    told: Option<Member>,
+    seen: Option<(Instant, View)>,
+}
+
+/// What is remembered of a host across control connections.
+#[derive(Debug)]
+struct Host {
+    services: Arc<Services>,
+    host: HostAddr,
+    control: Option<Control>,
+    lost_at: Instant,
+    retry_at: Instant,
+    wishes: VecDeque<u32>,
+    empty_handed_until: Option<Instant>,
+}
+
+/// Bounds every host of the configuration and starts its control; those that have one go on. The control connections
+/// are tried once before this returns, so that what can never work is told at the start.
+pub async fn begin(services: &Arc<Services>, config: &Arc<Config>) -> Result<(), String> {
+    let mut unfit = Vec::new();
+    for need in bounded(config) {
+        if !services.ledger.bound(&need.host) {
+            continue;
+        }
+        let now = Clock::now();
+        let mut host = Host {
+            services: services.clone(),
+            host: need.host.clone(),
+            control: None,
+            lost_at: now,
+            retry_at: now,
+            wishes: VecDeque::new(),
+            empty_handed_until: None,
+        };
+        match connect(services, config, &need).await {
+            Ok(control) => host.control = Some(control),
+            Err(Lost::Unfit(why)) => unfit.push(format!("{}: {why}", need.host)),
+            Err(Lost::Unreachable(why)) if config.capacity.startup_requires_server => {
+                unfit.push(format!(
+                    "{}: no control connection, and startup_requires_server is true: {why}",
+                    need.host
+                ));
+            }
+            Err(Lost::Unreachable(why)) => host.lost(&why),
+        }
+        tokio::spawn(host.run());
+    }
+    if unfit.is_empty() { Ok(()) } else { Err(unfit.join("\n")) }
+}
+
+/// [`begin`] at a reload, when nothing waits for it.
+pub fn follow(services: &Arc<Services>, config: &Arc<Config>) {
+    let (services, config) = (services.clone(), config.clone());
+    tokio::spawn(async move {
+        if let Err(why) = begin(&services, &config).await {
+            tracing::error!("fleet: {why}");
+        }
+    });
+}
+
+fn bounded(config: &Config) -> Vec<HostNeed> {
+    if config.fleet.budget.is_none() { Vec::new() } else { need::needs(config) }
+}
+
+fn terms(config: &Config, max_connections: u32) -> Terms {
+    let budget = match config.fleet.budget {
+        Some(Budget::Connections(n)) => n,
+        Some(Budget::Share(s)) => (u64::from(max_connections) * u64::from(s) / 1000) as u32,
+        None => 0,
+    };
+    Terms { budget, instances: config.capacity.instances, minimum: config.fleet.minimum, own: need::OWN }
+}
+
+async fn connect(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Control, Lost> {
+    let texts = |set: std::collections::BTreeSet<&str>| set.into_iter().map(str::to_owned).collect();
+    let scope = Scope {
+        fleet: config.fleet.name.clone(),
+        databases: texts(need.databases()),
+        roles: if config.users.is_empty() { Vec::new() } else { texts(need.roles()) },
+        own: APPLICATION,
+    };
+    let id = format!("{:08x}", rand::random::<u32>());
+    let me = Member { id: id.clone(), minimum: config.fleet.minimum, ..Member::default() };
+    let name = sql::first_name(&scope, &me);
+    let opened = ask::open(services, config, need, Some(&config.fleet.database), &name).await;
+    let mut own = opened.map_err(Lost::Unreachable)?;
+    let told = own.conn().pid.to_string();
+    let rows = query(
+        &mut own,
+        "SET standard_conforming_strings = on; SET statement_timeout = '5s'; \
+         SET client_connection_check_interval = '1s'; \
+         SELECT pg_backend_pid() AS pid, current_setting('max_connections') AS max",
+    )
+    .await
+    .map_err(Lost::Unreachable)?;
+    if rows.get(0, "pid") != Some(told.as_str()) {
+        return Err(Lost::Unfit(format!(
+            "there is another pooler on the way to the server (it announced process {told}, the session runs in {}): a \
+             budget cannot be held through it; state the server's own address",
+            rows.get(0, "pid").unwrap_or("another")
+        )));
+    }
+    let max = rows.get(0, "max").and_then(|v| v.parse().ok()).unwrap_or(0);
+    let terms = terms(config, max);
+    let now = Clock::now();
+    tracing::info!(host = %need.host, budget = terms.budget, id, "fleet: joined");
+    Ok(Control {
+        own,
+        scope,
+        terms,
+        id,
+        known: Vec::new(),
+        // Who has gone just now, a newcomer cannot know.
+        frozen_until: now + SETTLE,
+        told: None,
+        seen: None,
+    })
+}
+
+async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
+    match tokio::time::timeout(ANSWER, own.query(sql)).await {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+    }
+}
+
+/// What the pools of this instance want of a host.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wish {
+    /// Connections that they could keep busy.
+    wants: u32,
+    /// Connections that they would open at once.
+    lack: u32,
+}
+
+impl Host {
+    async fn run(mut self) {
+        loop {
+            let config = self.services.config();
+            let Some(need) = bounded(&config).into_iter().find(|n| n.host == self.host) else {
+                self.services.ledger.unbound(&self.host);
+                self.report(None);
+                return;
+            };
+            let now = Clock::now();
+            if self.control.is_none() && now >= self.retry_at {
+                match connect(&self.services, &config, &need).await {
+                    Ok(control) => self.control = Some(control),
+                    Err(why) => self.lost(&why.to_string()),
+                }
+            }
+            self.turn(&config).await;
+            let wanted = self.services.ledger.place_wanted();
+            tokio::select! {
+                () = wanted, if self.empty_handed_until.is_none() => {}
+                () = tokio::time::sleep(if self.empty_handed_until.is_some() { PAUSE } else { TICK }) => {}
+            }
+        }
+    }
+
+    fn lost(&mut self, why: &str) {
+        let now = Clock::now();
+        let first = self.control.take().is_some() || self.retry_at == self.lost_at;
+        self.retry_at = now + SETTLE;
+        if first {
+            self.lost_at = now;
+            self.services.counters.count("fleet_control_losses_total", "");
+            tracing::warn!(host = %self.host, error = why, "fleet: no control connection, so no pool grows");
+        }
+        // What was granted through it and not used yet is nobody's any more.
+        self.services.ledger.grant(&self.host, 0);
+        self.report(Some("no control connection of the fleet".to_owned()));
+    }
+
+    /// One look at the pools, and what follows from it.
+    async fn turn(&mut self, config: &Config) {
+        let pools = pools(&self.services, &self.host);
+        let wish = self.wish(&pools);
+        let now = Clock::now();
+        let Some(control) = &mut self.control else {
+            if now.saturating_duration_since(self.lost_at) >= config.fleet.control_timeout {
+                let open = self.services.ledger.places(&self.host, now, SETTLE).open;
+                self.give_back(&pools, open.saturating_sub(config.fleet.minimum as usize));
+            }
+            return;
+        };
+        control.terms = Terms { budget: control.terms.budget, ..terms(config, 0) };
+        if let Some(Budget::Connections(n)) = config.fleet.budget {
+            control.terms.budget = n;
+        }
+        // Places that nobody needs any more are free again when the others hear of it.
+        let mut places = self.services.ledger.places(&self.host, now, SETTLE);
+        if places.granted > wish.lack as usize {
+            self.services.ledger.grant(&self.host, wish.lack as usize);
+            places = self.services.ledger.places(&self.host, now, SETTLE);
+        }
+        let me = control.member(&places, wish.wants);
+        let has = me.used + me.opening;
+        let share = control.seen.as_ref().map_or(0, |(_, view)| control.terms.share_of(view, &me));
+        let unused = places.granted as u32;
+        let mut wanted = wish.lack.saturating_sub(unused).min(share.max(me.minimum).saturating_sub(has));
+        if now < control.frozen_until {
+            wanted = 0;
+        }
+        let stale = control.seen.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= STALE);
+        self.empty_handed_until = None;
+        if wanted > 0 || stale || control.told.as_ref() != Some(&me) {
+            match control.ask(&me, wanted).await {
+                Ok(decision) => self.decided(&decision, &me, wanted, unused),
+                Err(why) => return self.lost(&why),
+            }
+        }
+        self.divide(&pools, wish);
+    }
+
+    fn decided(&mut self, decision: &Decision, me: &Member, wanted: u32, unused: u32) {
+        let now = Clock::now();
+        let Some(control) = &mut self.control else { return };
+        control.known = decision.view.others.iter().map(|m| m.id.clone()).collect();
+        control.told = Some(Member { opening: me.opening + decision.granted, ..me.clone() });
+        control.seen = Some((now, decision.view.clone()));
+        if decision.vanished > 0 {
+            control.frozen_until = now + SETTLE;
+            self.services.counters.count("fleet_settles_total", "");
+        }
+        if decision.granted > 0 {
+            self.services.ledger.grant(&self.host, (unused + decision.granted) as usize);
+            self.services.counters.count("fleet_grants_total", "granted");
+            for pool in pools(&self.services, &self.host) {
+                pool.look();
+            }
+        } else if wanted > 0 {
+            self.services.counters.count("fleet_grants_total", "refused");
+            self.empty_handed_until = Some(now + PAUSE);
+        }
+        let short = wanted > 0 && decision.granted == 0 && me.used + me.opening < me.minimum;
+        self.report(short.then(|| "the fleet's budget has no room for this instance's minimum".to_owned()));
+    }
+
+    /// Gives back what is above the share while others wait, and moves an idle connection to a pool that waits.
+    fn divide(&mut self, pools: &[Arc<Pool>], wish: Wish) {
+        let now = Clock::now();
+        let Some(control) = &self.control else { return };
+        let Some((_, view)) = &control.seen else { return };
+        let me = control.member(&self.services.ledger.places(&self.host, now, SETTLE), wish.wants);
+        let mut back = control.terms.give_back(view, &me) as usize;
+        if back == 0 && wish.lack > 0 && self.empty_handed_until.is_some() {
+            let idle = pools.iter().any(|p| p.counts().idle > 0);
+            back = usize::from(idle);
+        }
+        self.give_back(pools, back);
+    }
+
+    fn give_back(&self, pools: &[Arc<Pool>], mut n: usize) {
+        // Who has most idle connections first, then who has most at all.
+        let mut order: Vec<_> = pools.iter().map(|p| (p.counts(), p)).collect();
+        order.sort_by_key(|(c, _)| std::cmp::Reverse((c.idle, c.live())));
+        for (_, pool) in order {
+            let given = pool.give_back(n);
+            for _ in 0..given {
+                self.services.counters.count("fleet_given_back_total", "");
+            }
+            n -= given.min(n);
+        }
+    }
+
+    fn wish(&mut self, pools: &[Arc<Pool>]) -> Wish {
+        let now = Clock::now();
+        let (mut wants, mut lack) = (0, 0);
+        for pool in pools {
+            let (busy, missing) = pool.demand(now);
+            wants += busy as u32;
+            lack += missing as u32;
+        }
+        if self.wishes.len() >= REMEMBERED {
+            self.wishes.pop_front();
+        }
+        self.wishes.push_back(wants);
+        Wish { wants: self.wishes.iter().copied().max().unwrap_or(0), lack }
+    }
+
+    /// Says at /readyz why this instance should get no clients.
+    fn report(&self, why: Option<String>) {
+        let mut not_ready: parking_lot::MutexGuard<'_, BTreeMap<String, String>> =
+            self.services.not_ready.lock();
+        let key = format!("fleet {}", self.host);
+        match why {
+            Some(why) => {
+                not_ready.insert(key, why);
+            }
+            None => {
+                not_ready.remove(&key);
+            }
+        }
+    }
+}
+
+impl Control {
+    fn member(&self, places: &Places, wants: u32) -> Member {
+        Member {
+            id: self.id.clone(),
+            minimum: self.terms.minimum,
+            used: places.open as u32,
+            opening: (places.granted + places.dialling + places.lingering) as u32,
+            wants,
+        }
+    }
+
+    async fn ask(&mut self, me: &Member, wanted: u32) -> Result<Decision, String> {
+        let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted);
+        let rows = query(&mut self.own, &text).await?;
+        sql::read(|column| rows.get(0, column)).ok_or_else(|| "an answer that cannot be read".to_owned())
+    }
+}
+
+/// The pools that open their connections at this host now.
+fn pools(services: &Services, host: &HostAddr) -> Vec<Arc<Pool>> {
+    services.pools.all().into_iter().filter(|p| p.current_host().as_ref() == Some(host)).collect()
+}

@@ -1,0 +1,17 @@
+//! One budget of server connections for all instances, held through PostgreSQL itself.
+//!
+//! [`share`] decides, without I/O, who may open how many connections and who gives some back. [`sql`] is the same
+//! decision as one statement, so that it is made under an advisory lock where the truth is: in the server, whose
+//! own count of backends includes those of instances that are gone. [`control`] holds the control connection to one
+//! host, asks for what the pools lack, and gives back what others need.
+//!
+//! What an instance says of itself is the `application_name` of its control connection: every role can read it, it
+//! works on a standby, and it ends with its session. A place is paid for twice for a moment, as an opening and as a
+//! backend, and never not at all. The pools' side is [`crate::pool::ledger`]: a dial needs a place that was granted.
+//!
+//! When a control connection vanishes, logins of its instance may be under way that no one sees yet: for
+//! [`control::SETTLE`] nobody grows.
+
+pub mod control;
+pub mod share;
+pub mod sql;

@@ -1,0 +1,375 @@
+//! One budget for several instances on a real server: its own count, sampled throughout, never exceeds the budget,
+//! whatever happens to instances and to their control connections.
+
+#![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
+
+mod common;
+mod kit;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::proxy::Howdah;
+use common::{Client, Cluster, Options, SUPERUSER, Target, cluster, count, eventually};
+use kit::{app, metric};
+
+const MAJOR: u32 = 15;
+const CONTROL: &str = "application_name LIKE 'howdah-fleet %'";
+
+fn options() -> Options {
+    Options::default()
+        .setting("max_connections", "200")
+        .sql("CREATE ROLE app LOGIN")
+        .sql("CREATE DATABASE app OWNER app")
+        .sql("CREATE ROLE other LOGIN")
+        .sql("CREATE DATABASE other OWNER other")
+}
+
+#[derive(Clone, Copy)]
+struct Terms {
+    instances: usize,
+    budget: usize,
+    minimum: usize,
+}
+
+impl Terms {
+    fn config(self, host: SocketAddr, name: &str, role: &str) -> String {
+        format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
+             log_connections = false\nlog_disconnections = false\ninstances = {}\n[users.{role}]\n[databases.{role}]\n\
+             host = \"{host}\"\npool_size = 100\n[fleet]\nbudget = {}\nminimum = {}\nname = \"{name}\"\n\
+             control_timeout = \"2s\"\n",
+            self.instances, self.budget, self.minimum
+        )
+    }
+}
+
+/// Asks the server how many backends of a role there are, ten times a second, as long as it lives.
+struct Sampler {
+    over: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<usize>>,
+}
+
+impl Sampler {
+    fn start(cluster: &Cluster, role: &'static str) -> Self {
+        let (over, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut direct = cluster.connect(SUPERUSER, SUPERUSER).expect("a login");
+        let thread = std::thread::spawn({
+            let (over, most) = (over.clone(), most.clone());
+            move || {
+                let mut samples = 0;
+                let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'");
+                while !over.load(Ordering::Relaxed) {
+                    let n: usize = direct.value(&sql).expect("an answer").parse().expect("a count");
+                    most.fetch_max(n, Ordering::Relaxed);
+                    samples += 1;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                samples
+            }
+        });
+        Self { over, most, thread: Some(thread) }
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// The most that was ever seen, and in how many samples.
+    fn end(mut self) -> (usize, usize) {
+        self.over.store(true, Ordering::Relaxed);
+        let samples = self.thread.take().expect("once").join().expect("the sampler goes on");
+        (self.most(), samples)
+    }
+}
+
+/// Clients of one instance; they come back when it does.
+struct Load {
+    busy: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr, clients: usize, sql: &'static str) -> Self {
+        let (busy, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let done = Arc::new(AtomicU64::new(0));
+        let client = || {
+            let (busy, over, done) = (busy.clone(), over.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut client: Option<Client> = None;
+                while !over.load(Ordering::Relaxed) {
+                    if !busy.load(Ordering::Relaxed) {
+                        std::thread::sleep(Duration::from_millis(20));
+                        continue;
+                    }
+                    let mut c = match client.take() {
+                        Some(c) => c,
+                        None => match connect(address) {
+                            Some(c) => c,
+                            None => {
+                                std::thread::sleep(Duration::from_millis(50));
+                                continue;
+                            }
+                        },
+                    };
+                    if c.query(sql).is_ok() {
+                        done.fetch_add(1, Ordering::Relaxed);
+                        client = Some(c);
+                    }
+                }
+            })
+        };
+        let threads = (0..clients).map(|_| client()).collect();
+        Self { busy, over, done, threads }
+    }
+
+    fn set(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for t in self.threads.drain(..) {
+            drop(t.join());
+        }
+    }
+}
+
+fn connect(address: SocketAddr) -> Option<Client> {
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    let client = Client::connect(&Target::Tcp(address), "app", "app").ok()?;
+    client.set_timeout(Some(Duration::from_secs(5))).ok()?;
+    Some(client)
+}
+
+fn servers(howdah: &Howdah) -> usize {
+    metric(howdah, "howdah_pool_servers", &[]) as usize
+}
+
+/// An instance that can be killed and come back.
+struct Instance {
+    howdah: Option<Howdah>,
+    load: Load,
+}
+
+impl Instance {
+    fn start(config: &str, clients: usize) -> Self {
+        let howdah = Howdah::start(config);
+        let load = Load::start(howdah.address(), clients, "SELECT pg_sleep(0.005)");
+        Self { howdah: Some(howdah), load }
+    }
+
+    fn howdah(&self) -> &Howdah {
+        self.howdah.as_ref().expect("it runs")
+    }
+}
+
+fn end_controls(cluster: &Cluster) {
+    let sql = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {CONTROL}");
+    cluster.value(&sql).expect("it");
+}
+
+#[test]
+fn the_servers_own_count_never_exceeds_the_budget() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 4, budget: 24, minimum: 2 };
+    let config = terms.config(cluster.tcp(), "shop", "app");
+    let sampler = Sampler::start(&cluster, "app");
+    let mut fleet: Vec<Instance> = (0..terms.instances).map(|_| Instance::start(&config, 10)).collect();
+    eventually("every instance has joined", || count(&cluster, CONTROL) == 4);
+
+    // One is busy, and gets what nobody else wants; 24 - 4 x 2 own - 3 x 2 of the others' minimums.
+    fleet[0].load.set(true);
+    eventually("it is lent what nobody wants", || servers(fleet[0].howdah()) >= 9);
+    // Another one wants its share.
+    let began = Instant::now();
+    fleet[1].load.set(true);
+    eventually("and gives it back", || servers(fleet[1].howdah()) >= 5);
+    println!("a share has reached a newly busy instance after {:?}", began.elapsed());
+
+    // Killed while all its connections sleep; they live on for a while, and count.
+    let sleepers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut c = app(fleet[0].howdah());
+            std::thread::spawn(move || drop(c.query("SELECT pg_sleep(30)")))
+        })
+        .collect();
+    eventually("they sleep", || count(&cluster, "query LIKE '%pg_sleep(30)%'") >= 1);
+    fleet[2].load.set(true);
+    fleet[0].howdah = None;
+    sleepers.into_iter().for_each(|s| drop(s.join()));
+    fleet[0].howdah = Some(Howdah::start(&config));
+    fleet[0].load = Load::start(fleet[0].howdah().address(), 10, "SELECT pg_sleep(0.005)");
+    fleet[0].load.set(true);
+    eventually("the killed one is back", || fleet[0].load.done() > 0);
+
+    // Stopped, while others want what it has.
+    fleet[1].howdah().signal("STOP");
+    fleet[3].load.set(true);
+    let before = fleet[3].load.done();
+    eventually("the others go on", || fleet[3].load.done() > before + 20);
+    fleet[1].howdah().signal("CONT");
+
+    // Without control connections nobody grows; they come back.
+    end_controls(&cluster);
+    eventually("the control connections are back", || count(&cluster, CONTROL) == 4);
+    assert!(fleet.iter().any(|i| metric(i.howdah(), "howdah_fleet_control_losses_total", &[]) >= 1.0));
+
+    // All are busy: everybody has its share, which is four, for nobody wants less.
+    let before: Vec<u64> = fleet.iter().map(|i| i.load.done()).collect();
+    eventually("equal shares", || fleet.iter().all(|i| (3..=5).contains(&servers(i.howdah()))));
+    for (i, before) in fleet.iter().zip(before) {
+        eventually("nobody starves", || i.load.done() > before);
+    }
+    let (most, samples) = sampler.end();
+    println!("at most {most} of {} in {samples} samples", terms.budget);
+    assert!(most <= terms.budget, "{most} backends");
+    assert!(most > terms.budget / 2, "the budget was used: {most}");
+}
+
+/// A budget cannot be held through another pooler, whose connections are not the server's.
+#[test]
+fn a_pooler_in_between_is_refused() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let between = format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"off\"\nauth_method = \"trust\"\n[users.app]\n\
+         [databases.app]\nhost = \"{0}\"\npool_size = 5\n[databases.postgres]\nhost = \"{0}\"\npool_size = 5\n",
+        cluster.tcp()
+    );
+    let between = Howdah::start(&between);
+    let terms = Terms { instances: 1, budget: 20, minimum: 2 };
+    let mut howdah = Howdah::spawn(&terms.config(between.address(), "shop", "app"), &[]);
+    howdah.await_log("there is another pooler on the way", Duration::from_secs(20));
+    assert_eq!(howdah.wait(Duration::from_secs(20)).code(), Some(1));
+}
+
+#[test]
+fn two_fleets_on_one_server_do_not_meet() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 1, budget: 8, minimum: 2 };
+    let one = Howdah::start(&terms.config(cluster.tcp(), "one", "app"));
+    let other = Howdah::start(&terms.config(cluster.tcp(), "other", "other"));
+    let hold = |howdah: &Howdah, role: &str| {
+        let mut c = howdah.connect(role, role).expect("a login");
+        c.query("BEGIN").expect("a server");
+        c
+    };
+    // Six each: the budget less two of Howdah's own. One fleet's do not count for the other.
+    let _first: Vec<_> = (0..6).map(|_| hold(&one, "app")).collect();
+    let _second: Vec<_> = (0..6).map(|_| hold(&other, "other")).collect();
+    let mut seventh = app(&one);
+    let waiting = std::thread::spawn(move || drop(seventh.query("SELECT 1")));
+    eventually("a seventh waits", || metric(&one, "howdah_pool_waiting_clients", &[]) == 1.0);
+    eventually("and is refused a place", || {
+        metric(&one, "howdah_fleet_grants_total", &[("outcome", "refused")]) >= 1.0 || servers(&one) == 6
+    });
+    assert_eq!(servers(&one), 6);
+    drop(_first);
+    drop(waiting.join());
+}
+
+/// An instance without its control connection shrinks to its minimum, says so, and is not ready.
+#[test]
+fn without_control_an_instance_goes_back_to_its_minimum() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 1, budget: 20, minimum: 2 };
+    let howdah = Howdah::start(&terms.config(cluster.tcp(), "shop", "app"));
+    let mut held: Vec<_> = (0..8).map(|_| app(&howdah)).collect();
+    held.iter_mut().for_each(|c| drop(c.query("BEGIN").expect("a server")));
+    held.iter_mut().for_each(|c| drop(c.query("COMMIT").expect("a server")));
+    assert_eq!(servers(&howdah), 8);
+    let mut direct = cluster.connect(SUPERUSER, SUPERUSER).expect("a login");
+    direct.query("REVOKE CONNECT ON DATABASE postgres FROM public").expect("it");
+    end_controls(&cluster);
+    eventually("it shrinks", || servers(&howdah) <= 2);
+    howdah.await_log("no control connection, so no pool grows", Duration::from_secs(10));
+    assert_eq!(app(&howdah).value("SELECT 1").expect("its minimum serves"), "1");
+    direct.query("GRANT CONNECT ON DATABASE postgres TO public").expect("it");
+    eventually("it is back", || count(&cluster, CONTROL) == 1);
+    held.iter_mut().for_each(|c| drop(c.query("BEGIN").expect("a server")));
+    assert_eq!(servers(&howdah), 8);
+}
+
+/// Eight instances, a budget of 60, and everything that can happen to them at random.
+#[test]
+#[ignore = "ten minutes; HOWDAH_TEST_SOAK_SECONDS for less"]
+fn soak_a_fleet_under_faults() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let seconds = std::env::var("HOWDAH_TEST_SOAK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(600);
+    let terms = Terms { instances: 8, budget: 60, minimum: 2 };
+    let config = terms.config(cluster.tcp(), "shop", "app");
+    let sampler = Sampler::start(&cluster, "app");
+    let mut fleet: Vec<Instance> = (0..terms.instances).map(|_| Instance::start(&config, 12)).collect();
+    let (began, mut did) = (Instant::now(), [0u32; 4]);
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let i = rand::random_range(0..fleet.len());
+        let what = rand::random_range(0..10);
+        match what {
+            0 => {
+                // Killed, perhaps while everything that it has sleeps.
+                if rand::random() {
+                    for _ in 0..6 {
+                        let address = fleet[i].howdah().address();
+                        std::thread::spawn(move || {
+                            connect(address).map(|mut c| drop(c.query("SELECT pg_sleep(30)")))
+                        });
+                    }
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                fleet[i].howdah = None;
+                if rand::random() {
+                    std::thread::sleep(Duration::from_millis(rand::random_range(0..2000)));
+                }
+                fleet[i] = Instance::start(&config, 12);
+                fleet[i].load.set(rand::random());
+                did[0] += 1;
+            }
+            1 => {
+                fleet[i].howdah().signal("STOP");
+                std::thread::sleep(Duration::from_millis(rand::random_range(100..3000)));
+                fleet[i].howdah().signal("CONT");
+                did[1] += 1;
+            }
+            2 => {
+                let sql = format!(
+                    "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity WHERE {CONTROL} \
+                     ORDER BY random() LIMIT 2) c"
+                );
+                cluster.value(&sql).expect("it");
+                did[2] += 1;
+            }
+            _ => {
+                fleet[i].load.set(rand::random());
+                did[3] += 1;
+            }
+        }
+        assert!(sampler.most() <= terms.budget, "{} backends after {:?}", sampler.most(), began.elapsed());
+        std::thread::sleep(Duration::from_millis(rand::random_range(50..800)));
+    }
+    // Peace: everybody wants more than there is, and gets the same.
+    fleet.iter().for_each(|i| i.load.set(true));
+    let before: Vec<u64> = fleet.iter().map(|i| i.load.done()).collect();
+    eventually("equal shares", || fleet.iter().all(|i| (3..=7).contains(&servers(i.howdah()))));
+    for (i, before) in fleet.iter().zip(before) {
+        eventually("nobody starves", || i.load.done() > before);
+    }
+    let (most, samples) = sampler.end();
+    println!(
+        "at most {most} of {} in {samples} samples over {seconds} s: {} killed, {} stopped, {} times two control \
+         connections ended, {} changes of load",
+        terms.budget, did[0], did[1], did[2], did[3]
+    );
+    assert!(most <= terms.budget, "{most} backends");
+}
