@@ -10,8 +10,9 @@ use crate::auth::{MockSecret, ScramKeys};
 use crate::client::ctl::ClientCtl;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::resolved::Secret;
+use crate::config::resolved::{Profile, Secret};
 use crate::control::Control;
+use crate::error::{Error, Report, report, report_as_pgbouncer};
 use crate::metrics::Counters;
 use crate::net::buffer::BufferPool;
 use crate::pool::ledger::Ledger;
@@ -49,6 +50,20 @@ pub struct Services {
     pub scram_cache: ScramCache,
     /// Clients that were accepted and are not gone; a drain waits for it.
     pub gone: tokio::sync::Notify,
+    follows: OnConfig,
+    tcp_closed: tokio::sync::watch::Sender<bool>,
+}
+
+/// What wants to know of each new configuration.
+#[derive(Default)]
+struct OnConfig(std::sync::OnceLock<Follow>);
+
+type Follow = Box<dyn Fn(&Config) + Send + Sync>;
+
+impl std::fmt::Debug for OnConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnConfig(..)")
+    }
 }
 
 impl Services {
@@ -76,6 +91,8 @@ impl Services {
             mock_secret: MockSecret::new(rand::random()),
             scram_cache: ScramCache::default(),
             gone: tokio::sync::Notify::new(),
+            follows: OnConfig::default(),
+            tcp_closed: tokio::sync::watch::Sender::new(false),
         })
     }
 
@@ -100,7 +117,37 @@ impl Services {
     }
 
     pub fn set_config(&self, c: Arc<Config>) {
-        *self.config.write() = c;
+        *self.config.write() = c.clone();
+        if let Some(follow) = self.follows.0.get() {
+            follow(&c);
+        }
+    }
+
+    /// Calls `follow` with each configuration that comes into force from now on; the first caller is the only one.
+    pub fn on_config(&self, follow: impl Fn(&Config) + Send + Sync + 'static) {
+        let _ = self.follows.0.set(Box::new(follow));
+    }
+
+    /// What a client is told of an error, in the words of the profile.
+    pub fn report(&self, e: &Error) -> Report {
+        if self.pgbouncer() { report_as_pgbouncer(e) } else { report(e) }
+    }
+
+    /// Ends the TCP listeners.
+    pub fn close_tcp(&self) {
+        self.tcp_closed.send_replace(true);
+    }
+
+    /// Comes when the TCP listeners are to end.
+    pub async fn no_more_tcp(&self) {
+        let mut closed = self.tcp_closed.subscribe();
+        // Its sender lives as long as this does.
+        let _ = closed.wait_for(|c| *c).await;
+    }
+
+    /// Whether clients see PgBouncer's ways.
+    pub fn pgbouncer(&self) -> bool {
+        self.config.read().profile == Profile::PgBouncer
     }
 }
 

@@ -67,7 +67,7 @@ const RULES: &[Rule] = &[
     rule("cancel.rs", &["client", "services"], false),
     rule(
         "services.rs",
-        &["auth", "client", "clock", "config", "control", "metrics", "net", "pool", "proto"],
+        &["auth", "client", "clock", "config", "control", "error", "metrics", "net", "pool", "proto"],
         false,
     ),
     rule("control.rs", &["config"], false),

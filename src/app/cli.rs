@@ -8,15 +8,25 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::{Service, telemetry};
+use super::telemetry::{self, Logs};
+use super::{Service, papers};
+use crate::config::resolved::Profile;
 use crate::config::units::parse_duration;
 use crate::config::{self, Config, ConfigError, Flags, Overrides};
 use crate::demo;
 
 /// A PostgreSQL connection-pooling proxy.
 #[derive(Debug, Parser)]
-#[command(name = "howdah", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    name = "howdah",
+    disable_version_flag = true,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
 struct Cli {
+    /// Print the version.
+    #[arg(short = 'V', long)]
+    version: bool,
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
@@ -57,9 +67,21 @@ struct Serve {
     /// Any setting by its key path, over file and variables: --set query_timeout=30s.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Log warnings and errors only.
+    /// Log warnings and errors only; with a pgbouncer.ini: nothing on standard error.
     #[arg(short, long)]
     quiet: bool,
+    /// Run in the background; needs a pid file, and a log file or the syslog.
+    #[arg(short, long)]
+    daemon: bool,
+    /// Log more; twice: much more.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Change to this user before listening.
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Take the sockets of a running process over: not supported yet, and refused.
+    #[arg(short = 'R', long)]
+    reboot: bool,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -69,11 +91,44 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The whole program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.version {
+        return version(&cli.serve);
+    }
     match cli.command {
         Some(Command::Check(serve)) => check(&serve),
         Some(Command::Plan(serve)) => plan(&serve),
         Some(Command::Demo { duration }) => run_demo(duration),
         None => run(&cli.serve),
+    }
+}
+
+/// PgBouncer's first where the program stands in for it: under its name, or with its file.
+fn version(serve: &Serve) -> ExitCode {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let as_pgbouncer = called.as_deref().and_then(|p| p.file_name()).is_some_and(|n| n == "pgbouncer")
+        || serve.config.as_deref().is_some_and(config::is_ini);
+    let profile = if as_pgbouncer { Profile::PgBouncer } else { Profile::Native };
+    let _ = writeln!(io::stdout(), "{}", config::compat::version(profile));
+    ExitCode::SUCCESS
+}
+
+impl Serve {
+    /// PgBouncer's failures are 1, whatever they are.
+    fn failure(&self) -> ExitCode {
+        ExitCode::from(if self.is_ini() { 1 } else { 2 })
+    }
+
+    fn is_ini(&self) -> bool {
+        self.config.as_deref().is_some_and(config::is_ini)
+    }
+
+    /// Says on standard error what stopped the start, as PgBouncer does where it is asked to be like it.
+    fn fatal(&self, what: &dyn std::fmt::Display) {
+        let _ = if self.is_ini() {
+            writeln!(io::stderr(), "{} FATAL {what}", telemetry::stamp())
+        } else {
+            writeln!(io::stderr(), "howdah: {what}")
+        };
     }
 }
 
@@ -86,8 +141,16 @@ fn read(serve: &Serve) -> Result<Config, Vec<ConfigError>> {
         let (key, value) = s.split_once('=').unwrap_or((s, ""));
         overrides = overrides.flag(key, value);
     }
-    if serve.quiet {
+    if serve.quiet && !serve.is_ini() {
         overrides = overrides.flag("log_level", "warn");
+    }
+    match serve.verbose {
+        0 => {}
+        1 => overrides = overrides.flag("log_level", config::VERBOSE[0]),
+        _ => overrides = overrides.flag("log_level", config::VERBOSE[1]),
+    }
+    if let Some(user) = &serve.user {
+        overrides = overrides.flag("run_as", user);
     }
     match (&serve.config, &serve.database) {
         (Some(path), _) => config::load(path, &overrides),
@@ -116,6 +179,16 @@ fn complain(errors: &[ConfigError]) -> ExitCode {
         let _ = writeln!(err, "howdah: {} problems; nothing was started", errors.len());
     }
     ExitCode::from(2)
+}
+
+/// As [`complain`], with PgBouncer's last line and exit code where its file was read.
+fn refuse(serve: &Serve, errors: &[ConfigError]) -> ExitCode {
+    let code = complain(errors);
+    if !serve.is_ini() {
+        return code;
+    }
+    serve.fatal(&"cannot load config file");
+    serve.failure()
 }
 
 fn check(serve: &Serve) -> ExitCode {
@@ -150,26 +223,49 @@ fn plan(serve: &Serve) -> ExitCode {
 }
 
 fn run(serve: &Serve) -> ExitCode {
+    if serve.reboot {
+        serve.fatal(
+            &"-R: taking the sockets of a running process over is not supported yet; \
+              start this one beside it with so_reuseport, or stop that one first",
+        );
+        return ExitCode::FAILURE;
+    }
     let config = match read(serve) {
         Ok(c) => Arc::new(c),
-        Err(e) => return complain(&e),
+        Err(e) => return refuse(serve, &e),
     };
-    let log_dropped = match telemetry::init(&config.process) {
+    let detached = papers::is_detached();
+    if serve.daemon && !detached {
+        return papers::detach(&config).unwrap_or_else(|e| {
+            serve.fatal(&e);
+            serve.failure()
+        });
+    }
+    if let Some(user) = &config.compat.process.run_as
+        && let Err(e) = papers::become_user(user)
+    {
+        serve.fatal(&e);
+        return serve.failure();
+    }
+    let logs = match Logs::init(&config, serve.quiet && config.profile == Profile::PgBouncer) {
         Ok(d) => d,
         Err(e) => {
-            let _ = writeln!(io::stderr(), "howdah: {e}");
-            return ExitCode::from(2);
+            serve.fatal(&e);
+            return serve.failure();
         }
     };
     for w in &config.notes.warnings {
         tracing::warn!("{w}");
     }
+    if config.profile == Profile::PgBouncer && papers::is_root() {
+        tracing::warn!("running as root, which PgBouncer refuses; name another account with `user` or -u");
+    }
     let again = serve.clone();
-    match super::run_to_end(config, log_dropped, move || read(&again)) {
+    match super::run_to_end(config, &logs, detached, move || read(&again)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e}");
-            let _ = writeln!(io::stderr(), "howdah: {e}");
+            serve.fatal(&e);
             ExitCode::FAILURE
         }
     }

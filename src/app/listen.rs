@@ -14,7 +14,8 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::client::ctl::ClientCtl;
 use crate::client::login::{self, Login};
 use crate::clock::Clock;
-use crate::config::resolved::Listen;
+use crate::config::compat::Listening;
+use crate::config::resolved::{Config, Profile};
 use crate::console;
 use crate::error::{Error, Report, Severity, report};
 use crate::net::stream::{Peer, Stream};
@@ -30,7 +31,9 @@ pub(super) enum Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
+        if let Self::Unix(_, path) = self
+            && !path.as_os_str().is_empty()
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -39,18 +42,38 @@ impl Drop for Bound {
 /// The default port, where no TCP address says another.
 const PORT: u16 = 6432;
 
-/// Binds everything that the configuration names, or says which could not be bound and why.
-pub(super) fn bind(listen: &Listen) -> Result<Vec<Bound>, String> {
+/// Binds everything that the configuration names, or says which could not be bound and why. Sockets that a
+/// supervisor hands over (`LISTEN_FDS`) stand in place of all of them.
+pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
+    let handed = activated()?;
+    if !handed.is_empty() {
+        if !config.listen.tcp.is_empty() || config.listen.unix_dir.is_some() {
+            tracing::warn!(
+                "sockets are handed over by the supervisor: listen and unix_socket_dir are ignored"
+            );
+        }
+        return Ok(handed);
+    }
+    let listen = &config.listen;
     let mut bound = Vec::new();
     for addr in &listen.tcp {
-        let l = bind_tcp(*addr, listen.backlog).map_err(|e| format!("cannot listen on {addr}: {e}"))?;
+        let l = match bind_tcp(*addr, listen.backlog, &config.compat.listen) {
+            Ok(l) => l,
+            // `*` means both families, and a machine may have but one.
+            Err(e) if config.profile == Profile::PgBouncer && second_family(&listen.tcp, addr) => {
+                tracing::warn!("cannot listen on {addr}: {e}");
+                continue;
+            }
+            Err(e) => return Err(format!("cannot listen on {addr}: {e}")),
+        };
         tracing::info!("listening on {}", l.local_addr().unwrap_or(*addr));
         bound.push(Bound::Tcp(l));
     }
     if let Some(dir) = &listen.unix_dir {
-        let port = listen.tcp.first().map_or(PORT, SocketAddr::port);
+        let port = listen.unix_port.or(listen.tcp.first().map(SocketAddr::port)).unwrap_or(PORT);
         let path = dir.join(format!(".s.PGSQL.{port}"));
-        let l = bind_unix(&path, listen.unix_mode)
+        let group = config.compat.listen.unix_group.as_deref();
+        let l = bind_unix(&path, listen.unix_mode, group)
             .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
         tracing::info!("listening on unix:{}", path.display());
         bound.push(Bound::Unix(l, path));
@@ -58,12 +81,45 @@ pub(super) fn bind(listen: &Listen) -> Result<Vec<Bound>, String> {
     Ok(bound)
 }
 
-fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn second_family(all: &[SocketAddr], addr: &SocketAddr) -> bool {
+    let other = SocketAddr::from(([0, 0, 0, 0], addr.port()));
+    addr.is_ipv6() && addr.ip().is_unspecified() && all.contains(&other)
+}
+
+/// Listening sockets of the supervisor (`sd_listen_fds(3)`).
+fn activated() -> Result<Vec<Bound>, String> {
+    let mut fds = listenfd::ListenFd::from_env();
+    let mut bound = Vec::new();
+    let fail = |e: io::Error| format!("a socket of the supervisor: {e}");
+    for i in 0..fds.len() {
+        if let Ok(Some(l)) = fds.take_tcp_listener(i) {
+            l.set_nonblocking(true).map_err(fail)?;
+            tracing::info!("listening on {} (handed over)", l.local_addr().map_err(fail)?);
+            bound.push(Bound::Tcp(TcpListener::from_std(l).map_err(fail)?));
+        } else if let Ok(Some(l)) = fds.take_unix_listener(i) {
+            l.set_nonblocking(true).map_err(fail)?;
+            tracing::info!("listening on a Unix socket (handed over)");
+            // The file is the supervisor's.
+            bound.push(Bound::Unix(UnixListener::from_std(l).map_err(fail)?, PathBuf::new()));
+        }
+    }
+    Ok(bound)
+}
+
+fn bind_tcp(addr: SocketAddr, backlog: u32, more: &Listening) -> io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let s = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     s.set_reuse_address(true)?;
+    if more.reuse_port {
+        s.set_reuse_port(true)?;
+    }
     if addr.is_ipv6() {
         s.set_only_v6(true)?;
+    }
+    if let Some(size) = more.socket_buffer {
+        // Inherited by what is accepted, and in time for the window's scale.
+        s.set_recv_buffer_size(size)?;
+        s.set_send_buffer_size(size)?;
     }
     s.set_nonblocking(true)?;
     s.bind(&addr.into())?;
@@ -72,14 +128,31 @@ fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
 }
 
 /// A socket file that nobody answers on is left from a process that was killed, and is replaced.
-fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
+    if path.to_string_lossy().starts_with('@') {
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::ffi::OsStrExt as _;
+        let name = path.as_os_str().as_bytes().get(1..).unwrap_or_default();
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        let l = std::os::unix::net::UnixListener::bind_addr(&address)?;
+        l.set_nonblocking(true)?;
+        return UnixListener::from_std(l);
+    }
     if path.exists() {
         match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it")),
+            Ok(_) => {
+                let why = "unix socket is in use, cannot continue: another process answers on it";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+            }
             Err(_) => std::fs::remove_file(path)?,
         }
     }
     let l = UnixListener::bind(path)?;
+    if let Some(name) = group {
+        let found = nix::unistd::Group::from_name(name)?;
+        let group = found.ok_or_else(|| io::Error::other(format!("there is no group {name}")))?;
+        nix::unistd::chown(path, None, Some(group.gid))?;
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(l)
 }
@@ -89,7 +162,10 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 pub(super) async fn accept_loop(bound: Bound, services: Arc<Services>) {
     loop {
         let accepted = match &bound {
-            Bound::Tcp(l) => l.accept().await.map(|(s, a)| (Stream::Tcp(s), Peer::Tcp(a))),
+            Bound::Tcp(l) => tokio::select! {
+                a = l.accept() => a.map(|(s, a)| (Stream::Tcp(s), Peer::Tcp(a))),
+                () = services.no_more_tcp() => return,
+            },
             Bound::Unix(l, _) => l.accept().await.map(|(s, _)| (Stream::Unix(s), Peer::Unix)),
         };
         match accepted {

@@ -3,6 +3,7 @@
 pub mod cli;
 mod janitor;
 mod listen;
+mod papers;
 mod start;
 mod statistics;
 mod telemetry;
@@ -11,7 +12,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -21,12 +22,15 @@ use tokio::task::JoinHandle;
 use crate::capacity;
 use crate::client::ctl::Signal;
 use crate::clock::Clock;
-use crate::config::resolved::{Config, Drain};
+use crate::config::resolved::{Config, Drain, Profile};
 use crate::config::{self, ConfigError};
 use crate::control::{Order, ShutDown};
 use crate::fleet;
 use crate::ops;
 use crate::services::Services;
+
+use self::papers::PidFile;
+use self::telemetry::Logs;
 
 /// A Howdah that serves.
 pub struct Service {
@@ -94,7 +98,7 @@ impl Service {
         let all_asked = runtime.block_on(start::prove(&services, &config))?;
         let guard = runtime.enter();
         // Nobody connects to a Howdah that may yet refuse to serve.
-        for b in listen::bind(&config.listen)? {
+        for b in listen::bind(&config)? {
             tasks.push(tokio::spawn(listen::accept_loop(b, services.clone())));
         }
         tasks.push(tokio::spawn(start::watch(services.clone(), all_asked)));
@@ -114,14 +118,23 @@ impl Service {
 }
 
 /// Serves until a signal ends it. `read` reads the configuration again at SIGHUP.
-pub fn run_to_end(
+fn run_to_end(
     config: Arc<Config>,
-    log_dropped: Arc<AtomicU64>,
+    logs: &Logs,
+    detached: bool,
     read: impl Fn() -> Result<Config, Vec<ConfigError>>,
 ) -> Result<(), String> {
-    let service = Service::start(config)?;
-    let _ = service.services.log_dropped.set(log_dropped);
+    let service = Service::start(config.clone())?;
+    let _held = config.compat.process.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let _ = service.services.log_dropped.set(logs.dropped());
     let services = service.services.clone();
+    let follow = logs.clone();
+    services.on_config(move |c| follow.apply(c));
+    if detached {
+        logs.mute_stderr();
+        papers::report_detached();
+    }
+    papers::notify("READY=1");
     service.runtime.block_on(signals(&services, read))?;
     service.shut_down();
     Ok(())
@@ -135,26 +148,48 @@ async fn signals(
     let mut term = on(SignalKind::terminate())?;
     let mut int = on(SignalKind::interrupt())?;
     let mut hup = on(SignalKind::hangup())?;
+    let mut quit = on(SignalKind::quit())?;
     let mut orders = services.control.listen();
     let how = loop {
         tokio::select! {
-            _ = hup.recv() => drop(reload_checked(services, read()).await),
+            _ = quit.recv() => {
+                tracing::info!("got SIGQUIT, fast exit");
+                papers::notify("STOPPING=1");
+                return Ok(());
+            }
+            _ = hup.recv() => {
+                tracing::info!("got SIGHUP, re-reading config");
+                papers::notify_reloading();
+                drop(reload_checked(services, read()).await);
+                papers::notify("READY=1");
+            }
             Some(order) = orders.recv() => match order {
-                Order::Reload(done) => drop(done.send(reload_checked(services, read()).await)),
+                Order::Reload(done) => {
+                    tracing::info!("RELOAD command issued");
+                    drop(done.send(reload_checked(services, read()).await));
+                }
                 Order::Apply(new, done) => drop(done.send(reload_checked(services, Ok(*new)).await)),
                 Order::ShutDown(ShutDown::Now) => return Ok(()),
                 Order::ShutDown(ShutDown::WaitForServers) => break Drain::Transactions,
                 Order::ShutDown(ShutDown::WaitForClients) => break Drain::Clients,
             },
-            _ = term.recv() => break services.config().process.drain,
+            _ = term.recv() => {
+                tracing::info!("got SIGTERM, shutting down, waiting for all clients disconnect");
+                break services.config().process.drain;
+            }
             // Somebody at a terminal wants it to end now, though in order.
-            _ = int.recv() => break Drain::Transactions,
+            _ = int.recv() => {
+                tracing::info!("got SIGINT, shutting down, waiting for all servers connections to be released");
+                break Drain::Transactions;
+            }
         }
     };
+    papers::notify("STOPPING=1");
     tokio::select! {
         () = drain(services, how) => {}
         _ = term.recv() => tracing::warn!("second signal: ending at once"),
         _ = int.recv() => tracing::warn!("second signal: ending at once"),
+        _ = quit.recv() => tracing::warn!("got SIGQUIT, fast exit"),
     }
     Ok(())
 }
@@ -216,6 +251,10 @@ async fn drain(services: &Arc<Services>, how: Drain) {
     let limit = config.process.drain_timeout;
     let deadline = Clock::now() + limit;
     services.draining.store(true, Ordering::Relaxed);
+    if config.profile == Profile::PgBouncer {
+        // Another process may take the port; the Unix socket stays for the console.
+        services.close_tcp();
+    }
     tracing::info!(
         clients = services.clients.len(),
         timeout_ms = limit.as_millis() as u64,

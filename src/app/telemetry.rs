@@ -1,30 +1,90 @@
-//! Logs: text or JSON, on standard error, through `tracing`.
+//! Logs: text, JSON or PgBouncer's lines, through `tracing`, to standard error, a file and the syslog.
 //!
 //! Values that peers chose are logged with `Debug`, which escapes control characters; secrets never get here,
 //! their types do not print.
 
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::resolved::{LogFormat, Process};
+use crate::config::Config;
+use crate::config::resolved::{LogFormat, Profile};
 
-/// Counts lines that standard error did not take.
-type Dropped = Arc<AtomicU64>;
+/// Where lines go. A full disk or a closed pipe must not stop the service: what is not taken is counted.
+#[derive(Debug)]
+struct Outputs {
+    stderr: AtomicBool,
+    file: Mutex<Option<(PathBuf, File)>>,
+    syslog: Option<Syslog>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The local syslog (RFC 3164 over `/dev/log`).
+#[derive(Debug)]
+struct Syslog {
+    socket: UnixDatagram,
+    facility: u8,
+    ident: String,
+}
+
+impl Syslog {
+    fn open(ident: &str, facility: &str) -> Result<Self, String> {
+        let socket = UnixDatagram::unbound().map_err(|e| format!("syslog: {e}"))?;
+        let code = match facility {
+            "user" => 1,
+            "auth" => 4,
+            "authpriv" => 10,
+            local => local.strip_prefix("local").and_then(|n| n.parse::<u8>().ok()).map_or(3, |n| 16 + n),
+        };
+        Ok(Self { socket, facility: code, ident: ident.to_owned() })
+    }
+
+    fn send(&self, level: Level, text: &str) -> io::Result<()> {
+        let severity = match level {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        let pri = self.facility * 8 + severity;
+        let line = format!("<{pri}>{}[{}]: {text}", self.ident, std::process::id());
+        self.socket.send_to(line.as_bytes(), "/dev/log").map(drop)
+    }
+}
 
 #[derive(Debug, Clone)]
-struct Lossy(Dropped);
+struct Sink(Arc<Outputs>);
 
-struct Line(Dropped);
+struct Line {
+    outputs: Arc<Outputs>,
+    level: Level,
+}
 
 impl Write for Line {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        // A full disk or a closed pipe must not stop the service.
-        if io::stderr().lock().write_all(buf).is_err() {
-            self.0.fetch_add(1, Ordering::Relaxed);
+        let o = &self.outputs;
+        let mut lost = o.stderr.load(Ordering::Relaxed) && io::stderr().lock().write_all(buf).is_err();
+        if let Some((_, file)) = &mut *o.file.lock() {
+            lost |= file.write_all(buf).is_err();
+        }
+        if let Some(syslog) = &o.syslog {
+            let text = String::from_utf8_lossy(buf);
+            lost |= syslog.send(self.level, message_of(text.trim_end())).is_err();
+        }
+        if lost {
+            o.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(buf.len())
     }
@@ -34,27 +94,162 @@ impl Write for Line {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lossy {
+/// The line without time, process and level, which the syslog adds itself.
+fn message_of(line: &str) -> &str {
+    line.split_once("] ").and_then(|(_, rest)| rest.split_once(' ')).map_or(line, |(_, message)| message)
+}
+
+impl<'a> MakeWriter<'a> for Sink {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line(self.0.clone())
+        Line { outputs: self.0.clone(), level: Level::INFO }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line { outputs: self.0.clone(), level: *meta.level() }
     }
 }
 
-/// Sets the process's subscriber up; once.
-pub(super) fn init(p: &Process) -> Result<Arc<AtomicU64>, String> {
-    let filter = EnvFilter::try_new(&p.log_level).map_err(|e| format!("log_level: {e}"))?;
-    let dropped = Dropped::default();
-    let base = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(Lossy(dropped.clone()));
-    let done = match p.log_format {
-        LogFormat::Text => base.try_init(),
-        LogFormat::Json => base.json().flatten_event(true).try_init(),
-    };
-    done.map_err(|e| format!("logging: {e}"))?;
-    Ok(dropped)
+/// PgBouncer's lines: `2026-01-31 12:00:00.000 UTC [1234] LOG message`.
+#[derive(Debug)]
+struct PgBouncerLines;
+
+/// The message, then the other fields as `name=value`.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for PgBouncerLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let mut text = Text::default();
+        event.record(&mut text);
+        let level = match *event.metadata().level() {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARNING",
+            Level::INFO => "LOG",
+            Level::DEBUG => "DEBUG",
+            Level::TRACE => "NOISE",
+        };
+        let whole = format!("{}{}", text.message, text.fields).replace('\n', "\n\t");
+        writeln!(out, "{} {level} {whole}", stamp())
+    }
+}
+
+/// Time, zone and process, as they begin each of PgBouncer's lines.
+pub(super) fn stamp() -> String {
+    let now = jiff::Zoned::now();
+    format!("{} [{}]", now.strftime("%Y-%m-%d %H:%M:%S%.3f %Z"), std::process::id())
+}
+
+/// The logs of the process: what a new configuration changes of them.
+#[derive(Clone)]
+pub(super) struct Logs {
+    outputs: Arc<Outputs>,
+    set_filter: Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+impl Logs {
+    /// Sets the process's subscriber up; once. `quiet` keeps standard error silent.
+    pub(super) fn init(config: &Config, quiet: bool) -> Result<Self, String> {
+        let p = &config.process;
+        let filter = EnvFilter::try_new(&p.log_level).map_err(|e| format!("log_level: {e}"))?;
+        let papers = &config.compat.process;
+        let syslog =
+            papers.syslog.then(|| Syslog::open(&papers.syslog_ident, &papers.syslog_facility)).transpose()?;
+        let outputs = Arc::new(Outputs {
+            stderr: AtomicBool::new(!quiet),
+            file: Mutex::new(papers.log_file.as_deref().map(open).transpose()?),
+            syslog,
+            dropped: Arc::default(),
+        });
+        let base = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(false)
+            .with_ansi(false)
+            .with_writer(Sink(outputs.clone()));
+        macro_rules! start {
+            ($subscriber:expr) => {{
+                let s = $subscriber.with_filter_reloading();
+                let handle = s.reload_handle();
+                s.try_init().map_err(|e| format!("logging: {e}"))?;
+                Arc::new(move |f| handle.reload(f).is_ok()) as Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>
+            }};
+        }
+        let set_filter = match (config.profile, p.log_format) {
+            (_, LogFormat::Json) => start!(base.json().flatten_event(true)),
+            (Profile::PgBouncer, LogFormat::Text) => start!(base.event_format(PgBouncerLines)),
+            (Profile::Native, LogFormat::Text) => start!(base),
+        };
+        Ok(Self { outputs, set_filter })
+    }
+
+    /// Lines that some output did not take.
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        self.outputs.dropped.clone()
+    }
+
+    pub(super) fn mute_stderr(&self) {
+        self.outputs.stderr.store(false, Ordering::Relaxed);
+    }
+
+    /// A configuration has come into force: its level holds, and the file is opened anew, as a rotation needs it.
+    pub(super) fn apply(&self, config: &Config) {
+        match EnvFilter::try_new(&config.process.log_level) {
+            Ok(f) => {
+                (self.set_filter)(f);
+            }
+            Err(e) => tracing::error!("log_level: {e}; the old one stays"),
+        }
+        match config.compat.process.log_file.as_deref().map(open).transpose() {
+            Ok(file) => *self.outputs.file.lock() = file,
+            Err(e) => tracing::error!("{e}; the old one stays open"),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<(PathBuf, File), String> {
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    let file = file.map_err(|e| format!("cannot open log_file {}: {e}", path.display()))?;
+    Ok((path.to_owned(), file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_syslog_gets_the_message_alone() {
+        assert_eq!(message_of("2026-01-31 12:00:00.000 UTC [7] LOG got it"), "got it");
+        assert_eq!(message_of("plain"), "plain");
+    }
+
+    #[test]
+    fn a_line_begins_as_pgbouncers() {
+        let stamp = stamp();
+        let parts: Vec<&str> = stamp.split(' ').collect();
+        assert_eq!(parts.len(), 4, "{stamp}");
+        assert_eq!((parts[0].len(), parts[1].len()), (10, 12), "{stamp}");
+        assert_eq!(parts[3], format!("[{}]", std::process::id()));
+    }
 }

@@ -5,7 +5,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::resolved::HostAddr;
+use super::resolved::{HostAddr, Profile};
+
+/// The PgBouncer that the profile stands in for.
+const PGBOUNCER: &str = "1.25.2";
+
+/// What the program calls itself.
+pub fn version(profile: Profile) -> String {
+    let own = env!("CARGO_PKG_VERSION");
+    match profile {
+        Profile::Native => format!("howdah {own}"),
+        Profile::PgBouncer => format!("PgBouncer {PGBOUNCER} (Howdah {own})"),
+    }
+}
 
 /// Part of [`super::Config`]; every field has its declaration in the table of settings.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -33,8 +45,6 @@ pub struct Papers {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listening {
     pub reuse_port: bool,
-    /// Not before the client's first bytes are there, this many seconds at most.
-    pub defer_accept: Option<u32>,
     pub socket_buffer: Option<usize>,
     pub unix_group: Option<String>,
 }

@@ -49,6 +49,11 @@ impl Overrides {
     }
 }
 
+/// Whether the file is read as PgBouncer's.
+pub fn is_ini(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ini"))
+}
+
 /// Reads a TOML file, or a `pgbouncer.ini` if the file's name ends in `.ini`.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
     let origin: Arc<str> = Arc::from(path.display().to_string().as_str());
@@ -56,7 +61,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigErro
     let text = std::fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|e| vec![ConfigError::new(&whole, "", format!("cannot be read: {e}"))])?;
-    let is_ini = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ini"));
+    let is_ini = is_ini(path);
     // PgBouncer's paths are relative to where it was started.
     let dir = if is_ini { None } else { path.parent() };
     let dir = dir.map_or_else(PathBuf::new, Path::to_path_buf);

@@ -33,7 +33,8 @@ mod value;
 mod tests;
 
 pub use flags::{Flags, from_flags};
-pub use load::{Overrides, load};
+pub use load::{Overrides, is_ini, load};
+pub use pgbouncer::VERBOSE;
 pub use problem::ConfigError;
 pub use raw::Source;
 pub use resolved::Config;

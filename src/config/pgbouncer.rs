@@ -40,6 +40,10 @@ pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("resolv_conf", "the system's resolver reads the system's /etc/resolv.conf"),
     ("sbuf_loopcnt", "connections take turns on the runtime's own budget"),
     ("service_name", "an old name of syslog_ident"),
+    (
+        "tcp_defer_accept",
+        "a connection that says nothing costs little here, and client_login_timeout ends it",
+    ),
 ];
 /// Keys of other sections without meaning: section, key, why.
 pub(super) const WITHOUT_MEANING_ELSEWHERE: &[(&str, &str, &str)] =
@@ -324,12 +328,15 @@ impl Reader<'_> {
     }
 }
 
+/// Filters for logs, of `verbose = 1` and of 2 and more.
+pub const VERBOSE: [&str; 2] = ["info,howdah=debug,pgbouncer=debug", "info,howdah=trace,pgbouncer=trace"];
+
 /// PgBouncer's numbers as a filter for logs.
 pub(super) fn verbose(level: i64) -> &'static str {
     match level {
         ..=0 => "info",
-        1 => "info,howdah=debug",
-        _ => "info,howdah=trace",
+        1 => VERBOSE[0],
+        _ => VERBOSE[1],
     }
 }
 

@@ -149,9 +149,6 @@ settings! {
     /// Lets several processes listen on the same TCP port (SO_REUSEPORT).
     so_reuseport: GLOBAL, Kind::Boolean, Is("false"), "a second one by mistake is an error, not half of the clients",
         Restart, pgb("so_reuseport"), Config |c, Boolean(v)| c.compat.listen.reuse_port = *v;
-    /// Accepts a TCP connection only when its first bytes are there, or after so many seconds; 0 is at once.
-    tcp_defer_accept: GLOBAL, Kind::Limit { max: 3600 }, Is("0"), "a client that says nothing is seen, and timed out",
-        Restart, pgb("tcp_defer_accept").preset("1"), Config |c, Limit(v)| c.compat.listen.defer_accept = *v;
     /// Size of the kernel's send and receive buffers of each TCP connection; 0 leaves it to the system.
     tcp_socket_buffer: GLOBAL, Kind::Bytes { min: 0, max: 1 << 30 }, Is("0"), "the system sizes them by need",
         NewConnections, pgb("tcp_socket_buffer"),
@@ -214,7 +211,7 @@ settings! {
     /// Clients that have connected and not finished their login.
     max_login_connections: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("1000"),
         "connections that say nothing must not use up the places of those that do",
-        Live, NATIVE, Config |c, Count(v)| c.limits.max_login_connections = *v;
+        Live, NATIVE.preset("1000000"), Config |c, Count(v)| c.limits.max_login_connections = *v;
     /// A client that reads nothing of its results for this long is closed.
     client_write_timeout: GLOBAL, Kind::ON_OFF, Is("60s"),
         "a reader that has stopped holds a server connection; a slow one still reads something in a minute",
@@ -242,7 +239,7 @@ settings! {
     /// Largest statement that can be prepared by name, since Howdah keeps its text.
     max_statement_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 30 }, Is("1MB"),
         "far above what people write, far below what would fill the memory",
-        Live, NATIVE, Config |c, Bytes(v)| c.limits.max_statement_size = u32::try_from(*v).unwrap_or(u32::MAX);
+        Live, NATIVE.preset("1GB"), Config |c, Bytes(v)| c.limits.max_statement_size = u32::try_from(*v).unwrap_or(u32::MAX);
     /// Prepared statements that are kept on one server connection; 0 passes names through as they are, which only
     /// session mode can do right.
     max_prepared_statements: GLOBAL, Kind::Count { min: 0, max: 100_000 }, Is("200"),
@@ -251,7 +248,7 @@ settings! {
     /// Prepared statements that one client may hold.
     max_client_statements: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("2000"),
         "no driver keeps so many; a leak is stopped before it fills the memory",
-        Live, NATIVE, Config |c, Count(v)| c.limits.max_client_statements = *v;
+        Live, NATIVE.preset("1000000"), Config |c, Count(v)| c.limits.max_client_statements = *v;
     /// Size of a relay buffer; a connection has one only while bytes are in flight.
     buffer_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 24 }, Is("16kB"),
         "takes most queries and results whole; larger ones gain little",
@@ -305,7 +302,7 @@ settings! {
         Config |c, Word(v)| c.process.log_format = if *v == "json" { LogFormat::Json } else { LogFormat::Text };
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,howdah::pool=debug`.
     log_level: GLOBAL, Kind::Text, Is("info"), "tells what changed, and nothing per query",
-        Restart, NATIVE, Config |c, Text(v)| c.process.log_level = v.clone();
+        Live, NATIVE, Config |c, Text(v)| c.process.log_level = v.clone();
     /// File that log lines are appended to, beside standard error; opened anew on reload.
     log_file: GLOBAL, Kind::Text, Unset, "a supervisor collects standard error",
         Live, pgb("logfile"),
@@ -347,7 +344,7 @@ settings! {
     /// Time from SIGTERM to the end, whatever clients do.
     drain_timeout: GLOBAL, ONE_S, Is("60s"),
         "long enough for requests under way; keep it below the supervisor's own patience",
-        Live, NATIVE, Config |c, Duration(v)| c.process.drain_timeout = *v;
+        Live, NATIVE.preset(NEVER), Config |c, Duration(v)| c.process.drain_timeout = *v;
 
     // --- databases
     /// The server: a name or address, with or without `:port`, or the directory of its Unix socket. An array

@@ -6,12 +6,14 @@
 
 pub mod catalog;
 mod console;
+pub mod pgbouncer;
 pub mod report;
 pub mod sqlstate;
 
 use std::time::Duration;
 
 pub use console::Refusal;
+pub use pgbouncer::report_as_pgbouncer;
 pub use report::{Report, Severity, report};
 pub use sqlstate::SqlState;
 

@@ -70,7 +70,12 @@ pub async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> 
             Stream::Tcp(connected.ok_or(last)?)
         }
         HostAddr::Unix { dir, port } => {
-            Stream::Unix(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await?)
+            let path = dir.join(format!(".s.PGSQL.{port}"));
+            Stream::Unix(match path.to_str().and_then(|p| p.strip_prefix('@')) {
+                // In the abstract namespace, where a name begins with a zero byte.
+                Some(name) => UnixStream::connect(format!("\0{name}")).await?,
+                None => UnixStream::connect(path).await?,
+            })
         }
     };
     stream.tune(keepalive)?;
