@@ -43,6 +43,7 @@
 //! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
 //! | [`control`] | what the operator has put in force while the process runs | none |
 //! | [`metrics`], [`ops`] | counters and their catalogue; HTTP for metrics and health | own port |
+//! | [`journal`] | the lines of PgBouncer's log, in its profile | none |
 //! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
 //! | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
 //! | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
@@ -84,6 +85,7 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod fleet;
+pub mod journal;
 pub mod metrics;
 pub mod net;
 pub mod ops;

@@ -45,8 +45,8 @@ const RULES: &[Rule] = &[
     rule(
         "pool",
         &[
-            "client", "clock", "config", "error", "metrics", "net", "pool", "proto", "relay", "server",
-            "services",
+            "client", "clock", "config", "error", "journal", "metrics", "net", "pool", "proto", "relay",
+            "server", "services",
         ],
         false,
     ),
@@ -59,8 +59,8 @@ const RULES: &[Rule] = &[
     rule(
         "client",
         &[
-            "auth", "cancel", "client", "clock", "config", "error", "net", "pool", "proto", "relay",
-            "services",
+            "auth", "cancel", "client", "clock", "config", "error", "journal", "net", "pool", "proto",
+            "relay", "services",
         ],
         false,
     ),
@@ -70,6 +70,7 @@ const RULES: &[Rule] = &[
         &["auth", "client", "clock", "config", "control", "error", "metrics", "net", "pool", "proto"],
         false,
     ),
+    rule("journal.rs", &["client", "config", "error", "net", "services"], false),
     rule("control.rs", &["config"], false),
     rule("console/command.rs", &["error"], true),
     rule("console/message.rs", &["proto"], true),

@@ -18,6 +18,7 @@ use crate::config::compat::Listening;
 use crate::config::resolved::{Config, Profile};
 use crate::console;
 use crate::error::{Error, Report, Severity, report};
+use crate::journal::{self, Who};
 use crate::net::stream::{Peer, Stream};
 use crate::proto::encode;
 use crate::services::Services;
@@ -242,7 +243,17 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
         }
     };
     services.counters.count("client_disconnects_total", reason);
-    if services.log_disconnections() {
+    if services.pgbouncer() {
+        // What a client was told is in the log already.
+        let words = match reason {
+            "terminate" => "client close request",
+            "eof" | "eof_waiting" => "client unexpected eof",
+            "read_error" | "read_error_waiting" | "write_error" => "client connection lost",
+            _ => return,
+        };
+        let age = Clock::now().saturating_duration_since(ctl.connected);
+        journal::closing(&services, &Who::client(&ctl), words, age);
+    } else if services.log_disconnections() {
         let age = Clock::now().saturating_duration_since(ctl.connected);
         tracing::info!(
             client = ctl.id,
@@ -275,7 +286,11 @@ async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Opt
     }
     let connected = |ctl: &ClientCtl| {
         services.counters.count("logins_total", "");
-        if config.process.log_connections {
+        if config.process.log_connections && config.profile == Profile::PgBouncer {
+            let (database, user) = (&ctl.database, &ctl.user);
+            let text = format!("login attempt: db={database} user={user} tls=no replication=no");
+            journal::line(services, &Who::client(ctl), text);
+        } else if config.process.log_connections {
             tracing::info!(
                 client = ctl.id,
                 %peer,
@@ -297,7 +312,12 @@ async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Opt
         }
         Login::TimedOut => {
             services.counters.count("timeouts_total", "client_login_timeout");
-            tracing::info!(%peer, "client_login_timeout");
+            if services.pgbouncer() {
+                let who = Who::stranger(peer, "", "");
+                journal::told(services, &who, "client_login_timeout", config.pool.client_login_timeout);
+            } else {
+                tracing::info!(%peer, "client_login_timeout");
+            }
             None
         }
         Login::Done | Login::Refused => None,

@@ -11,8 +11,9 @@ use super::session::Session;
 use crate::auth::{Action, ClientAuth};
 use crate::cancel;
 use crate::clock::Clock;
-use crate::config::resolved::{AuthMethod, Config, Role};
-use crate::error::{Error, Report, Severity, report};
+use crate::config::resolved::{AuthMethod, Config, Role, Secret};
+use crate::error::{Error, Report, Severity};
+use crate::journal::{self, Who};
 use crate::net::lane::Lane;
 use crate::net::stream::{Peer, Stream};
 use crate::pool::{Pool, PoolKey};
@@ -86,12 +87,32 @@ async fn refuse(
     e: &Error,
     who: Option<(String, String)>,
 ) -> Login {
-    let r = Report { severity: Severity::Fatal, ..report(e) };
+    let mut r = Report { severity: Severity::Fatal, ..services.report(e) };
     services.counters.count("clients_rejected_total", r.code);
     let (user, database) = who.unwrap_or_default();
-    tracing::info!(%peer, user = ?user, database = ?database, code = r.code, error = %e, "login refused");
+    if services.pgbouncer() {
+        if matches!(e, Error::AuthenticationFailed { .. }) {
+            auth_words(&services.config(), &user).clone_into(&mut r.message);
+        }
+        let reason = if r.verbatim.is_some() { journal::words(e) } else { r.message.clone() };
+        journal::told(services, &Who::stranger(peer, &database, &user), &reason, std::time::Duration::ZERO);
+    } else {
+        tracing::info!(%peer, user = ?user, database = ?database, code = r.code, error = %e, "login refused");
+    }
     let _ = stream.write_all(&encode::error_response(&r)).await;
     Login::Refused
+}
+
+/// PgBouncer's word for a failed login, which depends on how it was to be proved.
+fn auth_words(config: &Config, user: &str) -> &'static str {
+    let secret = config.users.get(user).and_then(|u| u.secret.as_ref());
+    match (config.auth_method, secret) {
+        (AuthMethod::Trust, _) => "\"trust\" authentication failed",
+        (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
+            "SASL authentication failed"
+        }
+        _ => "password authentication failed",
+    }
 }
 
 /// Reads packets until a StartupMessage; answers requests for encryption, acts on a cancel.

@@ -10,6 +10,7 @@ use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
 use crate::error::{Error, Severity, report};
+use crate::journal::{self, Who};
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
 use crate::pool::{Checkout, HotSettings, Lease, Pool, Waiting};
@@ -365,7 +366,7 @@ impl Session {
 
     /// No server could be had: the request is answered with the error and forgotten, and nothing of it runs.
     async fn not_served(&mut self, e: Error) -> Option<Goodbye> {
-        let r = report(&e);
+        let r = self.services.report(&e);
         self.count_error(r.code);
         if r.severity == Severity::Fatal || r.verbatim.is_some() {
             self.farewell(&e).await;
@@ -402,7 +403,12 @@ impl Session {
             Ok(Some(refused)) => {
                 lease.release_unused();
                 self.count_error("parameter_rejected");
-                let r = report(&Error::ParameterRejected(refused.0));
+                let e = Error::ParameterRejected(refused.0);
+                let r = self.services.report(&e);
+                if r.severity == Severity::Fatal {
+                    self.farewell(&e).await;
+                    return Err(Some("parameter_rejected"));
+                }
                 self.answer_locally(&encode::error_response(&r));
                 Err(None)
             }
@@ -498,8 +504,13 @@ impl Session {
     async fn farewell(&mut self, e: &Error) {
         let half = self.down.mid_pass();
         let Some(stream) = &mut self.stream else { return };
-        let r = crate::error::Report { severity: Severity::Fatal, ..report(e) };
-        tracing::info!(client = self.ctl.id, user = %self.ctl.user, code = r.code, error = %e, "client told");
+        let r = crate::error::Report { severity: Severity::Fatal, ..self.services.report(e) };
+        if self.services.pgbouncer() {
+            let age = Clock::now().saturating_duration_since(self.ctl.connected);
+            journal::told(&self.services, &Who::client(&self.ctl), &journal::words(e), age);
+        } else {
+            tracing::info!(client = self.ctl.id, user = %self.ctl.user, code = r.code, error = %e, "client told");
+        }
         if half {
             return;
         }
