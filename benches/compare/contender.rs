@@ -173,6 +173,8 @@ fn howdah_toml(address: SocketAddr, workers: usize, setting: &Setting<'_>) -> io
     Ok(format!(
         r#"listen = ["{address}"]
 auth_method = "{method}"
+log_connections = false
+log_disconnections = false
 ops_listen = "{ops}"
 workers = {workers}
 [users.bench]

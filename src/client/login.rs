@@ -16,6 +16,7 @@ use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
 use crate::net::lane::Lane;
 use crate::net::stream::{Peer, Stream};
+use crate::pool::greeting::Greeting;
 use crate::pool::{Pool, PoolKey};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
@@ -333,17 +334,40 @@ async fn enter(
     let key = PoolKey { database: database.clone(), user: user.clone(), role: Role::Primary };
     let pool = services.pools.obtain(&key, services).ok_or_else(unknown)?;
 
-    let overrides = overrides(config, startup)?;
-    let application = overrides.get("application_name").unwrap_or_default();
-    let application: Arc<str> = String::from_utf8_lossy(application).into();
+    let (asked, version) = (asked(startup), pool.version());
+    let known = pool.greetings.get(&asked, version, pool.welcome().as_ref());
+    let (overrides, application) = match &known {
+        Some(g) => (ParamSet::default(), g.application.clone()),
+        None => {
+            let o = overrides(config, startup)?;
+            let a = String::from_utf8_lossy(o.get("application_name").unwrap_or_default()).into();
+            (o, a)
+        }
+    };
     let secret = secret(startup);
     let id = services.clients.next_id();
     let now = Clock::now();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, now));
 
-    let defaults = welcome(&pool, &ctl).await?;
-    let proto = settle(services, &pool, &ctl, &defaults, overrides).await?;
-    let welcome = welcome_bytes(&proto.view, &ctl)?;
+    let greeting = match known {
+        Some(g) => g,
+        None => {
+            let defaults = welcome(&pool, &ctl).await?;
+            // What no server has been asked about is not kept: the next such login asks, or knows by then.
+            let certain = overrides.iter().all(|(n, v)| pool.canonical(n, v).is_some());
+            let proto = settle(services, &pool, &ctl, &defaults, overrides).await?;
+            let application = ctl.application_name();
+            let statuses = statuses(&proto.view).into();
+            let (overrides, view) = (proto.overrides, proto.view);
+            let g = Arc::new(Greeting { version, defaults, application, overrides, view, statuses });
+            if certain {
+                pool.greetings.put(&asked, g.clone());
+            }
+            g
+        }
+    };
+    let proto = ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone());
+    let welcome = welcome_of(&greeting.statuses, &ctl)?;
     Ok(Entered { session: Session::new(services.clone(), ctl, pool, proto), welcome, places })
 }
 
@@ -382,7 +406,7 @@ async fn enter_console(
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());
     }
-    let welcome = match welcome_bytes(&view, &ctl) {
+    let welcome = match welcome_of(&statuses(&view), &ctl) {
         Ok(w) => w,
         Err(e) => return Err((stream, e)),
     };
@@ -397,6 +421,20 @@ fn secret(startup: &Startup) -> Vec<u8> {
     let mut secret = vec![0; if startup.effective_minor() >= 2 { 32 } else { 4 }];
     rand::rng().fill_bytes(&mut secret);
     secret
+}
+
+/// What a startup packet asks for besides user and database, as a key.
+fn asked(startup: &Startup) -> Vec<u8> {
+    let mut key = Vec::with_capacity(128);
+    let pairs = startup.params.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+    for (name, value) in pairs.chain(startup.options.as_deref().map(|o| ("", o))) {
+        // No zero byte is in either.
+        for part in [name, value] {
+            key.extend_from_slice(part.as_bytes());
+            key.push(0);
+        }
+    }
+    key
 }
 
 fn take_places(
@@ -515,8 +553,8 @@ fn overrides(config: &Config, startup: &Startup) -> Result<ParamSet, Error> {
     Ok(set)
 }
 
-fn welcome_bytes(view: &ParamSet, ctl: &ClientCtl) -> Result<Vec<u8>, Error> {
-    let mut out = encode::AUTHENTICATION_OK.to_vec();
+fn statuses(view: &ParamSet) -> Vec<u8> {
+    let mut out = Vec::new();
     for (name, value) in view.iter() {
         out.push(frame::be::PARAMETER_STATUS);
         out.extend_from_slice(&((name.len() + value.len() + 6) as u32).to_be_bytes());
@@ -525,6 +563,14 @@ fn welcome_bytes(view: &ParamSet, ctl: &ClientCtl) -> Result<Vec<u8>, Error> {
         out.extend_from_slice(value);
         out.push(0);
     }
+    out
+}
+
+/// Everything that a client hears between its authentication and its first query.
+fn welcome_of(statuses: &[u8], ctl: &ClientCtl) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::with_capacity(encode::AUTHENTICATION_OK.len() + statuses.len() + 64);
+    out.extend_from_slice(encode::AUTHENTICATION_OK);
+    out.extend_from_slice(statuses);
     let pid = i32::try_from(ctl.id).map_err(|_| Error::Internal("client number too large".to_owned()))?;
     out.extend_from_slice(&encode::backend_key_data(pid, &ctl.secret)?);
     out.extend_from_slice(&encode::ready_for_query(TxStatus::Idle));

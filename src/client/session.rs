@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
@@ -44,7 +46,7 @@ pub struct Session {
     /// An error was answered in the extended protocol: everything up to the next Sync is skipped.
     skip_to_sync: bool,
     places: Vec<Place>,
-    hot: HotSettings,
+    hot: Arc<HotSettings>,
 }
 
 enum Next {
@@ -269,12 +271,11 @@ impl Session {
         let now = Clock::now();
         let mut lease = match self.pool.checkout(&self.ctl, now) {
             Checkout::Ready(l) => l,
-            Checkout::Wait(w) => match Box::pin(self.wait(w)).await {
+            // Boxed with all that it holds, so that an idle client's task has no room for it.
+            other => match Box::pin(self.none_idle(other)).await {
                 Ok(l) => l,
-                Err(Some(why)) => return Some(why),
-                Err(None) => return None,
+                Err(out) => return out,
             },
-            Checkout::Refused(e) => return self.not_served(e).await,
         };
         self.ctl.set_state(ClientState::Active, self.services.clock.ms(lease.since));
         let in_step = lease.conn().is_some_and(|c| params::in_step(&self.proto, c));
@@ -286,7 +287,35 @@ impl Session {
         }
         let end = self.relay(&mut lease).await;
         self.ctl.set_deadline(0);
-        self.finish(lease, end).await
+        if matches!(end, End::Boundary) {
+            self.hand_back(lease);
+            return None;
+        }
+        Box::pin(self.finish(lease, end)).await
+    }
+
+    /// The usual end: nothing is owed.
+    fn hand_back(&mut self, mut lease: Lease) {
+        let stats = self.reset_transaction();
+        if let Some(conn) = lease.conn() {
+            params::learn(&self.services, &self.ctl, &mut self.proto, conn);
+            if let Some(tag) = conn.state.marked {
+                self.services.count_mark(tag, &self.ctl.application_name());
+            }
+        }
+        self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
+        self.ctl.set_prepared(self.proto.statements.len());
+        let now = lease.release(stats);
+        self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
+    }
+
+    /// Forgets what belonged to one transaction, but for its figures.
+    fn reset_transaction(&mut self) -> TxStats {
+        self.proto.effects = Default::default();
+        self.proto.set_in_transaction = false;
+        self.proto.statements.settle();
+        self.proto.own_cancel = None;
+        std::mem::take(&mut self.proto.stats)
     }
 
     async fn relay(&mut self, lease: &mut Lease) -> End {
@@ -306,9 +335,17 @@ impl Session {
             lease,
             env: env(&self.services, hot),
             mode: hot.mode,
-            timeouts: hot.timeouts,
+            timeouts: &hot.timeouts,
         };
         std::future::poll_fn(|cx| flow.poll(cx)).await
+    }
+
+    async fn none_idle(&mut self, checkout: Checkout) -> Result<Lease, Option<Goodbye>> {
+        match checkout {
+            Checkout::Ready(l) => Ok(l),
+            Checkout::Wait(w) => self.wait(w).await,
+            Checkout::Refused(e) => Err(self.not_served(e).await),
+        }
     }
 
     /// Waits for a server, and sees meanwhile whether the client leaves.
@@ -347,7 +384,7 @@ impl Session {
         .await;
         match got {
             Ok(l) => Ok(l),
-            Err(Ok(e)) => match self.not_served(e).await {
+            Err(Ok(e)) => match Box::pin(self.not_served(e)).await {
                 Some(why) => Err(Some(why)),
                 None => Err(None),
             },
@@ -424,25 +461,14 @@ impl Session {
 
     /// Gives the server back as the end demands.
     async fn finish(&mut self, mut lease: Lease, end: End) -> Option<Goodbye> {
-        let stats = std::mem::take(&mut self.proto.stats);
-        let effects = std::mem::take(&mut self.proto.effects);
-        self.proto.set_in_transaction = false;
-        self.proto.statements.settle();
-        self.proto.own_cancel = None;
+        let effects = self.proto.effects;
+        if matches!(end, End::Boundary) {
+            self.hand_back(lease);
+            return None;
+        }
+        let stats = self.reset_transaction();
         match end {
-            End::Boundary => {
-                if let Some(conn) = lease.conn() {
-                    params::learn(&self.services, &self.ctl, &mut self.proto, conn);
-                    if let Some(tag) = conn.state.marked {
-                        self.services.count_mark(tag, &self.ctl.application_name());
-                    }
-                }
-                self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
-                self.ctl.set_prepared(self.proto.statements.len());
-                let now = lease.release(stats);
-                self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
-                None
-            }
+            End::Boundary => None,
             End::ClientGone(why) => {
                 self.leave(lease, stats, effects != Default::default());
                 Some(why)
@@ -501,7 +527,12 @@ impl Session {
     }
 
     /// A last message; what was approved for the client before goes first, half a message spoils it.
-    async fn farewell(&mut self, e: &Error) {
+    fn farewell<'a>(&'a mut self, e: &'a Error) -> BoxFuture<'a, ()> {
+        // Rare, and it would make the task of every idle client larger.
+        Box::pin(self.last_words(e))
+    }
+
+    async fn last_words(&mut self, e: &Error) {
         let half = self.down.mid_pass();
         let Some(stream) = &mut self.stream else { return };
         let r = crate::error::Report { severity: Severity::Fatal, ..self.services.report(e) };
@@ -535,5 +566,10 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.ctl.set_link(Link::None);
         self.services.clients.remove(self.ctl.id);
+        let shard = self.ctl.id as usize;
+        for lane in [&mut self.up, &mut self.down] {
+            lane.clear();
+            lane.release(&self.services.buffers, shard);
+        }
     }
 }

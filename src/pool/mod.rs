@@ -5,6 +5,7 @@
 
 mod close;
 pub mod core;
+pub mod greeting;
 pub mod inspect;
 pub mod lease;
 pub mod ledger;
@@ -35,6 +36,7 @@ use crate::server::connect::{self, Target};
 use crate::services::Services;
 
 use self::core::{Acquire, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd};
+use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
 
@@ -207,7 +209,7 @@ impl PoolTotals {
     }
 }
 
-/// What a session needs of its pool's settings for each transaction; it keeps a copy while `version` stands.
+/// What a session needs of its pool's settings for each transaction; it keeps them while `version` stands.
 #[derive(Debug, Clone, Copy)]
 pub struct HotSettings {
     pub version: u64,
@@ -249,6 +251,8 @@ pub struct Pool {
     failed_hosts: Mutex<Vec<usize>>,
     /// Raised with every new configuration.
     version: AtomicU64,
+    hot: Mutex<Option<Arc<HotSettings>>>,
+    pub greetings: Greetings,
 }
 
 /// How long a client held a connection and what it did with it.
@@ -270,6 +274,8 @@ impl Pool {
             next_host: AtomicU64::new(0),
             failed_hosts: Mutex::default(),
             version: AtomicU64::new(0),
+            hot: Mutex::default(),
+            greetings: Greetings::default(),
             key,
             services,
         })
@@ -284,8 +290,18 @@ impl Pool {
         self.version.load(Ordering::Acquire)
     }
 
-    pub fn hot(&self) -> HotSettings {
+    /// One for all sessions.
+    pub fn hot(&self) -> Arc<HotSettings> {
         let version = self.version();
+        if let Some(h) = self.hot.lock().as_ref().filter(|h| h.version == version) {
+            return h.clone();
+        }
+        let hot = Arc::new(self.resolve_hot(version));
+        *self.hot.lock() = Some(hot.clone());
+        hot
+    }
+
+    fn resolve_hot(&self, version: u64) -> HotSettings {
         let spec = self.spec();
         let (s, p) = (&spec.settings, &spec.process);
         HotSettings {

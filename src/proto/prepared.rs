@@ -283,6 +283,38 @@ fn significant(name: &[u8]) -> &[u8] {
     name.get(..NAME).unwrap_or(name)
 }
 
+/// A queue whose first entry needs no allocation, because there is seldom a second.
+#[derive(Debug, Default)]
+struct Pending {
+    front: Option<Option<Vec<u8>>>,
+    rest: std::collections::VecDeque<Option<Vec<u8>>>,
+}
+
+impl Pending {
+    fn push_back(&mut self, e: Option<Vec<u8>>) {
+        match self.front {
+            None => self.front = Some(e),
+            Some(_) => self.rest.push_back(e),
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Option<Vec<u8>>> {
+        let next = self.rest.pop_front();
+        std::mem::replace(&mut self.front, next)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.front.is_none()
+    }
+
+    /// Gives back what a long queue took.
+    fn settle(&mut self) {
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            self.rest = std::collections::VecDeque::new();
+        }
+    }
+}
+
 /// What one client's names mean, and its unnamed statement.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
@@ -296,7 +328,7 @@ pub struct ClientStatements {
     pub unnamed_effects: TextEffects,
     /// What was sent that concerns the unnamed statement and is not answered yet: the text of a Parse, or
     /// `None` for what drops it, a Query or a Close.
-    pending: std::collections::VecDeque<Option<Vec<u8>>>,
+    pending: Pending,
     /// A buffer for the next one, so that repeated Parses allocate nothing.
     spare: Vec<u8>,
     /// Counts the unnamed Parses that were sent, so that a server knows whose it has.
@@ -343,6 +375,7 @@ impl ClientStatements {
         if !self.gone.is_empty() {
             self.gone = Vec::new();
         }
+        self.pending.settle();
     }
 
     /// An unnamed Parse was sent. `None` is one too large to be kept: it cannot be repeated.

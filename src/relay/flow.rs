@@ -102,7 +102,7 @@ pub struct Flow<'a> {
     pub lease: &'a mut Lease,
     pub env: Env<'a>,
     pub mode: PoolMode,
-    pub timeouts: Timeouts,
+    pub timeouts: &'a Timeouts,
     pub timers: Timers,
     pub silent: Silent,
 }
@@ -394,7 +394,7 @@ impl Flow<'_> {
 
     /// Nothing more can be done now: sees whether a limit has passed, and says when to look again.
     fn watch_time(&mut self) -> Option<End> {
-        let t = self.timeouts;
+        let t = *self.timeouts;
         let none = t.query.is_none()
             && t.transaction.is_none()
             && t.idle_transaction.is_none()

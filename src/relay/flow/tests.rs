@@ -70,7 +70,7 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
         lease: &mut lease,
         env,
         mode: PoolMode::Transaction,
-        timeouts: Timeouts::default(),
+        timeouts: &Timeouts::default(),
     };
     app.write_all(&[&query[..], first].concat()).await.unwrap();
     let mut heard = vec![0; 8 + answers.len()];
