@@ -42,6 +42,7 @@
 //! | [`cancel`] | whose key, and what that client waits for | none |
 //! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
 //! | [`control`] | what the operator has put in force while the process runs | none |
+//! | [`queries`] | statistics of statements by their fingerprints | none |
 //! | [`metrics`], [`ops`] | counters and their catalogue; HTTP for metrics and health | own port |
 //! | [`journal`] | the lines of PgBouncer's log, in its profile | none |
 //! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
@@ -91,6 +92,7 @@ pub mod net;
 pub mod ops;
 pub mod pool;
 pub mod proto;
+pub mod queries;
 pub mod relay;
 pub mod routing;
 pub mod server;

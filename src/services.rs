@@ -13,12 +13,15 @@ use crate::config::Config;
 use crate::config::resolved::{Profile, Secret};
 use crate::control::Control;
 use crate::error::{Error, Report, report, report_as_pgbouncer};
-use crate::metrics::Counters;
+use crate::metrics::events::Events;
+use crate::metrics::{Counters, Histogram};
 use crate::net::buffer::BufferPool;
+use crate::pool::holders::Audit;
 use crate::pool::ledger::Ledger;
 use crate::pool::registry::Registry;
 use crate::proto::params::{ParamInterner, ParamSet};
 use crate::proto::prepared::Interner;
+use crate::queries::Store;
 
 /// One per process (and per test).
 #[derive(Debug)]
@@ -32,7 +35,14 @@ pub struct Services {
     pub pools: Registry,
     pub clients: Clients,
     pub control: Control,
+    pub queries: Arc<Store>,
+    /// From the connection to the end of the login.
+    pub logins: Mutex<Histogram>,
     pub counters: Counters,
+    pub events: Events,
+    /// Server connections of pools that exist, counted apart from the pools.
+    pub server_sockets: Arc<AtomicUsize>,
+    pub audit: Mutex<Audit>,
     config: RwLock<Arc<Config>>,
     /// Not yet serving: servers are being asked, minimums opened.
     pub starting: AtomicBool,
@@ -79,7 +89,12 @@ impl Services {
             pools: Registry::default(),
             clients: Clients::default(),
             control: Control::default(),
+            queries: Arc::new(Store::new(config.process.query_statistics)),
+            logins: Mutex::default(),
             counters: Counters::default(),
+            events: Events::default(),
+            server_sockets: Arc::default(),
+            audit: Mutex::default(),
             config: RwLock::new(config),
             starting: AtomicBool::new(false),
             not_ready: Mutex::default(),
@@ -112,11 +127,17 @@ impl Services {
         *marks.entry(key).or_insert(0) += 1;
     }
 
+    /// Remembers what people should hear of when they look next.
+    pub fn event(&self, kind: &'static str, text: String) {
+        self.events.add(Clock::wall(), kind, text);
+    }
+
     pub fn log_disconnections(&self) -> bool {
         self.config.read().process.log_disconnections
     }
 
     pub fn set_config(&self, c: Arc<Config>) {
+        self.queries.set_limit(c.process.query_statistics);
         *self.config.write() = c.clone();
         if let Some(follow) = self.follows.0.get() {
             follow(&c);

@@ -32,7 +32,8 @@ const RULES: &[Rule] = &[
     rule("fleet", &[], true),
     rule("net/lane.rs", &[], true),
     rule("net/buffer.rs", &[], true),
-    rule("relay/state.rs", &["proto"], true),
+    rule("queries", &["proto"], true),
+    rule("relay/state.rs", &["proto", "queries"], true),
     rule("relay/up.rs", &["error", "net", "proto", "relay"], true),
     rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
     // Do.
@@ -45,14 +46,17 @@ const RULES: &[Rule] = &[
     rule(
         "pool",
         &[
-            "client", "clock", "config", "error", "journal", "metrics", "net", "pool", "proto", "relay",
-            "server", "services",
+            "client", "clock", "config", "error", "journal", "metrics", "net", "pool", "proto", "queries",
+            "relay", "server", "services",
         ],
         false,
     ),
     rule(
         "relay",
-        &["client", "clock", "config", "error", "net", "pool", "proto", "relay", "server", "services"],
+        &[
+            "client", "clock", "config", "error", "net", "pool", "proto", "queries", "relay", "server",
+            "services",
+        ],
         false,
     ),
     // A session meets its server in the relay only.
@@ -60,14 +64,17 @@ const RULES: &[Rule] = &[
         "client",
         &[
             "auth", "cancel", "client", "clock", "config", "error", "journal", "net", "pool", "proto",
-            "relay", "services",
+            "queries", "relay", "services",
         ],
         false,
     ),
     rule("cancel.rs", &["client", "services"], false),
     rule(
         "services.rs",
-        &["auth", "client", "clock", "config", "control", "error", "metrics", "net", "pool", "proto"],
+        &[
+            "auth", "client", "clock", "config", "control", "error", "metrics", "net", "pool", "proto",
+            "queries",
+        ],
         false,
     ),
     rule("journal.rs", &["client", "config", "error", "net", "services"], false),
@@ -84,7 +91,11 @@ const RULES: &[Rule] = &[
         ],
         false,
     ),
-    rule("ops", &["client", "config", "error", "metrics", "ops", "pool", "services"], false),
+    rule(
+        "ops",
+        &["client", "clock", "config", "error", "metrics", "ops", "pool", "queries", "services"],
+        false,
+    ),
     // A program of its own beside the pooler.
     rule("demo", &[], false),
 ];
@@ -109,6 +120,7 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("config/settings.rs", "a table: one declaration for each setting"),
     ("pool/core.rs", "one state machine; its parts share every field"),
     ("pool/mod.rs", "the handle that does what the core decides: opening, giving back, cancels"),
+    ("relay/flow.rs", "one loop: both directions and the clocks of a lease share every field"),
     ("relay/up.rs", "one scan: a function for each message of a frontend"),
 ];
 

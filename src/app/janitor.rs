@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::pool::holders;
 use crate::services::Services;
 
 /// How late a timeout may be.
@@ -14,11 +15,15 @@ pub(super) const TICK: Duration = Duration::from_millis(25);
 /// Idle servers are looked at every so many ticks, and idle clients every four times as many.
 const SWEEP: u32 = 10;
 
+/// How often transactions that were left open, queues and leaks are looked for.
+const WATCH: Duration = Duration::from_millis(500);
+
 /// Runs until the task is aborted.
 pub(super) async fn run(services: Arc<Services>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut n: u32 = 0;
+    let mut watched = Clock::now();
     loop {
         interval.tick().await;
         n = n.wrapping_add(1);
@@ -28,6 +33,13 @@ pub(super) async fn run(services: Arc<Services>) {
             p.tick(now);
         }
         services.control.tick.notify_waiters();
+        if now.saturating_duration_since(watched) >= WATCH {
+            watched = now;
+            for p in &pools {
+                p.watch();
+            }
+            holders::audit(&services);
+        }
         if n.is_multiple_of(SWEEP) {
             for p in &pools {
                 p.sweep();

@@ -215,6 +215,8 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
         Ok(c) => c,
         Err(errors) => {
             services.counters.count("reload_failures_total", "");
+            let first = errors.first().map(ToString::to_string).unwrap_or_default();
+            services.event("reload_failed", format!("the old configuration stays: {first}"));
             for e in &errors {
                 tracing::error!("configuration not reloaded: {e}");
             }
@@ -241,6 +243,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
     fleet::control::follow(services, &new);
     start::warm(services, &new);
     services.counters.count("reloads_total", "");
+    services.event("reload", format!("{} is in force", new.origin));
     tracing::info!(config = %new.origin, "configuration reloaded");
     Ok(())
 }
@@ -255,6 +258,7 @@ async fn drain(services: &Arc<Services>, how: Drain) {
         // Another process may take the port; the Unix socket stays for the console.
         services.close_tcp();
     }
+    services.event("drain", format!("new connections are refused; {} clients", services.clients.len()));
     tracing::info!(
         clients = services.clients.len(),
         timeout_ms = limit.as_millis() as u64,

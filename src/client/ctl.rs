@@ -27,6 +27,8 @@ pub enum Signal {
     Removed = 4,
     /// With [`Self::Kill`]: it was for the whole database.
     DatabaseKilled = 8,
+    /// Its transaction has been idle for too long: end, with 25P03, if it is idle yet.
+    Leak = 16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +94,8 @@ pub struct ClientCtl {
     /// Named statements that it holds.
     prepared: AtomicU32,
     place: OnceLock<Place>,
+    /// The number of the statement that it sent last, see [`crate::queries`]; 0 before the first.
+    statement: AtomicU64,
 }
 
 /// Where a client's connection ends.
@@ -130,6 +134,7 @@ impl ClientCtl {
             transactions: AtomicU64::new(0),
             prepared: AtomicU32::new(0),
             place: OnceLock::new(),
+            statement: AtomicU64::new(0),
         }
     }
 
@@ -166,6 +171,11 @@ impl ClientCtl {
     pub fn signal(&self, s: Signal) {
         self.signals.fetch_or(s as u32, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// A request that has become pointless.
+    pub fn clear(&self, s: Signal) {
+        self.signals.fetch_and(!(s as u32), Ordering::Release);
     }
 
     #[inline]
@@ -216,6 +226,15 @@ impl ClientCtl {
 
     pub fn link(&self) -> Link {
         self.link.lock().clone()
+    }
+
+    #[inline]
+    pub fn set_statement(&self, id: u64) {
+        self.statement.store(id, Ordering::Relaxed);
+    }
+
+    pub fn statement(&self) -> u64 {
+        self.statement.load(Ordering::Relaxed)
     }
 
     pub fn set_application_name(&self, name: &str) {

@@ -74,7 +74,11 @@ pub async fn login(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> 
     });
     let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
     match tokio::time::timeout(left, admit(stream, peer, services, startup, buf)).await {
-        Ok(Ok(Admitted::Session(s))) => Login::Session(s),
+        Ok(Ok(Admitted::Session(s))) => {
+            let took = Clock::now().saturating_duration_since(started).as_micros() as u64;
+            services.logins.lock().add(took);
+            Login::Session(s)
+        }
         Ok(Ok(Admitted::Console(v))) => Login::Console(v),
         Ok(Err((mut stream, e))) => refuse(&mut stream, services, peer, &e, Some(who)).await,
         Err(_) => Login::TimedOut,

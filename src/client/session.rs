@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
@@ -20,9 +20,9 @@ use crate::proto::encode;
 use crate::proto::frame::fe;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::flow::{self, End, Flow, Silent, Timers};
-use crate::relay::params;
 use crate::relay::state::{ClientProto, Env, TxStats};
 use crate::relay::up::{self, Alone};
+use crate::relay::{observe, params};
 use crate::services::{Place, Services};
 
 /// Bytes that a waiting client may add to its request before they stay in its socket.
@@ -168,6 +168,11 @@ impl Session {
         if !self.ctl.any_signal() {
             return None;
         }
+        // The transaction that it was about is over.
+        self.ctl.clear(Signal::Leak);
+        if !self.ctl.any_signal() {
+            return None;
+        }
         if self.ctl.has(Signal::Removed) {
             return Some(Error::DatabaseRemoved { database: self.ctl.database.to_string() });
         }
@@ -245,7 +250,7 @@ impl Session {
                 fe::COPY_DATA | fe::COPY_DONE | fe::COPY_FAIL | fe::FLUSH => self.up.discard(h.total),
                 _ if self.skip_to_sync => self.up.discard(h.total),
                 fe::PARSE | fe::CLOSE => {
-                    let env = env(&self.services, &self.hot);
+                    let env = env(&self.services, &self.pool, &self.hot);
                     match up::alone(&mut self.up, h, &mut self.proto, &env)? {
                         Alone::Answered(bytes) => self.down.insert().extend_from_slice(bytes),
                         Alone::NeedsServer => return Ok(Some(Next::Begin)),
@@ -272,7 +277,7 @@ impl Session {
         let mut lease = match self.pool.checkout(&self.ctl, now) {
             Checkout::Ready(l) => l,
             // Boxed with all that it holds, so that an idle client's task has no room for it.
-            other => match Box::pin(self.none_idle(other)).await {
+            other => match Box::pin(self.none_idle(other, now)).await {
                 Ok(l) => l,
                 Err(out) => return out,
             },
@@ -296,6 +301,8 @@ impl Session {
 
     /// The usual end: nothing is owed.
     fn hand_back(&mut self, mut lease: Lease) {
+        let now = Clock::now();
+        let query_us = self.book(&mut lease, now);
         let stats = self.reset_transaction();
         if let Some(conn) = lease.conn() {
             params::learn(&self.services, &self.ctl, &mut self.proto, conn);
@@ -305,7 +312,7 @@ impl Session {
         }
         self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
         self.ctl.set_prepared(self.proto.statements.len());
-        let now = lease.release(stats);
+        lease.release(stats, query_us, now);
         self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
     }
 
@@ -333,17 +340,28 @@ impl Session {
             timers: Timers::new(lease.since),
             silent: Silent::default(),
             lease,
-            env: env(&self.services, hot),
+            env: env(&self.services, &self.pool, hot),
             mode: hot.mode,
             timeouts: &hot.timeouts,
         };
-        std::future::poll_fn(|cx| flow.poll(cx)).await
+        let end = std::future::poll_fn(|cx| flow.poll(cx)).await;
+        if !matches!(end, End::Boundary) {
+            flow.interrupted();
+        }
+        end
     }
 
-    async fn none_idle(&mut self, checkout: Checkout) -> Result<Lease, Option<Goodbye>> {
+    async fn none_idle(&mut self, checkout: Checkout, asked: Instant) -> Result<Lease, Option<Goodbye>> {
         match checkout {
             Checkout::Ready(l) => Ok(l),
-            Checkout::Wait(w) => self.wait(w).await,
+            Checkout::Wait(w) => {
+                let mut lease = self.wait(w).await?;
+                let waited = lease.since.saturating_duration_since(asked).as_micros() as u64;
+                if let Some(conn) = lease.conn() {
+                    conn.state.calls.queue_us = waited;
+                }
+                Ok(lease)
+            }
             Checkout::Refused(e) => Err(self.not_served(e).await),
         }
     }
@@ -466,6 +484,7 @@ impl Session {
             self.hand_back(lease);
             return None;
         }
+        self.book(&mut lease, Clock::now());
         let stats = self.reset_transaction();
         match end {
             End::Boundary => None,
@@ -498,6 +517,19 @@ impl Session {
         }
     }
 
+    /// Counts the last round trip of a lease; returns how long it took.
+    fn book(&self, lease: &mut Lease, now: Instant) -> Option<u64> {
+        let conn = lease.conn()?;
+        let began = conn.state.calls.began.take();
+        if let Some(q) = self.pool.queries.if_enabled() {
+            if let Some(began) = began {
+                observe::book(q, &self.ctl, &mut conn.state, began, now);
+            }
+            conn.state.calls.end();
+        }
+        began.map(|t| now.saturating_duration_since(t).as_micros() as u64)
+    }
+
     /// The client leaves a server in an unknown place: it is cleaned, or closed if half a message is out.
     /// `marks`: a text that it sent leaves state behind, if it still runs.
     fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool) {
@@ -512,7 +544,7 @@ impl Session {
             if self.hot.mode == PoolMode::Session {
                 lease.release_session(stats);
             } else {
-                lease.release(stats);
+                lease.release(stats, None, Clock::now());
             }
         } else {
             if marks {
@@ -551,7 +583,7 @@ impl Session {
     }
 }
 
-fn env<'a>(services: &'a Services, hot: &HotSettings) -> Env<'a> {
+fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &HotSettings) -> Env<'a> {
     Env {
         interner: &services.statements,
         max_message: hot.max_message,
@@ -559,6 +591,7 @@ fn env<'a>(services: &'a Services, hot: &HotSettings) -> Env<'a> {
         max_server_statements: hot.max_server_statements,
         max_client_statements: hot.max_client_statements,
         share_statements: hot.mode != PoolMode::Session,
+        queries: pool.queries.if_enabled(),
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     config.listen.tcp_keepalive = base.keepalive;
     builder.fleet(tree, &mut config);
     builder.auth_file(tree, &global, &mut config);
+    builder.ops_token(tree, &global, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
         let mut user = builder.user(table, &path, &global);
         if user.secret.is_none() {

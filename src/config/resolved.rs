@@ -124,6 +124,13 @@ pub struct Process {
     pub log_disconnections: bool,
     pub drain: Drain,
     pub drain_timeout: Duration,
+    pub ops_token: Option<Secret>,
+    /// `DATABASE` or `DATABASE/ROLE`.
+    pub ready_requires: Vec<String>,
+    /// Whether /metrics has the names of PgBouncer's exporter, too.
+    pub exporter_names: bool,
+    /// Statements of which statistics are kept; 0 is none.
+    pub query_statistics: usize,
     /// How often totals are logged; `None` is never.
     pub stats_period: Option<Duration>,
 }
@@ -398,6 +405,12 @@ pub struct PoolSettings {
     pub query_timeout: Option<Duration>,
     pub transaction_timeout: Option<Duration>,
     pub idle_transaction_timeout: Option<Duration>,
+    pub slow_query_threshold: Option<Duration>,
+    pub slow_query_sample_percent: u32,
+    /// Idle in transaction for longer than this is a leak.
+    pub leak_threshold: Option<Duration>,
+    /// Whether a leak is ended, or only reported.
+    pub leak_end: bool,
     pub query_wait_timeout: Option<Duration>,
     pub client_idle_timeout: Option<Duration>,
     pub cancel_wait_timeout: Duration,
@@ -435,6 +448,10 @@ pub struct PoolOverrides {
     pub query_timeout: Option<Option<Duration>>,
     pub transaction_timeout: Option<Option<Duration>>,
     pub idle_transaction_timeout: Option<Option<Duration>>,
+    pub slow_query_threshold: Option<Option<Duration>>,
+    pub slow_query_sample_percent: Option<u32>,
+    pub leak_threshold: Option<Option<Duration>>,
+    pub leak_end: Option<bool>,
     pub query_wait_timeout: Option<Option<Duration>>,
     pub client_idle_timeout: Option<Option<Duration>>,
     pub cancel_wait_timeout: Option<Duration>,
@@ -470,6 +487,10 @@ impl PoolSettings {
             query_timeout,
             transaction_timeout,
             idle_transaction_timeout,
+            slow_query_threshold,
+            slow_query_sample_percent,
+            leak_threshold,
+            leak_end,
             query_wait_timeout,
             client_idle_timeout,
             cancel_wait_timeout,

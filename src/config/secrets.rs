@@ -38,6 +38,36 @@ impl Builder<'_, '_> {
         Some(Secret::classify(&text))
     }
 
+    /// The token of the ops port, where a file holds it; an empty one would let everybody in.
+    pub(super) fn ops_token(&mut self, tree: &Table, global: &Section, config: &mut Config) {
+        let source = |key: &str| tree.get(key).map_or(Source::Default, |n| n.source.clone());
+        if let Some(file) = global.ops_token_file.as_deref().filter(|f| !f.is_empty()) {
+            let (key, path) = ("ops_token_file", self.context.dir.join(file));
+            if config.process.ops_token.is_some() {
+                let why = "stated together with ops_token; one of them is enough";
+                self.errors.push(ConfigError::new(&source(key), key, why));
+                return;
+            }
+            match std::fs::read_to_string(&path).map(Zeroizing::new) {
+                Ok(text) => {
+                    let first = text.lines().next().unwrap_or_default().trim().to_owned();
+                    config.process.ops_token = Some(Secret::Plain(Zeroizing::new(first)));
+                }
+                Err(e) => {
+                    let why = format!("cannot be read: {e}");
+                    self.errors.push(ConfigError::new(&source(key), key, why).value(Some(shown(&path))));
+                    return;
+                }
+            }
+        }
+        if let Some(Secret::Plain(t)) = &config.process.ops_token
+            && t.is_empty()
+        {
+            let key = if tree.contains_key("ops_token") { "ops_token" } else { "ops_token_file" };
+            self.errors.push(ConfigError::new(&source(key), key, "an empty token would let everybody in"));
+        }
+    }
+
     /// `None` if the value itself was not readable, which is a problem already told.
     #[allow(clippy::type_complexity)] // used once, right above
     fn secret_text(&self, section: &Section) -> Option<Result<Zeroizing<String>, (String, String)>> {

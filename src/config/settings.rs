@@ -162,6 +162,23 @@ settings! {
         Restart, pgb("peer_id"),
         Config |c, Limit(v)| c.compat.peers.own = v.and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
 
+    /// What asks for more than metrics and health at `ops_listen` must show: `Authorization: Bearer TOKEN`, or the token
+    /// as the password of a browser's login.
+    ops_token: GLOBAL, Kind::Secret, Unset,
+        "on a loopback address everything is answered without; elsewhere only metrics and health are answered at all",
+        Live, NATIVE, Config |c, Secret(v)| c.process.ops_token = Some(super::resolved::Secret::Plain(v.clone()));
+    /// File whose first line is that token.
+    ops_token_file: GLOBAL, Kind::Text, Unset, "the token may stand in the configuration itself",
+        Live, NATIVE, Section |s, Text(v)| s.ops_token_file = Some(v.clone());
+    /// What /readyz asks for besides a valid configuration and open listeners: databases, as `DATABASE` (its primary)
+    /// or `DATABASE/ROLE`, that the pools must not know to be out of reach.
+    ready_requires: GLOBAL, Kind::Names, Is(""),
+        "a pooler that is taken out of service because its server is restarting only adds to the trouble",
+        Live, NATIVE, Config |c, List(v)| c.process.ready_requires = v.clone();
+    /// Whether /metrics has the names of the community's pgbouncer_exporter as well.
+    pgbouncer_exporter_metrics: GLOBAL, Kind::Boolean, Is("false"), "one name for one figure is enough for new dashboards",
+        Live, NATIVE, Config |c, Boolean(v)| c.process.exporter_names = *v;
+
     // --- who may come in
     /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier.
     auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256"]), Is("scram-sha-256"),
@@ -335,6 +352,10 @@ settings! {
     /// How often totals are logged; 0 is never.
     stats_period: GLOBAL, Kind::ON_OFF, Is("60s"), "a record even where nobody collects the metrics",
         Live, pgb("stats_period"), Config |c, Timeout(v)| c.process.stats_period = *v;
+    /// Statements of which statistics are kept, without their constants: those that took the most time. 0 keeps none.
+    query_statistics: GLOBAL, Kind::Count { min: 0, max: 100_000 }, Is("1000"),
+        "what is slow must be known before somebody asks; an application has some hundreds, of about 3 kB each",
+        Live, NATIVE, Config |c, Count(v)| c.process.query_statistics = *v as usize;
     /// What SIGTERM does: `clients` serves until the last client has left, `transactions` ends each client at
     /// its next transaction boundary.
     drain: GLOBAL, Kind::Word(&["clients", "transactions"]), Is("clients"),
@@ -514,6 +535,22 @@ settings! {
         "ending a transaction is the application's business unless the operator says otherwise",
         Live, pgb("idle_transaction_timeout").user("idle_transaction_timeout"),
         Section |s, Timeout(v)| s.overrides.idle_transaction_timeout = Some(*v);
+    /// A statement that takes longer, its time in the queue included, is logged without its constants; 0 logs none.
+    slow_query_threshold: ANY, Kind::ON_OFF, Is("0"), "only the operator knows what is slow; /queries has them all",
+        Live, NATIVE, Section |s, Timeout(v)| s.overrides.slow_query_threshold = Some(*v);
+    /// Of a hundred slow statements so many are logged.
+    slow_query_sample_percent: ANY, Kind::Count { min: 1, max: 100 }, Is("100"),
+        "who asks for a log wants it whole, until it is too much",
+        Live, NATIVE, Section |s, Count(v)| s.overrides.slow_query_sample_percent = Some(*v);
+    /// A client that is idle in a transaction for longer is reported as a leak: in the log, in the metrics, on the
+    /// page; 0 reports none.
+    leak_threshold: ANY, Kind::ON_OFF, Is("5min"),
+        "no application thinks for so long while it holds a transaction; being told costs nothing",
+        Live, NATIVE, Section |s, Timeout(v)| s.overrides.leak_threshold = Some(*v);
+    /// What is done about such a leak: `report`, or `end` the transaction and its client.
+    leak_action: ANY, Kind::Word(&["report", "end"]), Is("report"),
+        "ending a transaction is the application's business unless the operator says otherwise",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.leak_end = Some(*v == "end");
     /// A client that waits longer for a server connection gets an error.
     query_wait_timeout: ANY, Kind::ON_OFF, Is("120s"),
         "PgBouncer's value: outlasts a failover, so that clients need not; state less where callers give up sooner",

@@ -14,6 +14,7 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     checks.listeners();
     checks.users();
     checks.fleet();
+    checks.readiness();
     let pgbouncer = checks.config.profile == Profile::PgBouncer;
     if checks.config.databases.is_empty() && !tree.contains_key("databases") && !pgbouncer {
         let e = ConfigError::new(whole, "databases", "there is no database").allowed("[databases.NAME]");
@@ -60,6 +61,20 @@ impl Checks<'_> {
         let source = source_at(self.tree, path, self.whole);
         let key = path.iter().fold(String::new(), |path, key| join(&path, key));
         self.warnings.push(ConfigError::new(&source, &key, why).to_string());
+    }
+
+    /// A database that /readyz is to ask for must be there.
+    fn readiness(&mut self) {
+        for text in &self.config.process.ready_requires {
+            let databases = &self.config.databases;
+            let role = text.rsplit_once('/').is_some_and(|(database, role)| {
+                databases.get(database).is_some_and(|d| d.roles.keys().any(|r| r.as_str() == role))
+            });
+            if !databases.contains_key(text) && !role {
+                let why = format!("\"{}\" is no database, and no DATABASE/ROLE", text.escape_debug());
+                self.error(&["ready_requires"], why, None);
+            }
+        }
     }
 
     fn listeners(&mut self) {

@@ -7,7 +7,7 @@
 
 use super::protocol::Answer;
 use super::rows::{Column, Row};
-use super::show::{clients, config, databases, internal, own, pools, stats, users};
+use super::show::{clients, config, databases, internal, own, pools, see, stats, users};
 use super::view::View;
 use crate::error::Refusal;
 
@@ -62,12 +62,14 @@ pub const SHOWS: &[Show] = &[
     show("DNS_HOSTS", Stats, internal::DNS_HOSTS, internal::dns_hosts),
     show("DNS_ZONES", Stats, internal::DNS_ZONES, internal::dns_zones),
     show("FDS", Admin, internal::FDS, internal::fds),
+    show("HOLDERS", Stats, see::HOLDERS, see::holders),
     show("LISTS", Stats, internal::LISTS, internal::lists),
     show("MEM", Stats, internal::MEM, internal::mem),
     show("PEERS", Stats, internal::PEERS, internal::peers),
     show("PEER_POOLS", Stats, internal::PEER_POOLS, internal::peer_pools),
     show("POOLS", Stats, pools::POOLS, pools::pools),
     show("PREPARED_STATEMENTS", Stats, own::PREPARED_STATEMENTS, own::prepared_statements),
+    show("QUERIES", Stats, see::QUERIES, see::queries),
     show("SERVERS", Stats, clients::CLIENTS, clients::servers),
     show("SOCKETS", Stats, clients::SOCKETS, clients::sockets),
     show("STATE", Stats, internal::STATE, internal::state),

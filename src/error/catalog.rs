@@ -83,6 +83,7 @@ samples! {
         Error::QueryTimeoutUnanswered { ran: OVER, limit: LIMIT, grace: Duration::from_secs(10) };
     Error::TransactionTimeout { .. } => Error::TransactionTimeout { ran: OVER, limit: LIMIT };
     Error::IdleTransactionTimeout { .. } => Error::IdleTransactionTimeout { idle: OVER, limit: LIMIT };
+    Error::TransactionLeak { .. } => Error::TransactionLeak { idle: OVER, threshold: LIMIT };
     Error::ClientIdleTimeout { .. } => Error::ClientIdleTimeout { idle: OVER, limit: LIMIT };
     Error::ClientWriteTimeout { .. } => Error::ClientWriteTimeout { limit: LIMIT };
     Error::ParameterRejected(_) => Error::ParameterRejected(server_error());

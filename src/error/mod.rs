@@ -153,6 +153,8 @@ pub enum Error {
     TransactionTimeout { ran: Duration, limit: Duration },
     #[error("idle_transaction_timeout")]
     IdleTransactionTimeout { idle: Duration, limit: Duration },
+    #[error("leak_threshold")]
+    TransactionLeak { idle: Duration, threshold: Duration },
     #[error("client_idle_timeout")]
     ClientIdleTimeout { idle: Duration, limit: Duration },
     #[error("client_write_timeout")]

@@ -345,6 +345,22 @@ pub fn report(error: &Error) -> Report {
             ),
             "Commit or roll back sooner, or raise idle_transaction_timeout for this database, user or pool.",
         ),
+        Error::TransactionLeak { idle, threshold } => h(
+            d(
+                r(
+                    F,
+                    S::IDLE_IN_TRANSACTION_TIMEOUT,
+                    "leak_threshold",
+                    "terminating connection because its transaction was left open".to_owned(),
+                ),
+                format!(
+                    "The transaction was idle {}; leak_threshold is {}, and leak_action is end.",
+                    secs(*idle),
+                    secs(*threshold)
+                ),
+            ),
+            "Commit or roll back on every path, or raise leak_threshold, or set leak_action to report.",
+        ),
         Error::ClientIdleTimeout { idle, limit } => d(
             r(
                 F,

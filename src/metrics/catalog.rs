@@ -119,6 +119,7 @@ pub const CODES: &[&str] = &[
     "query_timeout_unanswered",
     "transaction_timeout",
     "idle_transaction_timeout",
+    "leak_threshold",
     "client_idle_timeout",
     "client_write_timeout",
     "parameter_rejected",
@@ -182,6 +183,7 @@ const CLIENT_ENDS: &[&str] = &[
     "eof_waiting",
     "idle_transaction_timeout",
     "killed",
+    "leak_threshold",
     "not_served",
     "panic",
     "protocol_violation",
@@ -247,6 +249,15 @@ pub const METRICS: &[Metric] = &[
     process("howdah_clients_connected", Gauge, "connections", &[], "Client connections that were accepted and have not ended."),
     process("howdah_clients", Gauge, "connections", &["state"], "Client connections by what they do: login, idle, waiting (for a server connection), active, idle_in_transaction."),
     process("howdah_client_limit", Gauge, "connections", &[], "max_client_connections, without the reserved places."),
+    process("howdah_leaked_connections", Gauge, "connections", &["kind"], "Leases whose client is gone (lease), and server sockets without a place in a pool or the other way round (socket); more than 0 is a bug."),
+    process("howdah_host_connections", Gauge, "connections", &["host"], "Server connections to each host, in all pools."),
+    process("howdah_host_unreachable", Gauge, "", &["host"], "1 while a host that could not be reached is left alone, else 0."),
+    process("howdah_limit_connections", Gauge, "connections", &["limit", "name"], "Limits on server connections that pools share: max_connections of databases and users, max_host_connections; 0 is without limit."),
+    process("howdah_limit_used", Gauge, "connections", &["limit", "name"], "Server connections that count towards these limits."),
+    process("howdah_login_seconds", Histogram, "seconds", &[], "How long logins of clients took, from the connection on."),
+    process("howdah_statements", Gauge, "statements", &[], "Statements of which statistics are kept."),
+    process("howdah_statements_dropped_total", Counter, "statements", &[], "Statements whose statistics made room for others, see query_statistics."),
+    process("howdah_statement_calls_total", Counter, "calls", &[], "Calls of statements that are counted, of the dropped ones too."),
     process("howdah_cancels_in_flight", Gauge, "requests", &[], "CancelRequests that are being forwarded to servers."),
 
     pool("howdah_pool_size", Gauge, "connections", POOL, "pool_size in force; 0 is without limit."),
@@ -258,6 +269,14 @@ pub const METRICS: &[Metric] = &[
     pool("howdah_pool_longest_wait_seconds", Gauge, "seconds", POOL, "How long the first in the queue has waited."),
     pool("howdah_pool_wait_seconds", Histogram, "seconds", POOL, "How long clients waited for a server connection; 0 where one was idle."),
     pool("howdah_pool_transaction_seconds", Histogram, "seconds", POOL, "How long clients held a server connection."),
+    pool("howdah_pool_queued_total", Counter, "clients", POOL, "Clients that found no server connection idle and joined the queue."),
+    pool("howdah_pool_exhausted_total", Counter, "times", POOL, "Times that clients began to wait for longer than 250 ms."),
+    pool("howdah_pool_leaking_transactions", Gauge, "transactions", POOL, "Transactions that have been idle for longer than leak_threshold."),
+    pool("howdah_pool_server_seconds", Histogram, "seconds", POOL, "Of each transaction's time: while the server worked for it, or the network to the server took it."),
+    pool("howdah_pool_client_seconds", Histogram, "seconds", POOL, "Of each transaction's time: while it was open and nothing was asked of it (the application's own time)."),
+    pool("howdah_pool_stall_seconds", Histogram, "seconds", POOL, "Of each transaction's time: while its client took nothing of the results (its network, or a slow reader)."),
+    pool("howdah_pool_query_seconds", Histogram, "seconds", POOL, "How long each round trip to a server took: a query, or a batch of them, to its last answer."),
+    pool("howdah_pool_connect_seconds", Histogram, "seconds", POOL, "How long server connections took to open, their login included."),
     pool("howdah_transactions_total", Counter, "transactions", POOL, "Transactions that reached their end."),
     pool("howdah_queries_total", Counter, "queries", POOL, "Queries, simple and extended."),
     pool("howdah_server_errors_total", Counter, "errors", POOL, "Errors that servers raised for queries of clients."),
@@ -265,6 +284,8 @@ pub const METRICS: &[Metric] = &[
     pool("howdah_client_parses_total", Counter, "messages", POOL, "Parse messages of clients."),
     pool("howdah_server_parses_total", Counter, "messages", POOL, "Parse messages to servers; those that a client sent for what the server knew already are not among them."),
     pool("howdah_binds_total", Counter, "messages", POOL, "Bind messages of clients."),
+    pool("howdah_prepared_statement_hits_total", Counter, "messages", POOL, "Messages that needed a named statement which the server had already."),
+    pool("howdah_prepared_statement_evictions_total", Counter, "statements", POOL, "Named statements that a server gave up for others, because of max_prepared_statements."),
     pool("howdah_server_connections_opened_total", Counter, "connections", POOL, "Server connections that were opened and logged in."),
     pool("howdah_pool_server_connect_failures_total", Counter, "attempts", POOL, "Server connections that could not be opened."),
     pool("howdah_wait_timeouts_total", Counter, "clients", POOL, "Clients that query_wait_timeout took out of the queue."),
@@ -290,6 +311,8 @@ pub const METRICS: &[Metric] = &[
     event("howdah_notifies_dropped_total", "messages", &[], &[], "Notifications on idle server connections, which nobody can be given."),
     event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),
     event("howdah_statements_reprepared_total", "batches", &[], &[], "Batches sent again because the server had lost their prepared statement before anything of them ran."),
+    event("howdah_transaction_leaks_total", "transactions", &["action"], &["reported", "ended"], "Transactions that were idle for longer than leak_threshold, by what was done."),
+    event("howdah_log_suppressed_total", "events", &["event"], &["query_wait_timeout"], "Events that the log did not tell one by one, because there were many."),
     event("howdah_panics_total", "panics", &["task"], &["session", "console", "ops"], "Panics that were caught; more than 0 is a bug."),
     event("howdah_capacity_checks_total", "checks", &["outcome"], &["fits", "tight", "too_large", "unasked"], "Servers that were asked what they can carry: whether the pools of all instances fit, fit only while others have so little, or do not; unasked where there was no answer."),
     event("howdah_capacity_caps_total", "caps", &[], &[], "Times that the pools were capped while serving because a server had become too small for them."),
@@ -309,9 +332,46 @@ pub const METRICS: &[Metric] = &[
     process("process_max_fds", Gauge, "descriptors", &[], "Limit of open file descriptors."),
 ];
 
+const BY_DATABASE: &[&str] = &["database"];
+const BY_USER: &[&str] = &["database", "user"];
+
+/// The names of the community's exporter for PgBouncer, where `pgbouncer_exporter_metrics` asks for them.
+#[rustfmt::skip]
+pub const EXPORTER: &[Metric] = &[
+    process("pgbouncer_up", Gauge, "", &[], "Always 1."),
+    process("pgbouncer_version_info", Gauge, "", &["version"], "Always 1; the version is Howdah's."),
+    process("pgbouncer_config_max_client_connections", Gauge, "connections", &[], "max_client_connections."),
+    process("pgbouncer_databases", Gauge, "databases", &[], "Databases that are configured."),
+    process("pgbouncer_users", Gauge, "users", &[], "Users that are configured."),
+    process("pgbouncer_pools", Gauge, "pools", &[], "Pools that are in use."),
+    process("pgbouncer_used_clients", Gauge, "connections", &[], "Client connections."),
+    process("pgbouncer_login_clients", Gauge, "connections", &[], "Client connections that are logging in."),
+    process("pgbouncer_used_servers", Gauge, "connections", &[], "Server connections that are not idle."),
+    process("pgbouncer_free_servers", Gauge, "connections", &[], "Server connections that are idle."),
+    process("pgbouncer_pools_client_active_connections", Gauge, "connections", BY_USER, "Clients that hold a server connection."),
+    process("pgbouncer_pools_client_waiting_connections", Gauge, "connections", BY_USER, "Clients that wait for one."),
+    process("pgbouncer_pools_server_active_connections", Gauge, "connections", BY_USER, "Server connections that a client holds."),
+    process("pgbouncer_pools_server_being_canceled_connections", Gauge, "connections", BY_USER, "Server connections that are kept until a cancel has struck."),
+    process("pgbouncer_pools_server_idle_connections", Gauge, "connections", BY_USER, "Server connections that are idle."),
+    process("pgbouncer_pools_server_used_connections", Gauge, "connections", BY_USER, "Always 0: idle connections are looked at all the time."),
+    process("pgbouncer_pools_server_testing_connections", Gauge, "connections", BY_USER, "Server connections that are being cleaned."),
+    process("pgbouncer_pools_server_login_connections", Gauge, "connections", BY_USER, "Server connections that are being opened."),
+    process("pgbouncer_pools_client_maxwait_seconds", Gauge, "seconds", BY_USER, "How long the first in the queue has waited."),
+    process("pgbouncer_stats_totals_queries_pooled_total", Counter, "queries", BY_DATABASE, "Queries."),
+    process("pgbouncer_stats_totals_queries_duration_seconds_total", Counter, "seconds", BY_DATABASE, "Time of round trips to servers."),
+    process("pgbouncer_stats_totals_received_bytes_total", Counter, "bytes", BY_DATABASE, "Bytes from clients."),
+    process("pgbouncer_stats_totals_sent_bytes_total", Counter, "bytes", BY_DATABASE, "Bytes to clients."),
+    process("pgbouncer_stats_totals_client_wait_seconds_total", Counter, "seconds", BY_DATABASE, "Time that clients waited for a server connection."),
+    process("pgbouncer_stats_totals_sql_transactions_pooled_total", Counter, "transactions", BY_DATABASE, "Transactions."),
+    process("pgbouncer_stats_totals_server_in_transaction_seconds_total", Counter, "seconds", BY_DATABASE, "Time that clients held a server connection."),
+    process("pgbouncer_stats_totals_client_parses_total", Counter, "messages", BY_DATABASE, "Parse messages of clients."),
+    process("pgbouncer_stats_totals_server_parses_total", Counter, "messages", BY_DATABASE, "Parse messages to servers."),
+    process("pgbouncer_stats_totals_binds_total", Counter, "messages", BY_DATABASE, "Bind messages of clients."),
+];
+
 /// The row of this name.
 pub fn find(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|m| m.name == name)
+    METRICS.iter().chain(EXPORTER).find(|m| m.name == name)
 }
 
 const HEAD: &str = "\
@@ -329,7 +389,24 @@ Labels with a closed set of values are exported from the start, with 0; `pool` s
 /// The table of all metrics, as Markdown.
 pub fn table() -> String {
     let mut out = HEAD.to_owned();
-    for m in METRICS {
+    rows(&mut out, METRICS);
+    out.push_str(EXPORTER_HEAD);
+    rows(&mut out, EXPORTER);
+    out
+}
+
+const EXPORTER_HEAD: &str = "
+## The names of PgBouncer's exporter
+
+With `pgbouncer_exporter_metrics = true` these are exported besides, under the names that the community's
+pgbouncer_exporter gives them, so that dashboards and alerts made for it go on.
+
+| Name | Type | Unit | Labels | Meaning |
+|---|---|---|---|---|
+";
+
+fn rows(out: &mut String, metrics: &[Metric]) {
+    for m in metrics {
         let mut labels = match m.labels.strip_prefix(POOL) {
             Some([]) => "pool".to_owned(),
             Some(more) => format!("pool, `{}`", more.join("`, `")),
@@ -343,7 +420,6 @@ pub fn table() -> String {
         }
         let _ = writeln!(out, "| `{}` | {} | {} | {labels} | {} |", m.name, m.kind.as_str(), m.unit, m.help);
     }
-    out
 }
 
 #[cfg(test)]

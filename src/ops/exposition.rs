@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::exporter;
 use super::process::Process;
 use super::snapshot::{PoolFigures, Snapshot};
 use super::stats::{PROFILE, seconds};
-use crate::metrics::catalog::{self, Kind, METRICS, Source};
+use crate::metrics::catalog::{self, EXPORTER, Kind, METRICS, Source};
 use crate::metrics::{self, BUCKETS_US};
 
 pub(super) const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
@@ -30,9 +31,13 @@ fn families(s: &Snapshot) -> Vec<MetricFamily> {
     for p in &s.pools {
         pool(&mut series, p);
     }
+    if s.exporter_names {
+        exporter::put(&mut series, s);
+    }
     events(&mut series, &s.events);
     METRICS
         .iter()
+        .chain(EXPORTER)
         .filter_map(|row| {
             let mut family = MetricFamily::default();
             family.set_name(row.name.to_owned());
@@ -50,11 +55,11 @@ fn families(s: &Snapshot) -> Vec<MetricFamily> {
 
 /// Series by the names of their families.
 #[derive(Default)]
-struct Series(HashMap<&'static str, Vec<Metric>>);
+pub(super) struct Series(HashMap<&'static str, Vec<Metric>>);
 
 impl Series {
     /// One value, with the values of the row's labels in their order.
-    fn put(&mut self, name: &str, labels: &[&str], value: f64) {
+    pub(super) fn put(&mut self, name: &str, labels: &[&str], value: f64) {
         self.add(name, labels, |kind, m| match kind {
             Kind::Counter => {
                 let mut c = Counter::default();
@@ -122,6 +127,22 @@ fn whole(out: &mut Series, s: &Snapshot) {
         out.put("howdah_clients", &[state], n as f64);
     }
     out.put("howdah_client_limit", &[], f64::from(s.clients.limit));
+    let (leases, sockets) = s.leaked;
+    for (kind, n) in [("lease", leases), ("socket", sockets)] {
+        out.put("howdah_leaked_connections", &[kind], n as f64);
+    }
+    for h in &s.hosts {
+        out.put("howdah_host_connections", &[&h.host], h.used as f64);
+        out.put("howdah_host_unreachable", &[&h.host], f64::from(u8::from(h.unreachable)));
+    }
+    for l in &s.limits {
+        out.put("howdah_limit_connections", &[l.kind, &l.name], l.limit as f64);
+        out.put("howdah_limit_used", &[l.kind, &l.name], l.used as f64);
+    }
+    out.put_histogram("howdah_login_seconds", &[], &s.logins);
+    out.put("howdah_statements", &[], s.statements.kept as f64);
+    out.put("howdah_statements_dropped_total", &[], s.statements.fallen.statements as f64);
+    out.put("howdah_statement_calls_total", &[], s.statements.calls as f64);
     out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
 }
 
@@ -158,6 +179,11 @@ fn pool(out: &mut Series, p: &PoolFigures) {
         ("howdah_client_parses_total", t.client_parses as f64),
         ("howdah_server_parses_total", t.server_parses as f64),
         ("howdah_binds_total", t.binds as f64),
+        ("howdah_pool_queued_total", t.queued as f64),
+        ("howdah_pool_exhausted_total", t.exhausted as f64),
+        ("howdah_pool_leaking_transactions", p.leaking as f64),
+        ("howdah_prepared_statement_hits_total", t.statement_hits as f64),
+        ("howdah_prepared_statement_evictions_total", t.statement_evictions as f64),
         ("howdah_server_connections_opened_total", t.opened as f64),
         ("howdah_pool_server_connect_failures_total", t.open_failures as f64),
         ("howdah_wait_timeouts_total", t.wait_timeouts as f64),
@@ -165,7 +191,16 @@ fn pool(out: &mut Series, p: &PoolFigures) {
         out.put(name, &labels, value);
     }
     out.put_histogram("howdah_pool_wait_seconds", &labels, &t.wait);
-    out.put_histogram("howdah_pool_transaction_seconds", &labels, &t.transaction);
+    for (name, histogram) in [
+        ("howdah_pool_transaction_seconds", &t.transaction),
+        ("howdah_pool_server_seconds", &t.server),
+        ("howdah_pool_client_seconds", &t.client),
+        ("howdah_pool_stall_seconds", &t.stall),
+        ("howdah_pool_query_seconds", &t.query),
+        ("howdah_pool_connect_seconds", &t.connect),
+    ] {
+        out.put_histogram(name, &labels, histogram);
+    }
 }
 
 /// Known labels first, then what else was counted.

@@ -1,18 +1,21 @@
 //! What is answered to which request.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use super::access::{self, Access};
+use super::ready::{self, Readiness};
 use super::snapshot::Snapshot;
-use super::{exposition, stats};
+use super::{exposition, queries, stats};
 use crate::services::Services;
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -20,14 +23,28 @@ pub(super) type Answer = Response<Full<Bytes>>;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The page; it has no other part, asks nobody but this port, and changes nothing.
+const PAGE: &str = include_str!("page.html");
+
+/// What a browser may do with it.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What there is, for those whose client shows no pages.
 const INDEX: &str = concat!(
     "Howdah ",
     env!("CARGO_PKG_VERSION"),
     "\n\n\
+/         a page for people: pools, holders, statements, events\n\
 /metrics  figures for Prometheus, in its text format\n\
 /healthz  200 while the process lives\n\
 /readyz   200 while new clients are served, 503 with the reason otherwise\n\
-/stats    pools and clients, with totals and averages, as JSON\n"
+/readyz/DATABASE[/ROLE]  the same, with what the pools last saw of its servers\n\
+/stats    pools and clients, with totals and averages, as JSON\n\
+/queries  statements without their constants, those that took the most time first, as JSON\n\
+/index    this list\n"
 );
 
 /// Everything that answers have in common.
@@ -47,7 +64,9 @@ impl Endpoints {
 
     /// The answer, within `limit`. A body of the request is not read.
     pub(super) async fn answer<B>(&self, request: Request<B>, limit: Duration) -> Answer {
-        let answer = self.route(request.method(), request.uri().path());
+        let token = self.services.config().process.ops_token.clone();
+        let access = access::of(request.headers(), token.as_ref(), self.local);
+        let answer = self.route(request.method(), request.uri().path(), access);
         tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
             problem(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -57,8 +76,10 @@ impl Endpoints {
         })
     }
 
-    async fn route(&self, method: &Method, path: &str) -> Answer {
-        if !["/", "/metrics", "/healthz", "/readyz", "/stats"].contains(&path) {
+    async fn route(&self, method: &Method, path: &str, access: Access) -> Answer {
+        const PATHS: &[&str] = &["/", "/index", "/metrics", "/healthz", "/readyz", "/stats", "/queries"];
+        let database = path.strip_prefix("/readyz/").filter(|d| !d.is_empty());
+        if !PATHS.contains(&path) && database.is_none() {
             return problem(
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -74,43 +95,43 @@ impl Endpoints {
             r.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return r;
         }
+        let all = access == Access::Everything;
         match path {
-            "/metrics" => self.scrape(exposition::TEXT_FORMAT, exposition::render).await,
+            "/metrics" => {
+                self.scrape(exposition::TEXT_FORMAT, |s| exposition::render(&Snapshot::take(s))).await
+            }
             "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => self.ready(),
-            "/stats" if self.local => self.scrape(JSON, stats::render).await,
-            "/stats" => problem(
-                StatusCode::FORBIDDEN,
-                "loopback_only",
-                "/stats answers only where ops_listen is a loopback address",
-            ),
-            _ => response(StatusCode::OK, TEXT, INDEX),
+            "/index" => response(StatusCode::OK, TEXT, INDEX),
+            "/readyz" => ready_answer(ready::whole(&self.services, all)),
+            _ if database.is_some() => match ready::one(&self.services, database.unwrap_or_default(), all) {
+                Some(r) => ready_answer(r),
+                None => problem(
+                    StatusCode::NOT_FOUND,
+                    "unknown_database",
+                    "no such database or role is configured: /readyz/DATABASE or /readyz/DATABASE/ROLE",
+                ),
+            },
+            _ if !all => refused(access),
+            "/stats" => self.scrape(JSON, |s| stats::render(&Snapshot::take(s))).await,
+            "/queries" => self.scrape(JSON, |s| queries::render(s)).await,
+            _ => {
+                let mut r = response(StatusCode::OK, HTML, PAGE);
+                r.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+                r
+            }
         }
-    }
-
-    /// The listeners are open before this one is served, and a configuration that is in force is valid.
-    fn ready(&self) -> Answer {
-        if self.services.draining.load(Ordering::Relaxed) {
-            let why = json!({ "ready": false, "reason": "draining: new clients are refused" });
-            return response(StatusCode::SERVICE_UNAVAILABLE, JSON, format!("{why}\n"));
-        }
-        if let Some((part, reason)) = self.services.not_ready.lock().first_key_value() {
-            let why = json!({ "ready": false, "reason": format!("{part}: {reason}") });
-            return response(StatusCode::SERVICE_UNAVAILABLE, JSON, format!("{why}\n"));
-        }
-        if self.services.starting.load(Ordering::Relaxed) {
-            let why = json!({ "ready": false, "reason": "starting: servers are asked and minimums opened" });
-            return response(StatusCode::SERVICE_UNAVAILABLE, JSON, format!("{why}\n"));
-        }
-        response(StatusCode::OK, JSON, format!("{}\n", json!({ "ready": true })))
     }
 
     /// Renders off the threads that relay: /proc and many pools take milliseconds.
-    async fn scrape(&self, format: &'static str, render: fn(&Snapshot) -> Result<String, String>) -> Answer {
+    async fn scrape(
+        &self,
+        format: &'static str,
+        render: fn(&Arc<Services>) -> Result<String, String>,
+    ) -> Answer {
         let failed = |why: &str| problem(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", why);
         let Ok(_turn) = self.scraping.acquire().await else { return failed("shutting down") };
         let services = self.services.clone();
-        let rendered = tokio::task::spawn_blocking(move || render(&Snapshot::take(&services))).await;
+        let rendered = tokio::task::spawn_blocking(move || render(&services)).await;
         match rendered {
             Ok(Ok(text)) => response(StatusCode::OK, format, text),
             Ok(Err(why)) => {
@@ -125,6 +146,27 @@ impl Endpoints {
             }
         }
     }
+}
+
+/// The listeners are open before this one is served, and a configuration that is in force is valid.
+fn ready_answer(r: Readiness) -> Answer {
+    let status = if r.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    response(status, JSON, format!("{}\n", json!(r)))
+}
+
+/// What tells of statements, clients and addresses is not for everybody.
+fn refused(access: Access) -> Answer {
+    if access == Access::Closed {
+        return problem(
+            StatusCode::FORBIDDEN,
+            "token_needed",
+            "without an ops_token this is answered only where ops_listen is a loopback address",
+        );
+    }
+    let mut r = problem(StatusCode::UNAUTHORIZED, "unauthorized", "this needs the ops_token");
+    // A browser asks for a password then.
+    r.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Howdah\""));
+    r
 }
 
 fn problem(status: StatusCode, code: &str, message: &str) -> Answer {

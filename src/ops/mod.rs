@@ -3,9 +3,13 @@
 //! No handler connects to a database or waits for one. Figures are copied under short locks and rendered on the
 //! runtime's blocking threads, one scrape at a time, so that a storm of scrapes takes at most one core.
 
+mod access;
+mod exporter;
 mod exposition;
 mod http;
 mod process;
+mod queries;
+mod ready;
 mod snapshot;
 mod stats;
 

@@ -6,9 +6,15 @@ use std::time::Duration;
 
 use super::process::Process;
 use crate::client::ctl::ClientState;
-use crate::config::resolved::PoolMode;
+use crate::config::Config;
+use crate::config::resolved::{HostAddr, PoolMode};
+use crate::metrics::Histogram;
+use crate::metrics::events::Event;
 use crate::pool::core::Counts;
+use crate::pool::holders::Holder;
+use crate::pool::ledger::LimitKey;
 use crate::pool::{Pool, PoolKey, PoolTotals};
+use crate::queries::Fallen;
 use crate::services::Services;
 
 #[derive(Debug)]
@@ -18,11 +24,88 @@ pub(super) struct Snapshot {
     pub(super) draining: bool,
     pub(super) log_dropped: u64,
     pub(super) marks: std::collections::BTreeMap<(&'static str, String), u64>,
+    pub(super) holders: Vec<Holder>,
+    pub(super) recent: Vec<Event>,
+    /// Leases and sockets.
+    pub(super) leaked: (usize, usize),
+    pub(super) hosts: Vec<Host>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) databases: usize,
+    pub(super) users: usize,
+    pub(super) exporter_names: bool,
+    pub(super) logins: Histogram,
+    pub(super) statements: Statements,
     pub(super) cancels_in_flight: usize,
     /// Name, label, count.
     pub(super) events: Vec<(&'static str, &'static str, u64)>,
     pub(super) uptime: Duration,
     pub(super) process: Option<Process>,
+}
+
+/// A server's address.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) host: String,
+    pub(super) used: usize,
+    /// It could not be reached, and is left alone for a while.
+    pub(super) unreachable: bool,
+}
+
+/// A limit that pools share; 0 is none.
+#[derive(Debug)]
+pub(super) struct Limit {
+    pub(super) kind: &'static str,
+    pub(super) name: String,
+    pub(super) limit: u32,
+    pub(super) used: usize,
+}
+
+fn hosts(services: &Services, config: &Config) -> Vec<Host> {
+    let mut all: Vec<&HostAddr> =
+        config.databases.values().flat_map(|d| d.roles.values()).flat_map(|r| &r.hosts).collect();
+    all.sort();
+    all.dedup();
+    all.into_iter()
+        .map(|h| Host {
+            host: h.to_string(),
+            used: services.ledger.used(&LimitKey::Host(h.clone())),
+            unreachable: services.ledger.is_unreachable(h),
+        })
+        .collect()
+}
+
+/// Of users only those that have a limit, since there may be many.
+fn limits(services: &Services, config: &Config) -> Vec<Limit> {
+    let used = |key: LimitKey| services.ledger.used(&key);
+    let databases = config.databases.iter().map(|(name, d)| Limit {
+        kind: "database",
+        name: name.clone(),
+        limit: d.max_connections.unwrap_or(0),
+        used: used(LimitKey::Database(name.as_str().into())),
+    });
+    let users = config.users.iter().filter_map(|(name, u)| {
+        let limit = u.max_connections?;
+        let used = used(LimitKey::User(name.as_str().into()));
+        Some(Limit { kind: "user", name: name.clone(), limit, used })
+    });
+    databases.chain(users).collect()
+}
+
+/// The statistics of statements, as a whole.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Statements {
+    pub(super) kept: usize,
+    /// Of the kept and the dropped ones.
+    pub(super) calls: u64,
+    pub(super) fallen: Fallen,
+}
+
+impl Statements {
+    fn of(services: &Services) -> Self {
+        let fallen = services.queries.fallen();
+        let all = services.queries.all();
+        Self { kept: all.len(), calls: fallen.calls + all.iter().map(|(_, f)| f.calls).sum::<u64>(), fallen }
+    }
 }
 
 /// Client connections by what they do.
@@ -46,17 +129,33 @@ pub(super) struct PoolFigures {
     pub(super) reserve_size: u32,
     pub(super) counts: Counts,
     pub(super) longest_wait: Duration,
+    /// Transactions that have been idle for longer than leak_threshold.
+    pub(super) leaking: usize,
     pub(super) totals: PoolTotals,
 }
 
 impl Snapshot {
     pub(super) fn take(services: &Arc<Services>) -> Self {
+        let config = services.config();
+        let pools = services.pools.all();
+        let mut holders: Vec<Holder> = pools.iter().flat_map(|p| p.holders()).collect();
+        holders.sort_by_key(|h| std::cmp::Reverse((h.caused, h.held)));
         Self {
-            pools: services.pools.all().iter().map(|p| PoolFigures::of(p)).collect(),
+            pools: pools.iter().map(|p| PoolFigures::of(p)).collect(),
+            holders,
+            recent: services.events.recent(),
+            leaked: services.audit.lock().leaked(),
+            hosts: hosts(services, &config),
+            limits: limits(services, &config),
+            databases: config.databases.len(),
+            users: config.users.len(),
+            exporter_names: config.process.exporter_names,
             clients: Clients::of(services),
             draining: services.draining.load(Ordering::Relaxed),
             marks: services.marks.lock().clone(),
             log_dropped: services.log_dropped.get().map_or(0, |c| c.load(Ordering::Relaxed)),
+            logins: services.logins.lock().clone(),
+            statements: Statements::of(services),
             cancels_in_flight: services.cancels_in_flight.load(Ordering::Relaxed),
             events: services.counters.all(),
             uptime: Duration::from_millis(services.clock.now_ms()),
@@ -108,6 +207,7 @@ impl PoolFigures {
             reserve_size: s.reserve_size,
             counts: pool.counts(),
             longest_wait: pool.longest_wait(),
+            leaking: pool.leaking.load(Ordering::Relaxed),
             totals: pool.totals(),
         }
     }

@@ -1,12 +1,15 @@
 //! /stats: the figures as JSON, for people and scripts.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::process::Process;
-use super::snapshot::{PoolFigures, Snapshot};
+use super::snapshot::{self, PoolFigures, Snapshot};
 use crate::metrics::Histogram;
+use crate::metrics::events::Event;
+use crate::pool::holders::Holder;
 
 type States = BTreeMap<&'static str, usize>;
 
@@ -17,6 +20,13 @@ struct Stats<'a> {
     draining: bool,
     clients: Clients,
     pools: Vec<Pool<'a>>,
+    /// Who holds server connections, those that caused the most waiting first.
+    holders: Vec<HeldBy>,
+    hosts: Vec<Host<'a>>,
+    limits: Vec<Limit<'a>>,
+    leaked_connections: Leaked,
+    /// The newest first.
+    recent_events: Vec<Recent<'a>>,
     cancels_in_flight: usize,
     /// By name and label; the label is empty where there is none.
     events: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
@@ -46,8 +56,57 @@ struct Pool<'a> {
     utilization: f64,
     waiting: usize,
     longest_wait_seconds: f64,
+    leaking_transactions: usize,
     totals: Totals,
     averages: Averages,
+}
+
+/// See [`crate::pool::holders::Holder`].
+#[derive(Serialize)]
+struct HeldBy {
+    database: String,
+    user: String,
+    role: &'static str,
+    client: u64,
+    address: String,
+    application: String,
+    state: &'static str,
+    held_seconds: f64,
+    state_seconds: f64,
+    waiter_seconds: f64,
+    statement: Option<String>,
+    statement_id: Option<String>,
+    server: Option<String>,
+    server_pid: Option<i32>,
+}
+
+#[derive(Serialize)]
+struct Host<'a> {
+    host: &'a str,
+    connections: usize,
+    unreachable: bool,
+}
+
+#[derive(Serialize)]
+struct Limit<'a> {
+    limit: &'static str,
+    name: &'a str,
+    connections: u32,
+    used: usize,
+}
+
+#[derive(Serialize)]
+struct Leaked {
+    leases: usize,
+    sockets: usize,
+}
+
+#[derive(Serialize)]
+struct Recent<'a> {
+    /// Since 1970.
+    at_seconds: f64,
+    kind: &'static str,
+    text: &'a str,
 }
 
 #[derive(Serialize)]
@@ -72,8 +131,18 @@ struct Totals {
     server_connect_failures: u64,
     wait_timeouts: u64,
     waits: u64,
+    queued: u64,
+    exhausted: u64,
+    prepared_statement_hits: u64,
+    prepared_statement_evictions: u64,
     wait_seconds: f64,
     transaction_seconds: f64,
+    /// The parts of transaction_seconds.
+    server_seconds: f64,
+    client_seconds: f64,
+    stall_seconds: f64,
+    round_trips: u64,
+    query_seconds: f64,
 }
 
 /// Since the pool's first use; 0 before it.
@@ -111,11 +180,48 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
             states: s.clients.by_state().into(),
         },
         pools: s.pools.iter().map(pool).collect(),
+        holders: s.holders.iter().map(held_by).collect(),
+        hosts: s.hosts.iter().map(host).collect(),
+        limits: s.limits.iter().map(limit).collect(),
+        leaked_connections: Leaked { leases: s.leaked.0, sockets: s.leaked.1 },
+        recent_events: s.recent.iter().map(recent).collect(),
         cancels_in_flight: s.cancels_in_flight,
         events,
         process: s.process.map(process),
     };
     serde_json::to_string_pretty(&stats).map(|text| text + "\n").map_err(|e| e.to_string())
+}
+
+fn held_by(h: &Holder) -> HeldBy {
+    HeldBy {
+        database: h.pool.database.to_string(),
+        user: h.pool.user.to_string(),
+        role: h.pool.role.as_str(),
+        client: h.ctl.id,
+        address: h.ctl.peer.to_string(),
+        application: h.application.to_string(),
+        state: h.state.as_str(),
+        held_seconds: h.held.as_secs_f64(),
+        state_seconds: h.in_state.as_secs_f64(),
+        waiter_seconds: h.caused.as_secs_f64(),
+        statement: h.statement.clone(),
+        statement_id: h.statement.as_ref().map(|_| format!("{:016x}", h.ctl.statement())),
+        server: h.server.as_ref().map(|(host, _)| host.clone()),
+        server_pid: h.server.as_ref().map(|(_, pid)| *pid),
+    }
+}
+
+fn host(h: &snapshot::Host) -> Host<'_> {
+    Host { host: &h.host, connections: h.used, unreachable: h.unreachable }
+}
+
+fn limit(l: &snapshot::Limit) -> Limit<'_> {
+    Limit { limit: l.kind, name: &l.name, connections: l.limit, used: l.used }
+}
+
+fn recent(e: &Event) -> Recent<'_> {
+    let at = e.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Recent { at_seconds: at.as_secs_f64(), kind: e.kind, text: &e.text }
 }
 
 fn process(p: Process) -> ProcessFigures {
@@ -145,6 +251,7 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
         utilization: p.utilization(),
         waiting: p.counts.waiting,
         longest_wait_seconds: p.longest_wait.as_secs_f64(),
+        leaking_transactions: p.leaking,
         totals: Totals {
             transactions: t.transactions,
             queries: t.queries,
@@ -158,8 +265,17 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
             server_connect_failures: t.open_failures,
             wait_timeouts: t.wait_timeouts,
             waits: t.wait.count(),
+            queued: t.queued,
+            exhausted: t.exhausted,
+            prepared_statement_hits: t.statement_hits,
+            prepared_statement_evictions: t.statement_evictions,
             wait_seconds: seconds(t.wait.sum_us),
             transaction_seconds: seconds(t.transaction.sum_us),
+            server_seconds: seconds(t.server.sum_us),
+            client_seconds: seconds(t.client.sum_us),
+            stall_seconds: seconds(t.stall.sum_us),
+            round_trips: t.query.count(),
+            query_seconds: seconds(t.query.sum_us),
         },
         averages: Averages {
             wait_seconds: mean(&t.wait),

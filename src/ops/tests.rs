@@ -10,7 +10,7 @@ use super::*;
 use crate::config::resolved::{PoolMode, Role};
 use crate::config::{Overrides, load};
 use crate::metrics::BUCKETS_US;
-use crate::metrics::catalog::{Kind, METRICS, Source};
+use crate::metrics::catalog::{EXPORTER, Kind, METRICS, Source};
 use crate::pool::core::Counts;
 use crate::pool::{PoolKey, PoolTotals};
 
@@ -55,6 +55,7 @@ fn pool() -> PoolFigures {
         reserve_size: 3,
         counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },
         longest_wait: Duration::from_millis(1500),
+        leaking: 1,
         totals,
     }
 }
@@ -89,8 +90,9 @@ fn a_pool_exports_every_row_of_the_catalog_with_its_figures() {
     let p = pool();
     let mut s = Snapshot::take(&services());
     s.pools = vec![p.clone()];
+    s.exporter_names = true;
     let e = exposition(&s);
-    for m in METRICS {
+    for m in METRICS.iter().chain(EXPORTER) {
         assert_eq!(e.families.get(m.name).map(String::as_str), Some(m.kind.as_str()), "{}", m.name);
         assert!(m.kind != Kind::Histogram || e.value(m.name, &[]).is_none());
     }
@@ -212,18 +214,30 @@ async fn ask(endpoints: &Endpoints, method: Method, path: &str) -> (Response<()>
 async fn each_path_is_answered_and_nothing_else() {
     let services = services();
     let endpoints = Endpoints::new(services.clone(), true);
-    let (_, index) = ask(&endpoints, Method::GET, "/").await;
-    for path in ["/", "/metrics", "/healthz", "/readyz", "/stats", "/metrics?name=x"] {
+    let (_, index) = ask(&endpoints, Method::GET, "/index").await;
+    for path in [
+        "/",
+        "/index",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/stats",
+        "/queries",
+        "/metrics?name=x",
+        "/readyz/app",
+    ] {
         let (r, _) = ask(&endpoints, Method::GET, path).await;
         assert_eq!(r.status(), StatusCode::OK, "{path}");
         assert_eq!(ask(&endpoints, Method::HEAD, path).await.0.status(), StatusCode::OK, "{path}");
         assert!(
-            path.contains('?') || path == "/" || index.contains(&format!("\n{path} ")),
+            path.contains('?') || path == "/readyz/app" || index.contains(&format!("\n{path} ")),
             "{path} is listed"
         );
     }
     for (method, path, status, code) in [
         (Method::GET, "/nothing", 404, "not_found"),
+        (Method::GET, "/readyz/nothing", 404, "unknown_database"),
+        (Method::GET, "/readyz/app/replica", 404, "unknown_database"),
         (Method::POST, "/nothing", 404, "not_found"),
         (Method::POST, "/metrics", 405, "method_not_allowed"),
         (Method::DELETE, "/", 405, "method_not_allowed"),
@@ -234,8 +248,12 @@ async fn each_path_is_answered_and_nothing_else() {
         assert_eq!(body["error"], code);
     }
     let elsewhere = Endpoints::new(services.clone(), false);
-    assert_eq!(ask(&elsewhere, Method::GET, "/stats").await.0.status(), StatusCode::FORBIDDEN);
-    assert_eq!(ask(&elsewhere, Method::GET, "/metrics").await.0.status(), StatusCode::OK);
+    for path in ["/stats", "/queries", "/"] {
+        assert_eq!(ask(&elsewhere, Method::GET, path).await.0.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    for path in ["/metrics", "/healthz", "/readyz", "/readyz/app"] {
+        assert_eq!(ask(&elsewhere, Method::GET, path).await.0.status(), StatusCode::OK, "{path}");
+    }
 
     services.draining.store(true, Ordering::Relaxed);
     let (r, body) = ask(&endpoints, Method::GET, "/readyz").await;

@@ -73,6 +73,8 @@ struct Tracked<H, T> {
     cancels: u32,
     holder: Option<H>,
     since: Instant,
+    /// The share of this lease in the time that clients have waited during it.
+    caused: Duration,
     expires: Option<Instant>,
     /// Close at the next release.
     doomed: bool,
@@ -201,6 +203,17 @@ pub struct ServerView<'a, H, T> {
     pub target: Option<&'a T>,
 }
 
+/// A lease as others may see it.
+#[derive(Debug)]
+pub struct Held<'a, H, T> {
+    pub holder: &'a H,
+    pub since: Instant,
+    pub caused: Duration,
+    pub target: Option<&'a T>,
+    pub id: ConnId,
+    pub lease: u64,
+}
+
 /// Counts by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -241,6 +254,8 @@ pub struct PoolCore<C, W, H, T = ()> {
     not_before: Option<Instant>,
     last_alive: Option<Instant>,
     last_error: Option<Error>,
+    last_failure: Option<Instant>,
+    last_tick: Option<Instant>,
     /// Waiters were refused because of `last_error`, and nothing has worked since.
     down: bool,
     closed: bool,
@@ -265,6 +280,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             not_before: None,
             last_alive: None,
             last_error: None,
+            last_failure: None,
+            last_tick: None,
             down: false,
             closed: false,
             paused: false,
@@ -280,6 +297,16 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         &self.settings
     }
 
+    /// The failure of the last attempt to open a connection, if none has succeeded since.
+    pub fn last_failure(&self) -> Option<(&Error, Instant)> {
+        self.last_error.as_ref().zip(self.last_failure)
+    }
+
+    /// Waiters are refused because of that failure.
+    pub fn is_down(&self) -> bool {
+        self.down
+    }
+
     pub fn last_error(&self) -> Option<&Error> {
         self.last_error.as_ref()
     }
@@ -291,6 +318,20 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             .filter(|(_, c)| c.state == State::Leased)
             .filter_map(|(_, c)| c.holder.as_ref().map(|h| (h, c.since)))
             .min_by_key(|(_, since)| *since)
+    }
+
+    /// Every lease, with its holder.
+    pub fn held(&self) -> impl Iterator<Item = Held<'_, H, T>> {
+        self.conns.iter().filter(|(_, c)| c.state == State::Leased).filter_map(|(index, c)| {
+            Some(Held {
+                holder: c.holder.as_ref()?,
+                since: c.since,
+                caused: c.caused,
+                target: c.target.as_ref(),
+                id: ConnId { index: index as u32, generation: c.generation },
+                lease: c.lease,
+            })
+        })
     }
 
     pub fn holders(&self) -> impl Iterator<Item = (&H, Instant)> {
@@ -397,6 +438,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         match self.tracked(id) {
             Some(c) => {
                 c.lease += 1;
+                c.caused = Duration::ZERO;
                 c.holder = holder;
                 c.lease
             }
@@ -584,6 +626,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             cancels: 0,
             holder: None,
             since: now,
+            caused: Duration::ZERO,
             expires: None,
             doomed: false,
             target: None,
@@ -645,6 +688,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             self.not_before = Some(now + delay.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0)));
         }
         self.last_error = Some(failure.error().clone());
+        self.last_failure = Some(now);
         // Whoever asked for the pause has stopped the server, most likely.
         if tell && !self.paused {
             self.down = true;
@@ -865,6 +909,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// Ends waits that are over and closes what has been idle or alive too long.
     pub fn tick(&mut self, now: Instant) -> Effects<C, W> {
         let mut fx = Effects::default();
+        self.charge(now);
         if let Some(limit) = self.settings.wait_timeout {
             while let Some(&front) = self.queue.front() {
                 match self.waiter(front) {
@@ -882,6 +927,19 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         self.expire_idle(now, &mut fx);
         fx.look = fx.look || self.counts.waiting > 0 || self.counts.live() < self.settings.min;
         fx
+    }
+
+    /// The time that clients have waited since the last tick is shared by those who held connections.
+    fn charge(&mut self, now: Instant) {
+        let since = self.last_tick.replace(now).unwrap_or(now);
+        let (waiting, leased) = (self.counts.waiting as u32, self.counts.leased as u32);
+        if waiting == 0 || leased == 0 {
+            return;
+        }
+        for (_, c) in self.conns.iter_mut().filter(|(_, c)| c.state == State::Leased) {
+            let lasted = now.saturating_duration_since(since.max(c.since));
+            c.caused += lasted.saturating_mul(waiting) / leased;
+        }
     }
 
     fn expire_idle(&mut self, now: Instant, fx: &mut Effects<C, W>) {

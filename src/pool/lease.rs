@@ -38,25 +38,24 @@ impl Lease {
     }
 
     fn report(&self, stats: TxStats, completed: bool, now: Instant) -> LeaseReport {
-        LeaseReport { stats, transaction: now.saturating_duration_since(self.since), completed }
+        let transaction = now.saturating_duration_since(self.since);
+        LeaseReport { stats, transaction, completed, query_us: None }
     }
 
-    /// The transaction is over and the connection at a boundary. Marked session state is reset first. Returns
-    /// the time.
+    /// The transaction is over and the connection at a boundary. Marked session state is reset first. The last
+    /// round trip took `query_us`, if it is not booked yet.
     #[inline]
-    pub fn release(mut self, stats: TxStats) -> Instant {
-        let now = Clock::now();
-        let report = self.report(stats, true, now);
-        let Some(mut conn) = self.conn.take() else { return now };
+    pub fn release(mut self, stats: TxStats, query_us: Option<u64>, now: Instant) {
+        let report = LeaseReport { query_us, ..self.report(stats, true, now) };
+        let Some(mut conn) = self.conn.take() else { return };
         if conn.state.marked.is_some() {
             if self.pool.spec().settings.reset_state {
                 self.repair(conn, Unread::default(), report, true, false);
-                return now;
+                return;
             }
             conn.state.marked = None;
         }
         self.pool.release(self.id, conn, &report, now);
-        now
     }
 
     /// Nothing was run.
@@ -69,7 +68,8 @@ impl Lease {
     /// A session pool's client has left at a boundary: everything it left behind is reset.
     pub fn release_session(mut self, stats: TxStats) {
         let report = self.report(stats, true, Clock::now());
-        if let Some(conn) = self.conn.take() {
+        if let Some(mut conn) = self.conn.take() {
+            conn.state.calls.end_session();
             self.repair(conn, Unread::default(), report, true, true);
         }
     }
@@ -78,7 +78,8 @@ impl Lease {
     /// what was read from the server; `session` says that all of the session's state has to go.
     pub fn abandon(mut self, unread: Unread, stats: TxStats, session: bool) {
         let report = self.report(stats, false, Clock::now());
-        if let Some(conn) = self.conn.take() {
+        if let Some(mut conn) = self.conn.take() {
+            conn.state.calls.end_session();
             self.repair(conn, unread, report, false, session);
         }
     }

@@ -188,6 +188,11 @@ impl Ledger {
         self.inner.lock().down.get(host).is_none_or(|d| now >= d.not_before)
     }
 
+    /// A dial has failed, and none has succeeded since.
+    pub fn is_unreachable(&self, host: &HostAddr) -> bool {
+        self.inner.lock().down.contains_key(host)
+    }
+
     /// A dial failed because the host cannot be reached. The pause grows to `max`; `jitter`, from 0 to 1, spreads
     /// the retries of many instances. Failures of dials that began together count once.
     pub fn host_unreachable(&self, host: &HostAddr, now: Instant, max: Duration, jitter: f64) {

@@ -6,6 +6,7 @@
 mod close;
 pub mod core;
 pub mod greeting;
+pub mod holders;
 pub mod inspect;
 pub mod lease;
 pub mod ledger;
@@ -14,7 +15,7 @@ pub mod stats;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::error::{Error, PoolFigures};
 use crate::metrics::Histogram;
 use crate::proto::encode;
 use crate::proto::params::ParamSet;
+use crate::queries::Scope;
 use crate::relay::flow::Timeouts;
 use crate::relay::state::TxStats;
 use crate::server::close::Goodbye;
@@ -184,10 +186,24 @@ pub struct PoolTotals {
     pub opened: u64,
     pub open_failures: u64,
     pub wait_timeouts: u64,
+    pub statement_hits: u64,
+    pub statement_evictions: u64,
+    /// Clients that found nothing idle.
+    pub queued: u64,
+    /// Times that the queue was not served for long.
+    pub exhausted: u64,
     pub wait: Histogram,
     pub transaction: Histogram,
     /// Of the transactions' time: without what clients took between their queries.
     pub query_us: u64,
+    /// A round trip each: a query, or a batch of them.
+    pub query: Histogram,
+    /// The parts of each transaction's time.
+    pub server: Histogram,
+    pub client: Histogram,
+    pub stall: Histogram,
+    /// Of server connections, with their logins.
+    pub connect: Histogram,
 }
 
 impl PoolTotals {
@@ -203,9 +219,18 @@ impl PoolTotals {
         self.opened += other.opened;
         self.open_failures += other.open_failures;
         self.wait_timeouts += other.wait_timeouts;
+        self.statement_hits += other.statement_hits;
+        self.statement_evictions += other.statement_evictions;
+        self.queued += other.queued;
+        self.exhausted += other.exhausted;
         self.wait.merge(&other.wait);
         self.transaction.merge(&other.transaction);
         self.query_us += other.query_us;
+        self.query.merge(&other.query);
+        self.server.merge(&other.server);
+        self.client.merge(&other.client);
+        self.stall.merge(&other.stall);
+        self.connect.merge(&other.connect);
     }
 }
 
@@ -253,6 +278,11 @@ pub struct Pool {
     version: AtomicU64,
     hot: Mutex<Option<Arc<HotSettings>>>,
     pub greetings: Greetings,
+    /// The statements of its clients.
+    pub queries: Scope,
+    told: Mutex<holders::Told>,
+    /// Transactions that have been idle for longer than leak_threshold.
+    pub leaking: AtomicUsize,
 }
 
 /// How long a client held a connection and what it did with it.
@@ -261,11 +291,18 @@ pub struct LeaseReport {
     pub stats: TxStats,
     pub transaction: Duration,
     pub completed: bool,
+    /// The last round trip.
+    pub query_us: Option<u64>,
 }
 
 impl Pool {
     pub fn new(key: PoolKey, spec: PoolSpec, services: Arc<Services>) -> Arc<Self> {
+        let queries = Scope::new(services.queries.clone(), key.database.clone());
+        queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         Arc::new(Self {
+            queries,
+            told: Mutex::default(),
+            leaking: AtomicUsize::new(0),
             inner: Mutex::new(Inner { core: PoolCore::new(spec.core()), totals: PoolTotals::default() }),
             spec: RwLock::new(Arc::new(spec)),
             welcome: Mutex::new(None),
@@ -331,6 +368,16 @@ impl Pool {
         self.inner.lock().totals.clone()
     }
 
+    /// What is known of its servers: connections that are open, and the last failure if nothing succeeded since,
+    /// with its age.
+    pub fn seen(&self) -> (usize, Option<(Error, Duration)>) {
+        let now = Clock::now();
+        let inner = self.inner.lock();
+        let c = inner.core.counts();
+        let failure = inner.core.last_failure();
+        (c.live() - c.opening, failure.map(|(e, at)| (e.clone(), now.saturating_duration_since(at))))
+    }
+
     /// How long the first in the queue has waited.
     pub fn longest_wait(&self) -> Duration {
         let oldest = self.inner.lock().core.oldest_wait();
@@ -366,6 +413,7 @@ impl Pool {
     pub fn reconfigure(self: &Arc<Self>, spec: PoolSpec) {
         let same = self.spec.read().same_servers(&spec);
         let core = spec.core();
+        self.queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         *self.spec.write() = Arc::new(spec);
         self.version.fetch_add(1, Ordering::Release);
         let mut fx = Effects::default();
@@ -438,8 +486,10 @@ impl Pool {
             let got = {
                 let mut inner = self.inner.lock();
                 let got = inner.core.acquire(now, ctl);
-                if matches!(got, Acquire::Granted(_)) {
-                    inner.totals.wait.add(0);
+                match got {
+                    Acquire::Granted(_) => inner.totals.wait.add(0),
+                    Acquire::Queued(_) => inner.totals.queued += 1,
+                    Acquire::Refused(_) => {}
                 }
                 got
             };
@@ -563,15 +613,7 @@ impl Pool {
                 self.services.counters.count("timeouts_total", "query_wait_timeout");
                 let limit = self.spec().settings.query_wait_timeout.unwrap_or_default();
                 let figures = Box::new(self.figures());
-                tracing::warn!(
-                    pool = %self.key,
-                    waited_ms = waited.as_millis() as u64,
-                    in_use = figures.in_use,
-                    size = figures.size,
-                    waiting = figures.waiting,
-                    oldest_holder = figures.oldest_holder.as_deref().unwrap_or("none"),
-                    "query_wait_timeout"
-                );
+                self.tell_wait_timeout(waited);
                 Error::WaitTimeout { waited, limit, figures }
             }
             WaitEnd::Failed(e) => e,
@@ -608,6 +650,11 @@ impl Pool {
         let mut fx = Effects::default();
         self.inner.lock().core.release(Clock::now(), id, conn, &mut fx);
         self.apply(fx);
+    }
+
+    /// A round trip inside of a transaction took so long.
+    pub fn book_query(&self, us: u64) {
+        self.inner.lock().totals.query.add(us);
     }
 
     fn book_only(&self, report: &LeaseReport) {
@@ -826,9 +873,17 @@ impl Inner {
         t.client_parses += r.stats.client_parses;
         t.server_parses += r.stats.server_parses;
         t.binds += r.stats.binds;
-        let us = r.transaction.as_micros() as u64;
-        t.transaction.add(us);
-        t.query_us += us.saturating_sub(r.stats.idle_us);
+        t.statement_hits += r.stats.statement_hits;
+        t.statement_evictions += r.stats.statement_evictions;
+        let (all, client, stall) = (r.transaction.as_micros() as u64, r.stats.client_us, r.stats.stall_us);
+        t.transaction.add(all);
+        t.query_us += all.saturating_sub(client);
+        t.server.add(all.saturating_sub(client + stall));
+        t.client.add(client);
+        t.stall.add(stall);
+        if let Some(us) = r.query_us {
+            t.query.add(us);
+        }
     }
 }
 
@@ -924,10 +979,11 @@ impl OpenGuard {
         let Some(host) = spec.hosts.get(index).cloned() else { return };
         let epoch = pool.epoch.load(Ordering::Relaxed);
         let nothing = pool.services.nothing.clone();
+        let began = Clock::now();
         let result = connect::open(host.clone(), &spec.target(), epoch, room, nothing).await;
         let Some(id) = self.id.take() else { return };
         match result {
-            Ok(conn) => pool.opened(id, conn, &spec),
+            Ok(conn) => pool.opened(id, conn, &spec, began),
             Err(f) => pool.open_failed(id, f, &spec, &host, index),
         }
     }
@@ -944,7 +1000,7 @@ impl Drop for OpenGuard {
 }
 
 impl Pool {
-    fn opened(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, spec: &PoolSpec) {
+    fn opened(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, spec: &PoolSpec, began: Instant) {
         let now = Clock::now();
         self.failed_hosts.lock().clear();
         self.services.ledger.host_reached(&conn.host);
@@ -953,6 +1009,7 @@ impl Pool {
         let defaults = self.services.params.intern((*conn.state.defaults).clone());
         conn.state.defaults = defaults.clone();
         conn.state.view = defaults.clone();
+        conn.counted = Some(holders::Socket::new(&self.services.server_sockets));
         *self.welcome.lock() = Some(defaults);
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         // ± 10 %, so that connections opened together do not end together.
@@ -960,11 +1017,18 @@ impl Pool {
         let cancel = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
         let serial = self.services.control.next_serial();
         let target = inspect::Facts::of(cancel, serial, conn.opened, &conn.stream);
+        let restored;
+        let host = conn.host.clone();
         let fx = {
             let mut inner = self.inner.lock();
+            restored = inner.core.is_down();
             inner.totals.opened += 1;
+            inner.totals.connect.add(now.saturating_duration_since(began).as_micros() as u64);
             inner.core.opened(now, id, conn, expires, target)
         };
+        if restored {
+            self.services.event("server_up", format!("pool {}: {host} is reached again", self.key));
+        }
         self.apply(fx);
     }
 
@@ -1008,11 +1072,18 @@ impl Pool {
             self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
         }
         let f = if spec.hosts.len() > 1 { self.host_failed(index, f, spec) } else { f };
-        let fx = {
+        let why = f.error().to_string();
+        let (fx, down) = {
             let mut inner = self.inner.lock();
             inner.totals.open_failures += 1;
-            inner.core.open_failed(Clock::now(), id, f, rand::random())
+            let before = inner.core.is_down();
+            let fx = inner.core.open_failed(Clock::now(), id, f, rand::random());
+            (fx, inner.core.is_down() && !before)
         };
+        if down {
+            let text = format!("pool {}: {host} cannot be used, clients are told: {why}", self.key);
+            self.services.event("server_down", text);
+        }
         self.apply(fx);
     }
 }

@@ -1,7 +1,7 @@
 //! All pools by their keys: made on first use, reconfigured on reload, removed with their database or user.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -17,6 +17,8 @@ pub struct Registry {
     /// Figures of pools that are gone, by database: totals never fall.
     gone: Mutex<HashMap<Arc<str>, PoolTotals>>,
     pub statistics: Statistics,
+    /// Removed, and perhaps with connections in the hands of clients yet.
+    leaving: Mutex<Vec<Weak<Pool>>>,
 }
 
 impl Registry {
@@ -24,6 +26,15 @@ impl Registry {
         let mut v: Vec<_> = self.pools.read().values().cloned().collect();
         v.sort_by(|a, b| a.key.cmp(&b.key));
         v
+    }
+
+    /// Those too that were removed and have not come to their end.
+    pub fn all_and_gone(&self) -> Vec<Arc<Pool>> {
+        let mut all = self.all();
+        let mut leaving = self.leaving.lock();
+        leaving.retain(|p| p.strong_count() > 0);
+        all.extend(leaving.iter().filter_map(Weak::upgrade));
+        all
     }
 
     pub fn get(&self, key: &PoolKey) -> Option<Arc<Pool>> {
@@ -80,6 +91,7 @@ impl Registry {
                     self.pools.write().remove(&pool.key);
                     pool.close();
                     self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
+                    self.leaving.lock().push(Arc::downgrade(&pool));
                     gone.push(pool.key.clone());
                 }
             }

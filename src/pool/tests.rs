@@ -143,7 +143,7 @@ async fn tasks_aborted_at_random_leave_the_pool_whole() {
                         tokio::task::yield_now().await;
                     }
                     if rand::random() {
-                        lease.release(TxStats::default());
+                        lease.release(TxStats::default(), None, Clock::now());
                     } else {
                         lease.release_unused();
                     }
@@ -282,4 +282,38 @@ async fn a_server_that_never_closes_its_side_does_not_keep_the_place() {
     assert!(heard.is_empty(), "half a message may be out");
     assert_eq!(settled(&pool).await, Counts::default());
     assert_eq!(pool.services.counters.get("server_close_timeouts_total", ""), 1);
+}
+
+/// A lease that nobody gives back, and a socket that no pool knows of, are told by the second look; what changes
+/// hands in between is none.
+#[tokio::test]
+async fn an_injected_leak_is_told() {
+    let pool = pool(3).await;
+    let services = pool.services.clone();
+    let leaked = || {
+        (0..3).for_each(|_| holders::audit(&services));
+        services.audit.lock().leaked()
+    };
+    let ctl = client(&pool);
+    services.clients.insert(ctl.clone());
+    ctl.set_state(ClientState::Active, services.clock.now_ms());
+    let lease = pool.acquire(&ctl).await.unwrap();
+    assert_eq!(leaked(), (0, 0));
+    // Its client goes, and the lease stays.
+    services.clients.remove(ctl.id);
+    holders::audit(&services);
+    assert_eq!(services.audit.lock().leaked(), (0, 0), "one look is not enough");
+    assert_eq!(leaked(), (1, 0));
+    lease.release_unused();
+    assert_eq!(leaked(), (0, 0));
+
+    let socket = holders::Socket::new(&services.server_sockets);
+    assert_eq!(leaked(), (0, 1));
+    drop(socket);
+    assert_eq!(leaked(), (0, 0));
+    // The other way round: the place stays, and the connection is gone.
+    let ctl = client(&pool);
+    let mut lease = pool.acquire(&ctl).await.unwrap();
+    lease.conn().unwrap().counted = None;
+    assert_eq!(leaked().1, 1);
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::sql::TextEffects;
+use super::sql::{TextEffects, fingerprint};
 
 /// How Howdah's names on the server begin. A client's name that begins so is renamed like any other.
 pub const SERVER_PREFIX: &[u8] = b"__howdah_";
@@ -34,6 +34,8 @@ pub struct Statement {
     search_path: Option<Box<[u8]>>,
     /// Running it changes session state that nobody carries.
     pub marks_session: bool,
+    /// What its text is apart from constants, see [`super::sql::fingerprint`].
+    pub fingerprint: u64,
     /// A server has accepted it, so that a client's Parse of it needs no server.
     proven: AtomicBool,
 }
@@ -51,10 +53,18 @@ impl Statement {
         }
     }
 
+    pub fn text(&self) -> &[u8] {
+        text_of(&self.body)
+    }
+
     /// The Parse message that prepares it on a server.
     pub fn write_parse(&self, out: &mut Vec<u8>) {
         write_parse(out, &self.server_name, &self.body);
     }
+}
+
+fn text_of(body: &[u8]) -> &[u8] {
+    body.split(|b| *b == 0).next().unwrap_or_default()
 }
 
 fn push_length(out: &mut Vec<u8>, body: usize) {
@@ -181,6 +191,7 @@ impl Interner {
             body: body.into(),
             search_path: search_path.map(Into::into),
             marks_session,
+            fingerprint: fingerprint::fingerprint(text_of(body)),
             proven: AtomicBool::new(false),
         }
     }
@@ -326,6 +337,8 @@ pub struct ClientStatements {
     unnamed_valid: bool,
     /// What the newest unnamed text leaves behind, for the Bind that runs it.
     pub unnamed_effects: TextEffects,
+    /// Its number in the statistics.
+    pub unnamed_id: u64,
     /// What was sent that concerns the unnamed statement and is not answered yet: the text of a Parse, or
     /// `None` for what drops it, a Query or a Close.
     pending: Pending,

@@ -7,6 +7,7 @@
 //! runs inside functions, `DO` and `set_config()` is beyond a text's reach and not seen here.
 
 mod effects;
+pub mod fingerprint;
 pub mod lexer;
 
 pub use effects::{TextEffects, deallocate_name, effects, needs_look};

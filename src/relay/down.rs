@@ -48,6 +48,18 @@ pub fn scan(
     s: &mut ServerState,
     env: &Env<'_>,
 ) -> Result<Down, BadServer> {
+    s.calls.begin_scan(down.unscanned().len());
+    let end = scan_messages(down, c, s, env);
+    s.calls.end_scan(down.unscanned().len());
+    end
+}
+
+fn scan_messages(
+    down: &mut Lane,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> Result<Down, BadServer> {
     loop {
         if down.mid_message() {
             down.continue_message();
@@ -90,7 +102,8 @@ fn step(
             let (Some(status), 6) = (status, h.total) else {
                 return Err(bad("ReadyForQuery without a status"));
             };
-            if matches!(s.pipeline.front(), Some(Expect::Query)) {
+            let query = matches!(s.pipeline.front(), Some(Expect::Query));
+            if query {
                 c.statements.drop_done();
             }
             let reply = s.pipeline.on_ready(status).map_err(|u| unexpected(u.tag))?;
@@ -102,6 +115,9 @@ fn step(
                 s.ready_seen = true;
             }
             pass(down, h, &reply);
+            if query {
+                s.calls.complete(down.unscanned().len());
+            }
             emit_local(down, c, s);
         }
         be::ERROR => return error(down, h, c, s, env),
@@ -113,8 +129,15 @@ fn step(
             if let [b'S' | b'R' | b'L' | b'P' | b'D' | b'C', ..] = tag {
                 command_tag(tag, c, s);
             }
+            let executed = matches!(s.pipeline.front(), Some(Expect::Execute));
+            if executed || matches!(s.pipeline.front(), Some(Expect::Query)) {
+                s.calls.tag(tag);
+            }
             let reply = s.pipeline.on_message(h.tag).map_err(|u| unexpected(u.tag))?;
             pass(down, h, &reply);
+            if executed {
+                s.calls.complete(down.unscanned().len());
+            }
             emit_local(down, c, s);
         }
         be::PARAMETER_STATUS => {
@@ -150,8 +173,13 @@ fn step(
                     _ => {}
                 }
             }
+            let executed = matches!(tag, be::EMPTY_QUERY | be::PORTAL_SUSPENDED)
+                && matches!(s.pipeline.front(), Some(Expect::Execute));
             let reply = s.pipeline.on_message(tag).map_err(|u| unexpected(u.tag))?;
             pass(down, h, &reply);
+            if executed {
+                s.calls.complete(down.unscanned().len());
+            }
             emit_local(down, c, s);
         }
     }
@@ -256,9 +284,12 @@ fn error(
     if h.total > WHOLE && !down.mid_message() {
         // Too long to be looked at; what it ends is known all the same.
         let mut undone = Vec::new();
+        let query = matches!(s.pipeline.front(), Some(Expect::Query));
         let reply = s.pipeline.on_error(&mut undone);
+        let executes = executes(&undone);
         undo(undone, c, s);
         pass(down, h, &reply);
+        call_failed(query, executes, down, s);
         emit_local(down, c, s);
         return Ok(true);
     }
@@ -286,15 +317,19 @@ fn error(
         }
     }
     let mut undone = Vec::new();
+    let query = matches!(s.pipeline.front(), Some(Expect::Query));
     let reply = s.pipeline.on_error(&mut undone);
+    let executes = executes(&undone);
     if failed.is_some() && e.sqlstate() == b"26000" && !c.replay.is_empty() && s.pipeline.retry_batch() {
         // The server has lost a statement that it had, and nothing has run: the client need not know.
         undo(undone, c, s);
+        s.calls.forget(executes);
         c.retry = Retry::Waiting;
         down.discard(h.total);
         return Ok(true);
     }
     c.replay.clear();
+    call_failed(query, executes, down, s);
     let renamed = translate(&e.body, c, || undone.iter().chain(s.pipeline.iter()));
     undo(undone, c, s);
     // A DEALLOCATE is the last in flight: it has failed itself, or was skipped with all the rest.
@@ -324,6 +359,20 @@ fn error(
     }
     emit_local(down, c, s);
     Ok(true)
+}
+
+/// Calls among what the server will not answer any more.
+fn executes(undone: &[Expect]) -> usize {
+    undone.iter().filter(|e| matches!(e, Expect::Execute)).count()
+}
+
+/// For the statistics: whose call it was that failed.
+fn call_failed(query: bool, executes: usize, down: &Lane, s: &mut ServerState) {
+    if query {
+        s.calls.query_failed();
+    } else {
+        s.calls.batch_failed(executes, down.unscanned().len());
+    }
 }
 
 /// Takes back, from the last to the first, what was assumed of messages that failed or were skipped.

@@ -18,6 +18,7 @@ use crate::proto::encode;
 use crate::proto::frame;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down::{self, Down};
+use crate::relay::observe;
 use crate::relay::state::{ClientProto, Env, Retry};
 use crate::relay::up::{self, Up};
 use crate::services::Services;
@@ -115,7 +116,23 @@ pub struct Silent {
     server: bool,
 }
 
+/// Microseconds between the two.
+fn us(from: Instant, to: Instant) -> u64 {
+    to.saturating_duration_since(from).as_micros() as u64
+}
+
 impl Flow<'_> {
+    /// The relay has ended elsewhere than at a boundary: the client's turn, or a stall, may last yet.
+    pub fn interrupted(&mut self) {
+        let now = Clock::now();
+        if let Some(idle) = self.timers.idle.or(self.timers.session_idle) {
+            self.proto.stats.client_us += us(idle, now);
+        }
+        if let Some(stuck) = self.timers.blocked {
+            self.proto.stats.stall_us += us(stuck, now);
+        }
+    }
+
     fn shard(&self) -> usize {
         self.ctl.id as usize
     }
@@ -124,7 +141,8 @@ impl Flow<'_> {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.ctl.waker.register(cx.waker());
         self.silent = Silent::default();
-        if self.ctl.any_signal() && self.mode == PoolMode::Session && self.between_transactions() {
+        let leaving = self.ctl.any_signal() && !self.ctl.has(Signal::Leak);
+        if leaving && self.mode == PoolMode::Session && self.between_transactions() {
             return Poll::Ready(End::Fail(match self.ctl.has(Signal::Removed) {
                 true => Error::DatabaseRemoved { database: self.ctl.database.to_string() },
                 false => Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() },
@@ -137,6 +155,16 @@ impl Flow<'_> {
             }
             let why = "The connection was ended by the pooler's operator.".to_owned();
             return Poll::Ready(End::Fail(Error::AdminShutdown { why }));
+        }
+        if self.ctl.any_signal() && self.ctl.has(Signal::Leak) {
+            // It may have gone on meanwhile.
+            self.ctl.clear(Signal::Leak);
+            if let (Some(idle), Some(threshold)) =
+                (self.timers.idle, self.lease.pool().spec().settings.leak_threshold)
+            {
+                let idle = Clock::now().saturating_duration_since(idle);
+                return Poll::Ready(End::Fail(Error::TransactionLeak { idle, threshold }));
+            }
         }
         loop {
             let mut progress = false;
@@ -170,7 +198,9 @@ impl Flow<'_> {
                 Poll::Ready(Ok(n)) => {
                     *progress = true;
                     self.proto.stats.to_client += n as u64;
-                    self.timers.blocked = None;
+                    if let Some(stuck) = self.timers.blocked.take() {
+                        self.proto.stats.stall_us += us(stuck, Clock::now());
+                    }
                 }
                 Poll::Ready(Err(_)) => return Some(End::ClientGone("write_error")),
                 Poll::Pending => {
@@ -209,7 +239,7 @@ impl Flow<'_> {
         let answered = self.proto.stats.queries;
         match down::scan(self.down, self.proto, &mut conn.state, &self.env) {
             Ok(Down::Boundary) => {
-                self.timers.batch = None;
+                conn.state.calls.began = self.timers.batch.take();
                 if self.mode == PoolMode::Session {
                     self.batch_over(false);
                     self.idle_session();
@@ -236,6 +266,7 @@ impl Flow<'_> {
             self.up.unread(&batch);
             return None;
         }
+        let began = self.timers.batch;
         let p = &conn.state.pipeline;
         let all_answered = p.len() != owed && p.is_empty();
         let in_transaction = all_answered && p.status() != TxStatus::Idle;
@@ -247,10 +278,20 @@ impl Flow<'_> {
                 return Some(End::Fail(Error::TransactionInStatementMode));
             }
             let now = Clock::now();
+            self.book(began, now);
             self.timers.idle = Some(now);
             self.ctl.set_state(ClientState::IdleInTransaction, self.services.clock.ms(now));
         }
         None
+    }
+
+    /// A round trip inside of a transaction, or of a session pool's client, is over.
+    fn book(&mut self, began: Option<Instant>, now: Instant) {
+        let Some(began) = began else { return };
+        self.lease.pool().book_query(us(began, now));
+        if let (Some(q), Some(conn)) = (self.env.queries, self.lease.conn()) {
+            observe::book(q, self.ctl, &mut conn.state, began, now);
+        }
     }
 
     /// A ReadyForQuery, or all that was owed, has come: what was timed and cancelled is over, and what is still owed
@@ -270,6 +311,8 @@ impl Flow<'_> {
     /// A session pool's client keeps its server between transactions.
     fn idle_session(&mut self) {
         let now = Clock::now();
+        let began = self.lease.conn().and_then(|c| c.state.calls.began.take());
+        self.book(began, now);
         self.timers.idle = None;
         self.timers.transaction = None;
         self.timers.session_idle = Some(now);
@@ -341,6 +384,7 @@ impl Flow<'_> {
         let conn = self.lease.conn()?;
         let was_idle = conn.state.pipeline.is_empty();
         let result = up::scan(self.up, self.proto, &mut conn.state, &self.env);
+        self.ctl.set_statement(conn.state.calls.last);
         match result {
             Ok(Up::Terminate) => {
                 self.proto.terminating = true;
@@ -354,13 +398,12 @@ impl Flow<'_> {
             down::emit_local(self.down, self.proto, &mut conn.state);
             if self.timers.batch.is_none() {
                 let now = Clock::now();
-                if let Some(idle) = self.timers.idle {
-                    self.proto.stats.idle_us += now.saturating_duration_since(idle).as_micros() as u64;
-                }
                 self.timers.batch = Some(now);
                 self.timers.transaction.get_or_insert(now);
+                if let Some(idle) = self.timers.idle.take().or(self.timers.session_idle.take()) {
+                    self.proto.stats.client_us += us(idle, now);
+                }
                 self.timers.session_idle = None;
-                self.timers.idle = None;
                 self.timers.copy_failed = false;
                 self.ctl.set_state(ClientState::Active, self.services.clock.ms(now));
             }

@@ -2,6 +2,7 @@
 
 pub mod down;
 pub mod flow;
+pub mod observe;
 pub mod params;
 pub mod state;
 pub mod up;

@@ -6,6 +6,7 @@ use crate::proto::params::{self, ParamSet};
 use crate::proto::pipeline::Pipeline;
 use crate::proto::prepared::{ClientStatements, Interner, ServerStatements, Statement};
 use crate::proto::sql::TextEffects;
+use crate::queries::{Scope, calls::Calls};
 
 /// Whose unnamed statement a server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct ServerState {
     pub unnamed_changed: Option<u64>,
     /// The next message refers to what an earlier batch changed that may still be skipped.
     pub stalled: Stalled,
+    /// What runs, for the statistics.
+    pub calls: Calls,
 }
 
 /// What the next message waits for.
@@ -75,6 +78,7 @@ impl ServerState {
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,
+            calls: Calls::default(),
         }
     }
 
@@ -183,8 +187,12 @@ pub struct TxStats {
     pub client_parses: u64,
     pub server_parses: u64,
     pub binds: u64,
-    /// Microseconds in which the server waited for the client within a transaction.
-    pub idle_us: u64,
+    /// Named statements that the server had when they were needed, and those that it had to give up for others.
+    pub statement_hits: u64,
+    pub statement_evictions: u64,
+    /// In a transaction, its client had the turn for so long; and it took nothing of its results for so long.
+    pub client_us: u64,
+    pub stall_us: u64,
 }
 
 impl ClientProto {
@@ -216,4 +224,6 @@ pub struct Env<'a> {
     pub max_client_statements: usize,
     /// Statements are renamed and shared; false in session mode, where everything passes as it is.
     pub share_statements: bool,
+    /// Where statements are counted, if they are.
+    pub queries: Option<&'a Scope>,
 }

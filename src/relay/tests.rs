@@ -229,6 +229,7 @@ impl World {
             max_server_statements: *limit,
             max_client_statements: 100,
             share_statements: true,
+            queries: None,
         };
         let c = &mut clients[i];
         let mut progress = false;

@@ -115,7 +115,7 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
             fe::DESCRIBE => describe(up, h, c, s, env)?,
             fe::CLOSE => close(up, h, c, s, env)?,
             tag => {
-                plain(up, h, tag, s);
+                plain(up, h, tag, s, env);
                 true
             }
         };
@@ -125,9 +125,16 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
     }
 }
 
-fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState) {
+fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) {
     match tag {
-        fe::EXECUTE => s.pipeline.sent(Expect::Execute),
+        fe::EXECUTE => {
+            if env.queries.is_some() {
+                let rest = up.unscanned().get(frame::HEADER..).filter(|_| s.calls.has_portals());
+                let portal = rest.and_then(frame::cstr).map_or(&b""[..], |(name, _)| name);
+                s.calls.execute(portal, h.total);
+            }
+            s.pipeline.sent(Expect::Execute);
+        }
         fe::SYNC => {
             s.pipeline.sent(Expect::Sync);
             s.barrier = std::mem::take(&mut s.barrier_at_sync);
@@ -165,6 +172,9 @@ fn query(
     if h.total > LOOK {
         // Too long to be looked at: a SET in it, should its tag show one, counts as one that marks.
         c.effects = Effects::ANY;
+        if let Some(q) = env.queries {
+            s.calls.long_query(q, h.total);
+        }
     } else {
         if !whole(up, h.total) {
             return Ok(false);
@@ -182,9 +192,15 @@ fn query(
             if env.share_statements
                 && let Some((name, stmt)) = deallocated(text, c)
             {
+                if let Some(q) = env.queries {
+                    s.calls.query(q, text, h.total);
+                }
                 deallocate(up, h, c, s, name, stmt);
                 return Ok(true);
             }
+        }
+        if let Some(q) = env.queries {
+            s.calls.query(q, text, h.total);
         }
     }
     c.statements.drop_sent();
@@ -252,10 +268,12 @@ fn provoke(up: &mut Lane, total: usize, s: &mut ServerState, error: &Error) {
 /// Puts a Parse ahead when the server lacks the statement.
 fn ensure(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
     if s.statements.touch(stmt) {
+        c.stats.statement_hits += 1;
         return;
     }
     s.change_names();
     if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
+        c.stats.statement_evictions += 1;
         prepared::write_close(up.insert(), &old.server_name);
         s.pipeline.sent(Expect::InjectedClose(old));
     }
@@ -285,6 +303,9 @@ fn parse(
         }
         c.statements.unnamed_sent(None);
         c.statements.unnamed_effects = Effects::ANY;
+        if let Some(q) = env.queries {
+            c.statements.unnamed_id = s.calls.long_parse(q, h.total);
+        }
         return Ok(forward_unnamed_parse(up, h, c, s));
     }
     if !whole(up, h.total) {
@@ -299,6 +320,14 @@ fn parse(
         c.stats.client_parses += 1;
         c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };
         c.statements.unnamed_sent(Some(body));
+        if let Some(q) = env.queries {
+            let id = s.calls.parse(q, text, h.total);
+            if name.is_empty() {
+                c.statements.unnamed_id = id;
+            } else {
+                s.calls.name(name, id);
+            }
+        }
         return Ok(forward_unnamed_parse(up, h, c, s));
     }
     if s.must_wait(Stalled::ByNames) {
@@ -355,6 +384,7 @@ fn named_parse(
     s.change_names();
     let named = Box::new((name, stmt.clone()));
     if s.statements.touch(&stmt) {
+        c.stats.statement_hits += 1;
         if s.pipeline.is_empty() && s.pipeline.status() != TxStatus::Failed {
             s.pipeline.sent(Expect::LocalParse(named));
             return;
@@ -364,6 +394,7 @@ fn named_parse(
         prepared::write_close(up.insert(), &stmt.server_name);
         s.pipeline.sent(Expect::InjectedClose(stmt.clone()));
     } else if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
+        c.stats.statement_evictions += 1;
         prepared::write_close(up.insert(), &old.server_name);
         s.pipeline.sent(Expect::InjectedClose(old));
     }
@@ -494,6 +525,11 @@ fn bind(
     if name.is_empty() || !env.share_statements {
         c.effects.add(c.statements.unnamed_effects);
     }
+    if let Some(q) = env.queries
+        && (name.is_empty() || !env.share_statements)
+    {
+        s.calls.bind_own(q, portal, name, c.statements.unnamed_id, h.total);
+    }
     if !env.share_statements {
         s.pipeline.sent(Expect::Bind(0));
         up.forward(h.total);
@@ -518,6 +554,10 @@ fn bind(
         return Err(violation("Bind message too large to be renamed"));
     }
     let Ok(length) = u32::try_from(total - 1) else { return Err(violation("invalid Bind length")) };
+    if let Some(q) = env.queries {
+        let portal = up.unscanned().get(frame::HEADER..frame::HEADER + portal_len).unwrap_or_default();
+        s.calls.bind(q, portal, &stmt, h.total);
+    }
     ensure(up, &stmt, c, s, env);
     let (head, tail) = (frame::HEADER + names, h.total - frame::HEADER - names);
     up.replace_head(head, tail, |old, out| {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::config::resolved::HostAddr;
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
+use crate::pool::holders::Socket;
 use crate::pool::ledger::Room;
 use crate::proto::frame::{self, be};
 use crate::relay::down;
@@ -24,6 +25,8 @@ pub struct ServerConn {
     pub epoch: u64,
     /// Part of a message that came while nobody had the connection.
     idle_bytes: Vec<u8>,
+    /// Counts it among the sockets of pools; one of Howdah's own is not.
+    pub counted: Option<Socket>,
     /// Given back to the shared limits when the connection is gone.
     _room: Room,
 }
@@ -59,6 +62,7 @@ impl ServerConn {
             opened,
             epoch,
             idle_bytes: Vec::new(),
+            counted: None,
             _room: room,
         }
     }

@@ -115,5 +115,9 @@ if [ "$what" = test ]; then
     client_tools
     python_drivers
     node_driver
+    # What the dashboards, alerts and the page are checked with; the tests go without where they cannot be had.
+    command -v promtool >/dev/null || apt_install prometheus || missing "promtool" "not installed, and could not be"
+    command -v chromium >/dev/null || apt_install chromium fonts-dejavu-core ||
+        missing "chromium" "not installed, and could not be: the page is not tried"
     tests/support/fetch-postgres.sh 18 >/dev/null || missing "PostgreSQL 18" "could not be downloaded"
 fi

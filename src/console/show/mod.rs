@@ -6,5 +6,6 @@ pub(super) mod databases;
 pub(super) mod internal;
 pub(super) mod own;
 pub(super) mod pools;
+pub(super) mod see;
 pub(super) mod stats;
 pub(super) mod users;

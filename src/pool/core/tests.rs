@@ -788,3 +788,34 @@ fn the_last_used_is_the_next_used() {
     w.acquire();
     assert_eq!(w.leased[0].conn, conn);
 }
+
+#[test]
+fn waiting_is_shared_by_those_who_hold() {
+    let start = Clock::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    let mut core: PoolCore<u32, (), u32> = PoolCore::new(settings(2));
+    for n in 0..2 {
+        let id = core.begin_open(start);
+        let _ = core.opened(start, id, n, None, ());
+    }
+    core.tick(start);
+    assert!(matches!(core.acquire(at(0), &10), Acquire::Granted(_)));
+    let Acquire::Granted(second) = core.acquire(at(0), &20) else { panic!("one is idle") };
+    core.tick(at(100));
+    let caused = |core: &PoolCore<u32, (), u32>| {
+        let mut all: Vec<_> = core.held().map(|h| (*h.holder, h.caused.as_millis())).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(caused(&core), [(10, 0), (20, 0)], "nobody has waited");
+    for holder in [30, 40, 50] {
+        assert!(matches!(core.acquire(at(100), &holder), Acquire::Queued(_)));
+    }
+    core.tick(at(300));
+    assert_eq!(caused(&core), [(10, 300), (20, 300)], "three waited for 200 ms");
+    let mut fx = Effects::default();
+    core.release(at(300), second.id, second.conn, &mut fx);
+    core.tick(at(400));
+    // The connection is the first waiter's, who has not looked yet; two wait.
+    assert_eq!(caused(&core), [(10, 400)]);
+}

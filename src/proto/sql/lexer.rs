@@ -22,17 +22,45 @@ impl Token<'_> {
     }
 }
 
+const SPACE: u8 = 1;
+const STARTS: u8 = 2;
+const CONTINUES: u8 = 4;
+
+/// What a byte can be; one load where there would be six comparisons.
+const CLASS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        let starts = b.is_ascii_alphabetic() || b == b'_' || b >= 128;
+        if matches!(b, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c) {
+            table[i] |= SPACE;
+        }
+        if starts {
+            table[i] |= STARTS;
+        }
+        if starts || b.is_ascii_digit() || b == b'$' {
+            table[i] |= CONTINUES;
+        }
+        i += 1;
+    }
+    table
+};
+
 /// White space of PostgreSQL's lexer, with the vertical tab of version 16.
+#[inline]
 pub(super) const fn is_space(b: u8) -> bool {
-    matches!(b, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+    CLASS[b as usize] & SPACE != 0
 }
 
+#[inline]
 const fn starts_word(b: u8) -> bool {
-    b.is_ascii_alphabetic() || b == b'_' || b >= 128
+    CLASS[b as usize] & STARTS != 0
 }
 
+#[inline]
 const fn continues_word(b: u8) -> bool {
-    starts_word(b) || b.is_ascii_digit() || b == b'$'
+    CLASS[b as usize] & CONTINUES != 0
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +78,24 @@ impl<'a> Lexer<'a> {
     /// Where the first literal ends that has a second reading.
     pub const fn ambiguous_from(&self) -> Option<usize> {
         self.ambiguous
+    }
+
+    /// What has not been read.
+    #[inline]
+    pub fn rest(&self) -> &'a [u8] {
+        self.text.get(self.pos..).unwrap_or_default()
+    }
+
+    /// Leaves out bytes that the caller has understood.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.pos = (self.pos + bytes).min(self.text.len());
+    }
+
+    /// Leaves out white space and comments, and returns them.
+    pub fn take_blank(&mut self) -> &'a [u8] {
+        let from = self.pos;
+        self.skip_blank();
+        self.text.get(from..self.pos).unwrap_or_default()
     }
 
     /// The next token, not consumed.
@@ -71,7 +117,14 @@ impl<'a> Lexer<'a> {
             b'$' => self.dollar(),
             b'0'..=b'9' => {
                 // With its letters, so that the e of 1e5 does not become a word that swallows a dollar quote.
-                self.run(|b| b.is_ascii_digit() || starts_word(b) || b == b'.');
+                let number = self.run(|b| b.is_ascii_digit() || starts_word(b) || b == b'.');
+                if matches!(number.last(), Some(b'e' | b'E'))
+                    && matches!(self.byte(0), Some(b'+' | b'-'))
+                    && self.byte(1).is_some_and(|b| b.is_ascii_digit())
+                {
+                    self.pos += 1;
+                    self.run(|b| b.is_ascii_digit());
+                }
                 Token::Other(b)
             }
             _ if starts_word(b) => {

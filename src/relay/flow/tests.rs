@@ -56,6 +56,7 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
         max_server_statements: 10,
         max_client_statements: 10,
         share_statements: true,
+        queries: None,
     };
     let mut stream = Stream::Unix(ours);
     let mut flow = Flow {

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# What the statistics cost, in instructions of Howdah's own for each transaction, counted by callgrind.
+#     benches/statistics.sh
+#     COUNT=20000 WORKLOADS=simple,prepared benches/statistics.sh
+# For each workload: without statistics of statements and with them; in simple-distinct every query has another constant.
+# Then what one scrape of /metrics costs, and what part of a transaction's instructions a scrape each 100 ms is at the
+# rate that this machine reaches. What is done once (the start, the logins) is taken out by the difference of two runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 1; }
+profile=${PROFILE:-quick}
+cargo build -q --locked --profile "$profile" --bin howdah
+bench=$(cargo bench --locked --profile "$profile" --bench compare --no-run --message-format=json 2>/dev/null |
+    grep -o '"executable":"[^"]*compare[^"]*"' | tail -1 | cut -d'"' -f4)
+howdah=${CARGO_TARGET_DIR:-target}/$profile/howdah
+count=${COUNT:-5000}
+work=$(mktemp -d)
+canned=
+trap '[ -z "$canned" ] || kill "$canned" 2>/dev/null; rm -rf "$work"' EXIT
+"$bench" canned --listen 127.0.0.1:17010 >"$work/canned.log" 2>&1 &
+canned=$!
+
+load() {
+    "$bench" load --address 127.0.0.1:17011 --warmup 0 --clients 100 --in-flight 40 "$@"
+}
+
+# Starts Howdah behind the words of $2 and on, keeping $1 statements; sets pid.
+start() {
+    cat >"$work/howdah.toml" <<TOML
+listen = ["127.0.0.1:17011"]
+ops_listen = "127.0.0.1:17012"
+auth_method = "trust"
+workers = 1
+log_connections = false
+log_disconnections = false
+query_statistics = $1
+[users.bench]
+password = "bench"
+[databases.bench]
+host = "127.0.0.1:17010"
+pool_size = 40
+TOML
+    shift
+    "$@" "$howdah" "$work/howdah.toml" >"$work/log" 2>&1 &
+    pid=$!
+    until (exec 3<>/dev/tcp/127.0.0.1/17011) 2>/dev/null; do sleep 0.1; done
+}
+
+stop() {
+    kill -INT "$pid"
+    wait "$pid" 2>/dev/null || :
+}
+
+# Instructions of one run: $1 statements that are kept, $2 workload, $3 transactions, $4 scrapes behind them
+run() {
+    rm -f "$work/out"
+    start "$1" valgrind --tool=callgrind --callgrind-out-file="$work/out"
+    load --workload "$2" --transactions "$3" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; exit 1; }
+    for ((i = 0; i < $4; i++)); do
+        exec 3<>/dev/tcp/127.0.0.1/17012
+        printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+        cat <&3 >/dev/null
+        exec 3>&-
+    done
+    stop
+    awk '/^(summary|totals):/ { print $2; exit }' "$work/out"
+}
+
+per() {
+    local few many
+    few=$(run "$1" "$2" "$count" 0)
+    many=$(run "$1" "$2" $((count * 3)) 0)
+    echo $(((many - few) / (count * 2)))
+}
+
+printf '%-18s %12s %12s %8s\n' workload without with more
+IFS=, read -ra workloads <<<"${WORKLOADS:-simple-distinct,simple,prepared}"
+for w in "${workloads[@]}"; do
+    off=$(per 0 "$w")
+    on=$(per 1000 "$w")
+    printf '%-18s %12s %12s %7s%%\n' "$w" "$off" "$on" "$(awk "BEGIN { printf \"%.1f\", ($on - $off) * 100 / $off }")"
+done
+
+few=$(run 1000 simple-distinct 1000 10)
+many=$(run 1000 simple-distinct 1000 60)
+scrape=$(((many - few) / 50))
+start 1000 env
+load --workload simple-distinct --seconds 3 >"$work/load.log" 2>&1
+stop
+rate=$(grep -o '"transactions":[0-9]*\|transactions=[0-9]*\|^[0-9]*' "$work/load.log" | head -1 | grep -o '[0-9]*$')
+rate=$((rate / 3))
+printf 'a scrape: %s instructions; each 100 ms at %s transactions/s: %s%%\n' "$scrape" "$rate" \
+    "$(awk "BEGIN { printf \"%.1f\", $scrape * 10 * 100 / ($rate * $on) }")"
