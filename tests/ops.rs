@@ -19,7 +19,7 @@ const POOL: [(&str, &str); 3] = [("database", "app"), ("user", "app"), ("role", 
 fn howdah_before(cluster: &Cluster, more: &str) -> Howdah {
     Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
-         {more}\n[users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 3\n",
+         admin_users = [\"app\"]\n{more}\n[users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 3\n",
         cluster.tcp()
     ))
 }
@@ -104,6 +104,20 @@ fn totals_are_what_the_clients_counted() {
         assert!(expected.is_none() || metric == expected, "{name}: {metric:?}, not {expected:?}");
         assert!(expected.is_some() || metric > Some(0.0), "{name}: {metric:?}");
     }
+    // The console, which is a client too, says the same.
+    let mut console = howdah.connect("app", "howdah").expect("a login");
+    let shown = console.query("SHOW STATS_TOTALS").expect("an answer");
+    let row = shown.rows.iter().find(|r| r[0].as_deref() == Some("app")).expect("the database");
+    for (column, name) in [
+        ("xact_count", "transactions"),
+        ("query_count", "queries"),
+        ("bytes_received", "bytes_received"),
+        ("bytes_sent", "bytes_sent"),
+    ] {
+        let at = shown.columns.iter().position(|c| c == column).expect("a column");
+        assert_eq!(row[at], Some(totals[name].to_string()), "{name}: console and /stats");
+    }
+    drop(console);
     assert_eq!(metrics.value("howdah_pool_transaction_seconds_count", &POOL), Some(transactions));
     assert_eq!(metrics.value("howdah_logins_total", &[]), Some(4.0));
     assert_eq!(metrics.value("howdah_clients", &[("state", "idle")]), Some(4.0));
