@@ -42,7 +42,27 @@ pub async fn request(services: &Arc<Services>, pid: i32, key: &[u8]) {
     };
     services.counters.count("cancels_total", label);
     if let Some(task) = delivery {
+        let _held = Held::new(services);
         let _ = task.await;
+    }
+}
+
+/// The sender of a cancel that is being delivered: counted among the cancels in flight, which have a limit of their
+/// own, and not among the clients. A server that hangs would else keep clients out.
+struct Held<'a>(&'a Services);
+
+impl<'a> Held<'a> {
+    fn new(services: &'a Services) -> Self {
+        services.clients.connected.fetch_sub(1, Ordering::Relaxed);
+        services.clients.logging_in.fetch_sub(1, Ordering::Relaxed);
+        Self(services)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.clients.connected.fetch_add(1, Ordering::Relaxed);
+        self.0.clients.logging_in.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -396,3 +396,49 @@ fn f45_idle_client() {
     witness.content();
     rig.invariants();
 }
+
+/// Senders of cancels wait for a server that hangs; they take no places of those who want to log in.
+#[test]
+fn f41_held_cancels_keep_nobody_out() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let fake = fake(move |conn, sql| {
+        if !sql.contains("hangs") {
+            return Ok(false);
+        }
+        assert!(held.wait(3 * fault::SOON), "the test opens the gate");
+        conn.send(&msg::one_row("hangs", conn.status))?;
+        Ok(true)
+    });
+    let release = Gate::default();
+    fake.hold_cancels(&release);
+    let limits = "max_login_connections = 2\nmax_client_connections = 6\nreserved_client_connections = 0\n\
+                  client_login_timeout = \"1s\"\ncancel_wait_timeout = \"25s\"";
+    let rig = Rig::start(&fake, plan(5).globals(limits));
+    let mut clients: Vec<Raw> = (0..4).map(|_| rig.client()).collect();
+    for c in &mut clients {
+        c.put(&msg::query("select hangs"));
+    }
+    fake.wait_until(|s| {
+        s.frames.concat().iter().filter(|f| f.body.starts_with(b"select hangs")).count() == 4
+    });
+    let mut senders: Vec<Raw> = Vec::new();
+    for (n, c) in clients.iter().enumerate() {
+        let mut raw = Raw::connect(&rig.dsn()).expect("accepted");
+        raw.put(&msg::cancel_request(c.pid, &c.key));
+        senders.push(raw);
+        fake.wait_until(|s| s.cancels.len() > n);
+    }
+    // Longer than a login may take: they are no logins, and are not told that they were too slow.
+    senders[0].expect_silence(Duration::from_millis(1500));
+    let mut newcomer = rig.client();
+    assert_eq!(newcomer.select("select 'served'"), ["served"]);
+    release.open();
+    senders.iter_mut().for_each(|s| s.expect_closed());
+    gate.open();
+    for c in &mut clients {
+        assert_eq!(c.until(b'Z')[1].text(), "hangs");
+    }
+    drop((clients, newcomer));
+    rig.invariants();
+}

@@ -379,3 +379,101 @@ fn psycopg_deallocates_its_statements() {
         assert!(said.contains("all right"), "{said}");
     }
 }
+
+/// What `on_connect` did belongs to the connection: a client that resets the session takes it from nobody else.
+#[test]
+fn on_connect_outlives_a_clients_reset() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let pool = "pool_size = 1\non_connect = [\"SET work_mem = '12345kB'\", \"SET TimeZone = 'Asia/Tokyo'\"]";
+    let howdah = start(cluster, "", pool, "");
+    let (mut first, mut second) = (app(&howdah), app(&howdah));
+    for reset in ["DISCARD ALL", "RESET ALL"] {
+        run(&mut first, reset);
+        // What the first one has reset itself and a server reports is its own wish from then on.
+        assert_eq!(value(&mut second, "SHOW TimeZone"), "Asia/Tokyo", "{reset}");
+        for client in [&mut second, &mut first] {
+            assert_eq!(value(client, "SHOW work_mem"), "12345kB", "{reset}");
+        }
+    }
+    // Where there is none, a client's DISCARD ALL is all that it takes.
+    let plain = one_server(cluster);
+    run(&mut app(&plain), "DISCARD ALL");
+    assert_eq!(value(&mut app(&plain), "SELECT 1"), "1");
+    assert_eq!(metric(&plain, "howdah_server_resets_total", &[]), 0.0);
+}
+
+/// A backend tells of a reload with the end of the next transaction, whosever that is: it is nobody's SET.
+#[test]
+fn a_reload_of_the_server_is_no_clients_set() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let howdah = one_server(&cluster);
+    let (mut first, mut second) = (app(&howdah), app(&howdah));
+    run(&mut first, "SELECT 1");
+    for zone in ["Asia/Tokyo", "America/Lima"] {
+        let mut admin = cluster.connect(common::SUPERUSER, "app").expect("a direct session");
+        run(&mut admin, &format!("ALTER SYSTEM SET TimeZone = '{zone}'"));
+        run(&mut admin, "SELECT pg_reload_conf()");
+        eventually("it is in force", || value(&mut admin, "SHOW TimeZone") == zone);
+        // The transaction that hears of it, and those of others behind it.
+        eventually("the first one has it", || value(&mut first, "SHOW TimeZone") == zone);
+        assert_eq!(value(&mut second, "SHOW TimeZone"), zone);
+        // A client's own wish stands above it, however it was made, and is its own.
+        run(&mut second, "SELECT set_config('TimeZone', 'Europe/Rome', false)");
+        assert_eq!(value(&mut first, "SHOW TimeZone"), zone);
+        assert_eq!(value(&mut second, "SHOW TimeZone"), "Europe/Rome");
+        run(&mut second, "RESET TimeZone");
+        assert_eq!(value(&mut second, "SHOW TimeZone"), zone);
+    }
+    // Had the first change been taken for the client's SET, the second one would not have reached it.
+    assert!(metric(&howdah, "howdah_parameter_sources_asked_total", &[]) >= 4.0);
+    assert_eq!(metric(&howdah, "howdah_server_resets_total", &[]), 0.0);
+}
+
+/// DEALLOCATE in the extended protocol means the client's own names, and nobody can name Howdah's.
+#[test]
+fn deallocate_in_the_extended_protocol() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = one_server(cluster);
+    let dsn = Dsn::local(howdah.port(), "app", "app");
+    let (mut a, mut b) = (Raw::login(&dsn), Raw::login(&dsn));
+    let code = |frames: &[Frame]| frames.iter().find(|f| f.tag == b'E').and_then(|f| f.field(b'C'));
+    let run = |c: &mut Raw, sql: &str| {
+        c.ask(
+            &[msg::parse("", sql, &[]), msg::bind("", "", &[], &[], &[]), msg::execute("", 0), msg::sync()]
+                .concat(),
+        )
+    };
+    for name in ["s", "\"S\""] {
+        let own = name.trim_matches('"');
+        for c in [&mut a, &mut b] {
+            assert_eq!(tags(&c.ask(&prepare(own, "SELECT 'shared'"))), "1tTZ");
+        }
+        assert_eq!(tags(&run(&mut a, &format!("DEALLOCATE {name}"))), "12CZ");
+        assert_eq!(code(&a.ask(&execute(own))).as_deref(), Some("26000"));
+        assert_eq!(b.ask(&execute(own))[1].text(), "shared", "the other's is still there");
+        assert_eq!(code(&run(&mut a, &format!("DEALLOCATE {name}"))).as_deref(), Some("26000"), "twice");
+        assert_eq!(tags(&a.ask(&prepare(own, "SELECT 'again'"))), "1tTZ");
+        assert_eq!(a.ask(&execute(own))[1].text(), "again");
+        // As a prepared statement, run after the name is gone and there again.
+        assert_eq!(
+            tags(&a.ask(&[msg::parse("d", &format!("DEALLOCATE {name}"), &[]), msg::sync()].concat())),
+            "1Z"
+        );
+        assert_eq!(tags(&a.ask(&execute("d"))), "2CZ");
+        assert_eq!(code(&a.ask(&execute(own))).as_deref(), Some("26000"));
+        assert_eq!(code(&a.ask(&execute("d"))).as_deref(), Some("26000"));
+        assert_eq!(tags(&a.ask(&[msg::close(b'S', "d"), msg::sync()].concat())), "3Z");
+    }
+    let ours = b.select("SELECT name FROM pg_prepared_statements WHERE name LIKE '\\_\\_howdah%' ORDER BY 1");
+    assert!(!ours.is_empty());
+    for name in &ours {
+        for text in [format!("DEALLOCATE {name}"), format!("DEALLOCATE PREPARE \"{name}\"")] {
+            assert_eq!(code(&a.ask(&msg::query(&text))).as_deref(), Some("26000"), "{text}");
+            assert_eq!(code(&run(&mut a, &text)).as_deref(), Some("26000"), "{text}");
+        }
+    }
+    assert_eq!(b.ask(&execute("s"))[1].text(), "shared");
+    // Where it cannot be seen in time, the server is cleaned behind it.
+    a.select(&format!("SELECT 1; DEALLOCATE {}", ours[0]));
+    assert_eq!(b.ask(&execute("s"))[1].text(), "shared");
+}

@@ -74,7 +74,7 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
         let port = listen.unix_port.or(listen.tcp.first().map(SocketAddr::port)).unwrap_or(PORT);
         let path = dir.join(format!(".s.PGSQL.{port}"));
         let group = config.compat.listen.unix_group.as_deref();
-        let l = bind_unix(&path, listen.unix_mode, group)
+        let l = bind_unix(&path, listen.unix_mode, listen.backlog, group)
             .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
         tracing::info!("listening on unix:{}", path.display());
         bound.push(Bound::Unix(l, path));
@@ -129,7 +129,7 @@ fn bind_tcp(addr: SocketAddr, backlog: u32, more: &Listening) -> io::Result<TcpL
 }
 
 /// A socket file that nobody answers on is left from a process that was killed, and is replaced.
-fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32, backlog: u32, group: Option<&str>) -> io::Result<UnixListener> {
     if path.to_string_lossy().starts_with('@') {
         use std::os::linux::net::SocketAddrExt as _;
         use std::os::unix::ffi::OsStrExt as _;
@@ -148,14 +148,22 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixList
             Err(_) => std::fs::remove_file(path)?,
         }
     }
-    let l = UnixListener::bind(path)?;
+    let s = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    // Linux makes the file with the socket's own mode less the umask: it is the owner's alone until it has its group
+    // and its mode.
+    let s = std::fs::File::from(std::os::fd::OwnedFd::from(s));
+    s.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
+    let s = socket2::Socket::from(std::os::fd::OwnedFd::from(s));
+    s.bind(&socket2::SockAddr::unix(path)?)?;
     if let Some(name) = group {
         let found = nix::unistd::Group::from_name(name)?;
         let group = found.ok_or_else(|| io::Error::other(format!("there is no group {name}")))?;
         nix::unistd::chown(path, None, Some(group.gid))?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(l)
+    s.set_nonblocking(true)?;
+    s.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    UnixListener::from_std(s.into())
 }
 
 /// Accepts until the task is aborted. Out of descriptors it pauses instead of spinning: connections wait in the
@@ -310,20 +318,48 @@ async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Opt
             connected(&v.ctl);
             Some(LoggedIn::Console(v))
         }
-        Login::TimedOut => {
-            services.counters.count("timeouts_total", "client_login_timeout");
-            if services.pgbouncer() {
-                let who = Who::stranger(peer, "", "");
-                journal::told(services, &who, "client_login_timeout", config.pool.client_login_timeout);
-            } else {
-                tracing::info!(%peer, "client_login_timeout");
-            }
-            None
-        }
         Login::Done | Login::Refused => None,
     }
 }
 
 fn fatal(e: &Error) -> Vec<u8> {
     encode::error_response(&Report { severity: Severity::Fatal, ..report(e) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_file_is_never_open_to_more_than_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (seen, over) = (path.clone(), Arc::new(AtomicBool::new(false)));
+        let watcher = std::thread::spawn({
+            let over = over.clone();
+            move || {
+                let mut modes = std::collections::BTreeSet::new();
+                while !over.load(Ordering::Relaxed) {
+                    modes.extend(std::fs::metadata(&seen).map(|m| m.permissions().mode() & 0o777));
+                }
+                modes
+            }
+        });
+        for _ in 0..500 {
+            let bound = Bound::Unix(bind_unix(&path, 0o600, 16, None).unwrap(), path.clone());
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            drop(bound);
+        }
+        over.store(true, Ordering::Relaxed);
+        let modes = watcher.join().unwrap();
+        assert_eq!(modes.into_iter().collect::<Vec<_>>(), [0o600], "and nothing else at any moment");
+        let _open = Bound::Unix(bind_unix(&path, 0o777, 16, None).unwrap(), path.clone());
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o777,
+            "whatever the umask"
+        );
+    }
 }

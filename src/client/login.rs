@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rand::RngCore;
 
@@ -24,7 +25,7 @@ use crate::proto::startup::{self, FirstPacket, Replication, Startup};
 use crate::proto::{encode, frame};
 use crate::relay::params::bring_into_step;
 use crate::relay::state::{ClientProto, TxStats};
-use crate::services::{Services, take_place};
+use crate::services::{Place, Services, take_place};
 
 /// What the handshake led to.
 pub enum Login {
@@ -34,8 +35,6 @@ pub enum Login {
     Done,
     /// Refused, and told so.
     Refused,
-    /// Not finished within client_login_timeout.
-    TimedOut,
 }
 
 /// A client of the console, which holds no place and no server.
@@ -50,8 +49,8 @@ pub struct Visitor {
 }
 
 enum Admitted {
-    Session(Box<Session>),
-    Console(Box<Visitor>),
+    Session(Box<Session>, Vec<Place>),
+    Console { ctl: Arc<ClientCtl>, trusted: bool },
 }
 
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
@@ -62,27 +61,51 @@ pub async fn login(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> 
     let config = services.config();
     let mut buf = Vec::new();
     let first = first_packet(&mut stream, &mut buf, services);
-    let startup = match tokio::time::timeout(config.pool.client_login_timeout, first).await {
-        Ok(Ok(Some(s))) => s,
-        Ok(Ok(None)) => return Login::Done,
+    let limit = config.pool.client_login_timeout;
+    let startup = match tokio::time::timeout(limit, first).await {
+        Ok(Ok(First::Startup(s))) => s,
+        Ok(Ok(First::Cancel { pid, key })) => {
+            // Its time is cancel_wait_timeout.
+            cancel::request(services, pid, &key).await;
+            return Login::Done;
+        }
+        Ok(Ok(First::Gone)) => return Login::Done,
         Ok(Err(e)) => return refuse(&mut stream, services, peer, &e, None).await,
-        Err(_) => return Login::TimedOut,
+        Err(_) => return timed_out(&mut stream, services, peer, limit, None).await,
     };
     let who = (startup.user.clone(), startup.database.clone());
     let limit = config.databases.get(&startup.database).map_or(config.pool.client_login_timeout, |db| {
         config.pool_settings(db, &startup.user, Role::Primary).client_login_timeout
     });
     let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
-    match tokio::time::timeout(left, admit(stream, peer, services, startup, buf)).await {
-        Ok(Ok(Admitted::Session(s))) => {
+    match tokio::time::timeout(left, admit(&mut stream, peer, services, startup, &mut buf)).await {
+        Ok(Ok(Admitted::Session(mut session, places))) => {
             let took = Clock::now().saturating_duration_since(started).as_micros() as u64;
             services.logins.lock().add(took);
-            Login::Session(s)
+            session.start(stream, &buf, places);
+            Login::Session(session)
         }
-        Ok(Ok(Admitted::Console(v))) => Login::Console(v),
-        Ok(Err((mut stream, e))) => refuse(&mut stream, services, peer, &e, Some(who)).await,
-        Err(_) => Login::TimedOut,
+        Ok(Ok(Admitted::Console { ctl, trusted })) => {
+            Login::Console(Box::new(Visitor { stream, ctl, early: buf, trusted }))
+        }
+        Ok(Err(e)) => refuse(&mut stream, services, peer, &e, Some(who)).await,
+        Err(_) => timed_out(&mut stream, services, peer, limit, Some(who)).await,
     }
+}
+
+async fn timed_out(
+    stream: &mut Stream,
+    services: &Services,
+    peer: Peer,
+    after: Duration,
+    who: Option<(String, String)>,
+) -> Login {
+    services.counters.count("timeouts_total", "client_login_timeout");
+    let e = Error::LoginTimeout { after };
+    let told = refuse(stream, services, peer, &e, who);
+    // One that does not read either is not waited for once more.
+    let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+    Login::Refused
 }
 
 async fn refuse(
@@ -100,7 +123,7 @@ async fn refuse(
             auth_words(&services.config(), &user).clone_into(&mut r.message);
         }
         let reason = if r.verbatim.is_some() { journal::words(e) } else { r.message.clone() };
-        journal::told(services, &Who::stranger(peer, &database, &user), &reason, std::time::Duration::ZERO);
+        journal::told(services, &Who::stranger(peer, &database, &user), &reason, Duration::ZERO);
     } else {
         tracing::info!(%peer, user = ?user, database = ?database, code = r.code, error = %e, "login refused");
     }
@@ -120,18 +143,25 @@ fn auth_words(config: &Config, user: &str) -> &'static str {
     }
 }
 
-/// Reads packets until a StartupMessage; answers requests for encryption, acts on a cancel.
+/// What a connection came for.
+enum First {
+    Startup(Startup),
+    Cancel { pid: i32, key: Vec<u8> },
+    Gone,
+}
+
+/// Reads packets until a StartupMessage or a CancelRequest; answers requests for encryption.
 async fn first_packet(
     stream: &mut Stream,
     buf: &mut Vec<u8>,
     services: &Arc<Services>,
-) -> Result<Option<Startup>, Error> {
+) -> Result<First, Error> {
     let mut asked = 0;
     loop {
         let Some((packet, used)) = startup::parse_first(buf)? else {
             match stream.read_some(buf).await {
                 Ok(n) if n > 0 => continue,
-                _ => return Ok(None),
+                _ => return Ok(First::Gone),
             }
         };
         buf.drain(..used);
@@ -149,63 +179,47 @@ async fn first_packet(
                 }
                 services.counters.count("protocol_negotiations_total", "encryption_refused");
                 if stream.write_all(b"N").await.is_err() {
-                    return Ok(None);
+                    return Ok(First::Gone);
                 }
             }
-            FirstPacket::Cancel { pid, key } => {
-                cancel::request(services, pid, &key).await;
-                return Ok(None);
-            }
+            FirstPacket::Cancel { pid, key } => return Ok(First::Cancel { pid, key }),
             FirstPacket::UnsupportedProtocol { major, minor } => {
                 return Err(Error::UnsupportedProtocol { major, minor });
             }
-            FirstPacket::Startup(s) => return Ok(Some(s)),
+            FirstPacket::Startup(s) => return Ok(First::Startup(s)),
         }
     }
 }
 
-type Failed = (Stream, Error);
-
 async fn admit(
-    mut stream: Stream,
+    stream: &mut Stream,
     peer: Peer,
     services: &Arc<Services>,
     startup: Startup,
-    mut buf: Vec<u8>,
-) -> Result<Admitted, Failed> {
+    buf: &mut Vec<u8>,
+) -> Result<Admitted, Error> {
     let config = services.config();
     let console = config.is_console(&startup.database);
-    let trusted = console && is_ourselves(&stream, &startup.user);
-    if let Err(e) = may_log_in(services, &config, &startup, trusted) {
-        return Err((stream, e));
-    }
+    let trusted = console && is_ourselves(stream, &startup.user);
+    may_log_in(services, &config, &startup, trusted)?;
     if let Some(n) = startup::negotiate(&startup) {
         services.counters.count("protocol_negotiations_total", "version");
-        match encode::negotiate_protocol_version(n.newest_minor, &n.unrecognized) {
-            Ok(bytes) => {
-                if stream.write_all(&bytes).await.is_err() {
-                    return Err((stream, Error::ProtocolViolation("client has left".to_owned())));
-                }
-            }
-            Err(e) => return Err((stream, e)),
-        }
+        let bytes = encode::negotiate_protocol_version(n.newest_minor, &n.unrecognized)?;
+        stream.write_all(&bytes).await.map_err(gone)?;
     }
-    if !trusted && let Err(e) = authenticate(&mut stream, &mut buf, services, &config, &startup.user).await {
-        return Err((stream, e));
+    if !trusted {
+        authenticate(stream, buf, services, &config, &startup.user).await?;
     }
     if console {
-        return enter_console(stream, peer, services, &config, &startup, buf, trusted).await;
+        return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
-    match enter(peer, services, &config, &startup).await {
-        Ok(Entered { mut session, welcome, places }) => {
-            if let Err(e) = stream.write_all(&welcome).await {
-                return Err((stream, Error::ProtocolViolation(e.to_string())));
-            }
-            session.start(stream, &buf, places);
-            Ok(Admitted::Session(Box::new(session)))
-        }
-        Err(e) => Err((stream, e)),
-    }
+    let Entered { session, welcome, places } = enter(peer, services, &config, &startup).await?;
+    stream.write_all(&welcome).await.map_err(gone)?;
+    Ok(Admitted::Session(Box::new(session), places))
+}
+
+fn gone<E>(_: E) -> Error {
+    Error::ProtocolViolation("client has left during the login".to_owned())
 }
 
 /// What can be refused before anybody is asked for a password.
@@ -265,7 +279,6 @@ async fn authenticate(
         cached.as_ref(),
         &mut rand::rng(),
     );
-    let gone = |_| Error::ProtocolViolation("client has left during the login".to_owned());
     let mut action = auth.start();
     loop {
         action = match action {
@@ -317,7 +330,7 @@ async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u8, Vec<u8>)
 struct Entered {
     session: Session,
     welcome: Vec<u8>,
-    places: Vec<crate::services::Place>,
+    places: Vec<Place>,
 }
 
 /// After authentication: the pool, the places, the welcome.
@@ -388,16 +401,15 @@ const CONSOLE_PARAMETERS: [(&str, &str); 7] = [
 
 /// After authentication to the console: who is on no list is turned away.
 async fn enter_console(
-    mut stream: Stream,
+    stream: &mut Stream,
     peer: Peer,
     services: &Arc<Services>,
     config: &Config,
     startup: &Startup,
-    early: Vec<u8>,
     trusted: bool,
-) -> Result<Admitted, Failed> {
+) -> Result<Admitted, Error> {
     if !trusted && !config.may_use_console(&startup.user) {
-        return Err((stream, Error::ConsoleNotAllowed { user: startup.user.clone() }));
+        return Err(Error::ConsoleNotAllowed { user: startup.user.clone() });
     }
     let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
     let application: Arc<str> = application.map_or("", |(_, v)| v).into();
@@ -405,19 +417,14 @@ async fn enter_console(
     let secret = secret(startup);
     let id = services.clients.next_id();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
-    ctl.set_place(&stream);
+    ctl.set_place(stream);
     let mut view = ParamSet::default();
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());
     }
-    let welcome = match welcome_of(&statuses(&view), &ctl) {
-        Ok(w) => w,
-        Err(e) => return Err((stream, e)),
-    };
-    if let Err(e) = stream.write_all(&welcome).await {
-        return Err((stream, Error::ProtocolViolation(e.to_string())));
-    }
-    Ok(Admitted::Console(Box::new(Visitor { stream, ctl, early, trusted })))
+    let welcome = welcome_of(&statuses(&view), &ctl)?;
+    stream.write_all(&welcome).await.map_err(gone)?;
+    Ok(Admitted::Console { ctl, trusted })
 }
 
 /// What a CancelRequest must name.
@@ -447,7 +454,7 @@ fn take_places(
     database_limit: Option<u32>,
     user: &Arc<str>,
     database: &Arc<str>,
-) -> Result<Vec<crate::services::Place>, Error> {
+) -> Result<Vec<Place>, Error> {
     let admin = config.admin_users.iter().any(|u| **u == **user);
     let lift = |l: Option<u32>| if admin { None } else { l };
     let user_limit = config.users.get(&**user).and_then(|u| u.max_client_connections);

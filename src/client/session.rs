@@ -20,7 +20,7 @@ use crate::proto::encode;
 use crate::proto::frame::fe;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::flow::{self, End, Flow, Silent, Timers};
-use crate::relay::state::{ClientProto, Env, TxStats};
+use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
 use crate::relay::up::{self, Alone};
 use crate::relay::{observe, params};
 use crate::services::{Place, Services};
@@ -292,7 +292,8 @@ impl Session {
         }
         let end = self.relay(&mut lease).await;
         self.ctl.set_deadline(0);
-        if matches!(end, End::Boundary) {
+        let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, c));
+        if matches!(end, End::Boundary) && certain {
             self.hand_back(lease);
             return None;
         }
@@ -306,7 +307,7 @@ impl Session {
         let stats = self.reset_transaction();
         if let Some(conn) = lease.conn() {
             params::learn(&self.services, &self.ctl, &mut self.proto, conn);
-            if let Some(tag) = conn.state.marked {
+            if let Some(tag) = conn.state.marked.filter(|m| *m != DISCARDED) {
                 self.services.count_mark(tag, &self.ctl.application_name());
             }
         }
@@ -321,6 +322,7 @@ impl Session {
         self.proto.effects = Default::default();
         self.proto.set_in_transaction = false;
         self.proto.statements.settle();
+        self.proto.deallocating.clear();
         self.proto.own_cancel = None;
         std::mem::take(&mut self.proto.stats)
     }
@@ -477,13 +479,29 @@ impl Session {
         }
     }
 
+    /// Finds out who changed what the server reports.
+    async fn attribute(&self, lease: &mut Lease) -> Result<(), &'static str> {
+        self.services.counters.count("parameter_sources_asked_total", "");
+        let limit = self.services.config().limits.server_repair_timeout;
+        match lease.conn() {
+            Some(conn) => params::attribute(conn, limit).await,
+            None => Err("no_server"),
+        }
+    }
+
     /// Gives the server back as the end demands.
     async fn finish(&mut self, mut lease: Lease, end: End) -> Option<Goodbye> {
-        let effects = self.proto.effects;
         if matches!(end, End::Boundary) {
-            self.hand_back(lease);
+            if let Err(why) = Box::pin(self.attribute(&mut lease)).await {
+                let stats = self.reset_transaction();
+                lease.discard(why, stats);
+                self.set_state(ClientState::Idle);
+            } else {
+                self.hand_back(lease);
+            }
             return None;
         }
+        let effects = self.proto.effects;
         self.book(&mut lease, Clock::now());
         let stats = self.reset_transaction();
         match end {

@@ -638,7 +638,9 @@ settings! {
     /// Settings that every server connection of the pool starts with.
     startup: ANY, Kind::Map, Is(""), "the server's own configuration holds",
         NewConnections, NATIVE, Section |s, Map(v)| s.overrides.startup = Some(v.clone());
-    /// Statements that run on each new server connection, and again behind a reset; if one fails, it is closed.
+    /// Statements that run on each new server connection, and again behind a reset; if one fails, it is closed. Set
+    /// parameters that servers report (TimeZone, DateStyle, …) under `startup` instead: behind a client that had its
+    /// own value a RESET leads back to that.
     on_connect: ANY, Kind::Statements, Is(""), "nothing runs that nobody asked for",
         NewConnections, NATIVE.database("connect_query"),
         Section |s, List(v)| s.overrides.on_connect = Some(v.clone());

@@ -163,6 +163,7 @@ const LOGIN_CODES: &[&str] = &[
     "too_many_user_clients",
     "too_many_logins",
     "unknown_database",
+    "client_login_timeout",
     "shutting_down",
     "query_wait_timeout",
     "server_unreachable",
@@ -209,6 +210,9 @@ const SERVER_ENDS: &[&str] = &[
     "lease_dropped",
     "lifetime",
     "not_clean",
+    "parameter_encoding",
+    "parameter_source",
+    "parameter_timeout",
     "partial_message",
     "paused",
     "pool_closed",
@@ -226,7 +230,8 @@ const SERVER_ENDS: &[&str] = &[
     "write_failed",
 ];
 
-const MARKS: &[&str] = &["SET", "RESET", "LISTEN", "PREPARE", "LOAD", "DECLARE CURSOR", "CREATE TEMP"];
+const MARKS: &[&str] =
+    &["SET", "RESET", "LISTEN", "PREPARE", "LOAD", "DECLARE CURSOR", "CREATE TEMP", "DISCARD ALL"];
 
 const TIMEOUTS: &[&str] = &[
     "client_login_timeout",
@@ -307,6 +312,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_rollbacks_on_disconnect_total", "transactions", &[], &[], "Transactions that were rolled back because their client had gone."),
     event("howdah_reserve_connections_total", "connections", &[], &[], "Server connections that were opened from the reserve."),
     event("howdah_parameter_syncs_total", "exchanges", &[], &[], "Times that a server was given a client's parameters."),
+    event("howdah_parameter_sources_asked_total", "exchanges", &[], &[], "Times that a server was asked who had changed a parameter that it reported, because its client had run no SET: the client's set_config(), or a reload of the server's configuration."),
     event("howdah_parameter_refused_total", "exchanges", &[], &[], "Times that a server refused a client's parameters."),
     event("howdah_notifies_dropped_total", "messages", &[], &[], "Notifications on idle server connections, which nobody can be given."),
     event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),

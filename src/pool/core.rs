@@ -424,13 +424,34 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         {
             return Acquire::Refused(WaitEnd::Failed(e.clone()));
         }
-        let generation = self.next_generation();
-        let index =
-            self.waiters.insert(Waiter { generation, since: now, state: WaiterState::Waiting, waker: None });
-        let id = WaiterId { index: index as u32, generation };
+        let id = self.new_waiter(now);
         self.queue.push_back(id);
-        self.counts.waiting += 1;
         Acquire::Queued(id)
+    }
+
+    /// [`Self::acquire`] for one that has waited since `since` and whose connection died on its way: it keeps its
+    /// place and its deadline.
+    pub fn acquire_again(&mut self, now: Instant, since: Instant, holder: &H) -> Acquire<C> {
+        if self.closed {
+            return Acquire::Refused(WaitEnd::Closed);
+        }
+        // Where one is idle, nobody waits.
+        if let Some((id, conn)) = self.idle.pop() {
+            let lease = self.lease_to(id, now, Some(holder.clone()));
+            return Acquire::Granted(Grant { id, lease, conn });
+        }
+        let id = self.new_waiter(since);
+        let came_later = |q: &WaiterId| self.waiters.get(q.index as usize).is_some_and(|w| w.since >= since);
+        let at = self.queue.iter().position(came_later).unwrap_or(self.queue.len());
+        self.queue.insert(at, id);
+        Acquire::Queued(id)
+    }
+
+    fn new_waiter(&mut self, since: Instant) -> WaiterId {
+        let generation = self.next_generation();
+        let waiter = Waiter { generation, since, state: WaiterState::Waiting, waker: None };
+        self.counts.waiting += 1;
+        WaiterId { index: self.waiters.insert(waiter) as u32, generation }
     }
 
     fn lease_to(&mut self, id: ConnId, now: Instant, holder: Option<H>) -> u64 {

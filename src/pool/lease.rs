@@ -9,7 +9,7 @@ use super::{CancelTarget, LeaseReport, Pool};
 use crate::clock::Clock;
 use crate::net::lane::Unread;
 use crate::proto::pipeline::TxStatus;
-use crate::relay::state::TxStats;
+use crate::relay::state::{DISCARDED, TxStats};
 use crate::server::conn::ServerConn;
 use crate::server::repair;
 
@@ -48,8 +48,9 @@ impl Lease {
     pub fn release(mut self, stats: TxStats, query_us: Option<u64>, now: Instant) {
         let report = LeaseReport { query_us, ..self.report(stats, true, now) };
         let Some(mut conn) = self.conn.take() else { return };
-        if conn.state.marked.is_some() {
-            if self.pool.spec().settings.reset_state {
+        if let Some(mark) = conn.state.marked {
+            let s = &self.pool.spec().settings;
+            if s.reset_state && (mark != DISCARDED || !s.on_connect.is_empty()) {
                 self.repair(conn, Unread::default(), report, true, false);
                 return;
             }

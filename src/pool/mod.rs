@@ -585,16 +585,25 @@ impl Pool {
             match end {
                 Ok(grant) => {
                     if let Some(lease) = self.accept(grant, ctl, at) {
-                        let us = at.saturating_duration_since(now).as_micros() as u64;
-                        self.inner.lock().totals.wait.add(us);
+                        self.inner.lock().totals.wait.add(micros(at, now));
                         return Ok(lease);
                     }
-                    // It died on the way: try again, at the end of the queue only if nothing else is idle.
-                    match self.try_take(ctl, at) {
-                        Ok(lease) => return Ok(lease),
-                        Err(Acquire::Queued(id)) => waiter.id = Some(id),
-                        Err(Acquire::Refused(end)) => return Err(self.wait_error(end, now)),
-                        Err(Acquire::Granted(_)) => {}
+                    // It died on the way.
+                    loop {
+                        let again = self.inner.lock().core.acquire_again(at, now, ctl);
+                        match again {
+                            Acquire::Granted(g) => {
+                                if let Some(lease) = self.accept(g, ctl, at) {
+                                    self.inner.lock().totals.wait.add(micros(at, now));
+                                    return Ok(lease);
+                                }
+                            }
+                            Acquire::Queued(id) => {
+                                waiter.id = Some(id);
+                                break;
+                            }
+                            Acquire::Refused(end) => return Err(self.wait_error(end, now)),
+                        }
                     }
                 }
                 Err(end) => {
@@ -895,6 +904,10 @@ impl PoolSpec {
         }
         v
     }
+}
+
+fn micros(now: Instant, since: Instant) -> u64 {
+    now.saturating_duration_since(since).as_micros() as u64
 }
 
 /// Where a CancelRequest goes.

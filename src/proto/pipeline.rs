@@ -296,7 +296,10 @@ impl Pipeline {
     }
 
     /// The COPY of the front entry has ended well: Syncs read inside of it were ignored by the server.
-    fn end_copy_in(&mut self) {
+    ///
+    /// When it `failed`, whether a Sync that was sent before the end of the data was read inside the COPY and ignored,
+    /// or after the failure and is answered, cannot be known.
+    fn end_copy_in(&mut self, failed: bool) {
         self.copy_in = false;
         let mut i = 1;
         while let Some(e) = self.queue.get(i) {
@@ -308,34 +311,14 @@ impl Pipeline {
                 Expect::CopyData => {
                     self.queue.remove(i);
                 }
+                Expect::OwnSync if failed => i += 1,
                 Expect::Sync | Expect::OwnSync => {
                     self.queue.remove(i);
                     self.ignored_sync();
-                }
-                _ => i += 1,
-            }
-        }
-    }
-
-    /// The same when it failed. Whether a Sync that was sent before the end of the data was read inside the COPY
-    /// and ignored, or after the failure and is answered, cannot be known.
-    fn fail_copy_in(&mut self) {
-        self.copy_in = false;
-        let mut i = 1;
-        while let Some(e) = self.queue.get(i) {
-            match e {
-                Expect::CopyEnd => {
-                    self.queue.remove(i);
-                    return;
-                }
-                Expect::CopyData => {
-                    self.queue.remove(i);
-                }
-                Expect::Sync => {
-                    self.queue.remove(i);
-                    self.ignored_sync();
-                    self.maybe_answered += 1;
-                    self.uncertain = true;
+                    if failed {
+                        self.maybe_answered += 1;
+                        self.uncertain = true;
+                    }
                 }
                 _ => i += 1,
             }
@@ -365,7 +348,7 @@ impl Pipeline {
                 if tag == be::COMMAND_COMPLETE {
                     self.copy_out = false;
                     if self.copy_in {
-                        self.end_copy_in();
+                        self.end_copy_in(false);
                     }
                 }
                 Ok(Reply::Forward)
@@ -374,7 +357,7 @@ impl Pipeline {
             (be::COMMAND_COMPLETE | be::EMPTY_QUERY | be::PORTAL_SUSPENDED, Expect::Execute) => {
                 self.copy_out = false;
                 if self.copy_in {
-                    self.end_copy_in();
+                    self.end_copy_in(false);
                 }
                 self.pop();
                 Ok(Reply::Forward)
@@ -446,7 +429,7 @@ impl Pipeline {
             Some(Expect::Query | Expect::Function | Expect::Sync) => {
                 self.copy_out = false;
                 if self.copy_in {
-                    self.fail_copy_in();
+                    self.end_copy_in(true);
                 }
                 Reply::Forward
             }
@@ -459,7 +442,7 @@ impl Pipeline {
             Some(Expect::OwnQuery | Expect::OwnSync) => Reply::Swallow,
             Some(_) => {
                 if self.copy_in {
-                    self.fail_copy_in();
+                    self.end_copy_in(true);
                 }
                 self.copy_out = false;
                 let reply = match self.queue.front() {

@@ -36,6 +36,8 @@ pub struct Statement {
     pub marks_session: bool,
     /// What its text is apart from constants, see [`super::sql::fingerprint`].
     pub fingerprint: u64,
+    /// The name that a `DEALLOCATE name` of its client gives up; its own text drops a stand-in.
+    pub deallocates: Option<Box<[u8]>>,
     /// A server has accepted it, so that a client's Parse of it needs no server.
     proven: AtomicBool,
 }
@@ -100,13 +102,18 @@ pub fn write_describe(out: &mut Vec<u8>, name: &[u8]) {
     out.push(0);
 }
 
+/// The text that deallocates a statement by its name on the server. Our own names need no doubled quotes.
+pub fn deallocate_text(name: &[u8]) -> Vec<u8> {
+    [b"DEALLOCATE \"", name, b"\""].concat()
+}
+
 /// A simple Query that deallocates a statement by its name on the server.
 pub fn write_deallocate(out: &mut Vec<u8>, name: &[u8]) {
+    let text = deallocate_text(name);
     out.push(b'Q');
-    push_length(out, b"DEALLOCATE \"".len() + name.len() + 2);
-    out.extend_from_slice(b"DEALLOCATE \"");
-    out.extend_from_slice(name);
-    out.extend_from_slice(b"\"\0");
+    push_length(out, text.len() + 1);
+    out.extend_from_slice(&text);
+    out.push(0);
 }
 
 /// Messages that end a batch without a Sync so that nothing of it is committed: a Sync alone would commit it.
@@ -192,8 +199,17 @@ impl Interner {
             search_path: search_path.map(Into::into),
             marks_session,
             fingerprint: fingerprint::fingerprint(text_of(body)),
+            deallocates: None,
             proven: AtomicBool::new(false),
         }
+    }
+
+    /// The statement that a client's Parse of a DEALLOCATE comes to: of a name of its own, or of none.
+    pub fn deallocation(&self, name: Option<&[u8]>) -> Arc<Statement> {
+        let drops = if name.is_some() { STAND_IN } else { NO_SUCH_STATEMENT };
+        let body = [deallocate_text(drops).as_slice(), &[0, 0, 0]].concat();
+        let deallocates = name.map(Into::into);
+        Arc::new(Statement { deallocates, ..self.new_statement(&body, None, false) })
     }
 
     /// The statement of this text; `body` is what follows the name in a Parse message.
@@ -339,6 +355,8 @@ pub struct ClientStatements {
     pub unnamed_effects: TextEffects,
     /// Its number in the statistics.
     pub unnamed_id: u64,
+    /// The name that the newest unnamed text deallocates, likewise.
+    pub unnamed_deallocates: Option<Box<[u8]>>,
     /// What was sent that concerns the unnamed statement and is not answered yet: the text of a Parse, or
     /// `None` for what drops it, a Query or a Close.
     pending: Pending,

@@ -8,7 +8,7 @@ use crate::proto::encode;
 use crate::proto::frame::{self, Header, be};
 use crate::proto::pipeline::{Expect, Reply, TxStatus};
 use crate::proto::prepared::SERVER_PREFIX;
-use crate::relay::state::{ClientProto, Env, Retry, ServerState, Unnamed};
+use crate::relay::state::{ClientProto, DISCARDED, Env, Retry, ServerState, Unnamed};
 
 /// Messages that must be seen whole may have this many bytes; longer ones of these types are forwarded unseen
 /// (ErrorResponse) or end the connection.
@@ -109,6 +109,10 @@ fn step(
             let reply = s.pipeline.on_ready(status).map_err(|u| unexpected(u.tag))?;
             if c.retry == Retry::Waiting {
                 c.retry = Retry::Now;
+            }
+            if s.pipeline.is_empty() {
+                // Nothing is sent behind one: what it has not given up by now has failed.
+                c.deallocating.clear();
             }
             if reply == Reply::Forward {
                 c.stats.queries += 1;
@@ -234,7 +238,7 @@ pub fn emit_local(down: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
 
 /// What a completion tag tells of the session's state.
 fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
-    if tag == b"SET" {
+    if matches!(tag, b"SET" | b"RESET") {
         c.set_in_transaction = true;
     }
     let mark = match tag {
@@ -249,16 +253,21 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
             return;
         }
         b"DEALLOCATE" => {
-            if let Some((name, stmt)) = c.deallocating.pop_front() {
+            let Some((name, stmt)) = c.deallocating.pop_front() else {
+                // Among several statements of one text, or in a function: it may have been one of the shared ones.
+                s.marked.get_or_insert("PREPARE");
+                return;
+            };
+            if let Some(stmt) = stmt {
                 s.statements.remove(stmt.id);
-                c.statements.remove(&name);
             }
+            c.statements.remove(&name);
             return;
         }
         b"DISCARD ALL" => {
             forget_statements(c, s);
-            // All that marked it is gone; what is set from here on marks it again.
-            s.marked = None;
+            // All that marked it is gone, and what on_connect did; what is set from here on marks it again.
+            s.marked = Some(DISCARDED);
             s.applied = Arc::default();
             return;
         }

@@ -140,6 +140,39 @@ fn tell(c: &mut ClientProto, conn: &ServerConn, down: &mut Lane) {
     c.view = conn.state.view.clone();
 }
 
+/// Whether it cannot be told who changed what the server reports: a parameter is neither as the client had it nor as
+/// the server has it by default, and the client has run no SET or RESET. It may have called `set_config()`; or the
+/// server's configuration was reloaded, of which a backend tells with the end of the next transaction.
+pub fn in_doubt(c: &ClientProto, conn: &ServerConn) -> bool {
+    let s = &conn.state;
+    s.view_changed
+        && !c.set_in_transaction
+        && s.view.iter().any(|(name, value)| {
+            !params::is_fixed(name) && c.overrides.get(name).or_else(|| s.defaults.get(name)) != Some(value)
+        })
+}
+
+const OF_THE_SESSION: &str = "SELECT name FROM pg_catalog.pg_settings WHERE source = 'session'";
+
+/// Asks the server which of its parameters were set in the session; what else has changed is its new default.
+pub async fn attribute(conn: &mut ServerConn, limit: Duration) -> Result<(), &'static str> {
+    let query = encode::query(OF_THE_SESSION).map_err(|_| "parameter_encoding")?;
+    let answer = tokio::time::timeout(limit, ask(conn, query, 1));
+    let answer = answer.await.map_err(|_| "parameter_timeout")??;
+    if answer.errors.iter().any(Option::is_some) {
+        return Err("parameter_source");
+    }
+    let s = &mut conn.state;
+    let mut defaults = (*s.defaults).clone();
+    for (name, value) in s.view.iter() {
+        if !answer.rows.iter().any(|r| r.eq_ignore_ascii_case(name.as_bytes())) {
+            defaults.set(name, value);
+        }
+    }
+    s.defaults = Arc::new(defaults);
+    Ok(())
+}
+
 /// After a transaction in which the server reported changes: they are the client's from now on.
 pub fn learn(services: &Services, ctl: &ClientCtl, c: &mut ClientProto, conn: &mut ServerConn) {
     if !conn.state.view_changed {
@@ -174,17 +207,33 @@ async fn apply(
     list: &[ParamChange],
 ) -> Result<Vec<Option<ServerError>>, &'static str> {
     let mut out = Vec::new();
-    // A simple Query drops it.
-    conn.state.unnamed = Unnamed::Nobody;
     for change in list {
         out.extend_from_slice(&statement(change)?);
+    }
+    ask(conn, out, list.len()).await.map(|a| a.errors)
+}
+
+/// What the server says to statements of ours.
+#[derive(Default)]
+struct Answer {
+    /// For each statement, the error that it met.
+    errors: Vec<Option<ServerError>>,
+    /// The first value of each row.
+    rows: Vec<Vec<u8>>,
+}
+
+/// Sends `n` simple Queries and reads to the last ReadyForQuery.
+async fn ask(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Answer, &'static str> {
+    // A simple Query drops it.
+    conn.state.unnamed = Unnamed::Nobody;
+    for _ in 0..n {
         conn.state.pipeline.sent(Expect::OwnQuery);
     }
-    conn.stream.write_all(&out).await.map_err(|_| "write_failed")?;
-    let mut answers = Vec::with_capacity(list.len());
+    conn.stream.write_all(&queries).await.map_err(|_| "write_failed")?;
+    let mut answer = Answer::default();
     let mut error = None;
     let mut buf = Vec::new();
-    while answers.len() < list.len() {
+    while answer.errors.len() < n {
         match conn.stream.read_some(&mut buf).await {
             Ok(0) => return Err("eof"),
             Ok(_) => {}
@@ -207,10 +256,13 @@ async fn apply(
                 be::READY => {
                     let status = body.first().copied().and_then(TxStatus::from_byte).ok_or("protocol")?;
                     conn.state.pipeline.on_ready(status).map_err(|_| "protocol")?;
-                    answers.push(error.take());
+                    answer.errors.push(error.take());
                 }
                 be::NOTICE | be::NOTIFICATION => {}
                 tag => {
+                    if tag == be::DATA_ROW {
+                        answer.rows.push(first_value(body).ok_or("protocol")?.to_vec());
+                    }
                     conn.state.pipeline.on_message(tag).map_err(|_| "protocol")?;
                 }
             }
@@ -218,5 +270,11 @@ async fn apply(
         }
         buf.drain(..at);
     }
-    if buf.is_empty() { Ok(answers) } else { Err("protocol") }
+    if buf.is_empty() { Ok(answer) } else { Err("protocol") }
+}
+
+/// Of a DataRow; nothing of one that is NULL.
+fn first_value(row: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = row.get(2..)?.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0))
 }

@@ -1,5 +1,6 @@
 //! The protocol state of the two ends that a relay joins; no I/O.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::proto::params::{self, ParamSet};
@@ -48,6 +49,9 @@ pub struct ServerState {
     /// What runs, for the statistics.
     pub calls: Calls,
 }
+
+/// The mark of a session that its client has reset: clean, but without what on_connect did.
+pub const DISCARDED: &str = "DISCARD ALL";
 
 /// What the next message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +157,9 @@ pub enum Retry {
     Now,
 }
 
+/// A client's name, and the statement that the server gives up with it.
+pub type Deallocating = (Box<[u8]>, Option<Arc<Statement>>);
+
 /// What the relay knows of a client.
 #[derive(Debug)]
 pub struct ClientProto {
@@ -163,7 +170,7 @@ pub struct ClientProto {
     pub view: Arc<ParamSet>,
     /// Of the statements in the current transaction.
     pub effects: TextEffects,
-    /// A SET was run in the current transaction: what is prepared in it may mean something else elsewhere.
+    /// A SET or RESET was run in the current transaction: what the server reports changed is the client's, and what is prepared in it may mean something else elsewhere.
     pub set_in_transaction: bool,
     /// The client's bytes of a batch that begins with a named statement, as long as nothing of it has run.
     pub replay: Vec<u8>,
@@ -172,8 +179,8 @@ pub struct ClientProto {
     pub terminating: bool,
     /// Howdah has cancelled its query: the server's 57014 is replaced by this body.
     pub own_cancel: Option<Box<[u8]>>,
-    /// DEALLOCATE of this name was forwarded.
-    pub deallocating: std::collections::VecDeque<(Box<[u8]>, Arc<Statement>)>,
+    /// DEALLOCATE of this name was forwarded, and takes this statement off the server.
+    pub deallocating: VecDeque<Deallocating>,
     pub stats: TxStats,
 }
 
@@ -208,7 +215,7 @@ impl ClientProto {
             retry: Retry::No,
             terminating: false,
             own_cancel: None,
-            deallocating: std::collections::VecDeque::new(),
+            deallocating: VecDeque::new(),
             stats: TxStats::default(),
         }
     }

@@ -152,6 +152,12 @@ fn unit() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(vec![Op::Data(true), Op::CopyDone]),
         1 => prop::sample::select(vec!["deallocate a", "deallocate b", "deallocate all", "discard all"])
             .prop_map(|t| vec![Op::Query(t)]),
+        // So that no later Bind finds the text, which meant the name as it was.
+        1 => (prop::sample::select(vec!["deallocate a", "deallocate b"]), any::<bool>()).prop_map(|(t, named)| {
+            let n = if named { "d" } else { "" };
+            let run = [Op::Parse(n, t), Op::Bind("", n), Op::Execute("", 0), Op::Sync];
+            run.into_iter().chain([Op::CloseStatement(n), Op::Sync]).collect()
+        }),
     ]
 }
 

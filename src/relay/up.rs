@@ -148,12 +148,13 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
     up.forward(h.total);
 }
 
-/// The whole message, once it is there; `false` asks for more.
+/// The whole message, once it is there; `false` asks for more. Room for a long one is made as its bytes come, not
+/// because its header promises them.
 fn whole(up: &mut Lane, total: usize) -> bool {
     if up.unscanned().len() >= total {
         return true;
     }
-    up.reserve(total);
+    up.reserve(total.min(LOOK));
     false
 }
 
@@ -190,12 +191,12 @@ fn query(
         if look {
             c.effects.add(effects_of(text, s));
             if env.share_statements
-                && let Some((name, stmt)) = deallocated(text, c)
+                && let Some(what) = deallocated(text, c)
             {
                 if let Some(q) = env.queries {
                     s.calls.query(q, text, h.total);
                 }
-                deallocate(up, h, c, s, name, stmt);
+                deallocate(up, h, c, s, what);
                 return Ok(true);
             }
         }
@@ -223,37 +224,100 @@ fn drops_statements(text: &[u8], look: bool) -> bool {
     begins(text) || (look && (0..text.len()).any(|i| text.get(i..).is_some_and(begins)))
 }
 
-/// The client's statement that a `DEALLOCATE name` names.
-fn deallocated(text: &[u8], c: &ClientProto) -> Option<(Box<[u8]>, Arc<Statement>)> {
+/// What a `DEALLOCATE name` of a client is about, where the server must not be given the name as it is.
+enum Deallocated {
+    Own(Box<[u8]>, Arc<Statement>),
+    /// Not the client's, and it could be one of ours.
+    Nobodys,
+}
+
+fn deallocated(text: &[u8], c: &ClientProto) -> Option<Deallocated> {
     let name = sql::deallocate_name(text)?;
-    let stmt = c.statements.get(&name)?.clone();
-    Some((name.into(), stmt))
+    match c.statements.get(&name) {
+        Some(stmt) => Some(Deallocated::Own(name.into(), stmt.clone())),
+        None => name.starts_with(SERVER_PREFIX).then_some(Deallocated::Nobodys),
+    }
 }
 
 /// `DEALLOCATE` of a name that the server knows under another: it gets that one.
-fn deallocate(
-    up: &mut Lane,
-    h: Header,
-    c: &mut ClientProto,
-    s: &mut ServerState,
-    name: Box<[u8]>,
-    stmt: Arc<Statement>,
-) {
+fn deallocate(up: &mut Lane, h: Header, c: &mut ClientProto, s: &mut ServerState, what: Deallocated) {
     up.discard(h.total);
-    if s.statements.touch(&stmt) {
-        prepared::write_deallocate(up.insert(), &stmt.server_name);
-    } else {
-        // Its own text may not be valid any more, and nothing would end the skipping then: an empty one is.
-        prepared::write_close(up.insert(), prepared::STAND_IN);
-        s.pipeline.sent(Expect::InjectedCloseUnnamed);
-        prepared::write_parse(up.insert(), prepared::STAND_IN, &[0, 0, 0]);
-        s.pipeline.sent(Expect::InjectedUnnamed);
-        prepared::write_deallocate(up.insert(), prepared::STAND_IN);
+    match what {
+        Deallocated::Nobodys => prepared::write_deallocate(up.insert(), prepared::NO_SUCH_STATEMENT),
+        Deallocated::Own(name, stmt) if s.statements.touch(&stmt) => {
+            prepared::write_deallocate(up.insert(), &stmt.server_name);
+            c.deallocating.push_back((name, Some(stmt)));
+        }
+        Deallocated::Own(name, _) => {
+            stand_in(up, s);
+            prepared::write_deallocate(up.insert(), prepared::STAND_IN);
+            c.deallocating.push_back((name, None));
+        }
     }
     c.statements.drop_sent();
     s.change_unnamed(Unnamed::Nobody);
-    c.deallocating.push_back((name, stmt));
     s.pipeline.sent(Expect::Query);
+}
+
+/// Prepares the statement that a DEALLOCATE drops in place of one that the server has not, or may not lose. The
+/// text of that one may not be valid any more, and nothing would end the skipping then: an empty one is.
+fn stand_in(up: &mut Lane, s: &mut ServerState) {
+    prepared::write_close(up.insert(), prepared::STAND_IN);
+    s.pipeline.sent(Expect::InjectedCloseUnnamed);
+    prepared::write_parse(up.insert(), prepared::STAND_IN, &[0, 0, 0]);
+    s.pipeline.sent(Expect::InjectedUnnamed);
+}
+
+/// A Parse of a `DEALLOCATE name`, read when it is parsed: which statement the name means, and what runs instead.
+fn parse_deallocate(
+    up: &mut Lane,
+    h: Header,
+    name: &[u8],
+    what: Deallocated,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) {
+    let gives_up = match what {
+        Deallocated::Own(n, _) => Some(n),
+        Deallocated::Nobodys => None,
+    };
+    if name.is_empty() {
+        let drops = if gives_up.is_some() { prepared::STAND_IN } else { prepared::NO_SUCH_STATEMENT };
+        let body = [prepared::deallocate_text(drops).as_slice(), &[0, 0, 0]].concat();
+        c.statements.unnamed_effects = Effects::default();
+        c.statements.unnamed_deallocates = gives_up;
+        c.statements.unnamed_sent(Some(&body));
+        s.change_unnamed(Unnamed::Client { id: c.id, generation: c.statements.generation });
+        up.discard(h.total);
+        prepared::write_parse(up.insert(), b"", &body);
+        c.stats.server_parses += 1;
+        s.pipeline.sent(Expect::ParseUnnamed);
+        return;
+    }
+    let stmt = env.interner.deallocation(gives_up.as_deref());
+    up.discard(h.total);
+    c.statements.insert(name, stmt.clone());
+    s.change_names();
+    if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
+        prepared::write_close(up.insert(), &old.server_name);
+        s.pipeline.sent(Expect::InjectedClose(old));
+    }
+    stmt.write_parse(up.insert());
+    c.stats.server_parses += 1;
+    s.pipeline.sent(Expect::ParseNamed(Box::new((name.into(), stmt))));
+}
+
+/// Before the Bind of a text that deallocates a name of the client: there is something to drop if it has the name.
+fn before_deallocate(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, name: Box<[u8]>) {
+    if c.statements.get(&name).is_none() {
+        prepared::write_close(up.insert(), prepared::STAND_IN);
+        s.pipeline.sent(Expect::InjectedCloseUnnamed);
+        return;
+    }
+    stand_in(up, s);
+    s.barrier_at_sync = true;
+    c.deallocating.push_back((name, None));
 }
 
 /// Makes the server fail here, with `error` for the client.
@@ -316,6 +380,27 @@ fn parse(
     let Some((name, body, text)) = names else { return short(up, h, s, Expect::Malformed) };
     let classify = sql::needs_look(text);
     s.barrier_at_sync |= drops_statements(text, classify);
+    if unnamed && c.statements.unnamed_deallocates.is_some() {
+        c.statements.unnamed_deallocates = None;
+    }
+    if classify
+        && env.share_statements
+        && sql::deallocate_name(text).is_some()
+        && s.must_wait(Stalled::ByNames)
+    {
+        return Ok(false);
+    }
+    if classify
+        && env.share_statements
+        && let Some(what) = deallocated(text, c)
+        && c.statements.get(name).is_none()
+        && c.statements.len() < env.max_client_statements
+    {
+        c.stats.client_parses += 1;
+        let name = Box::<[u8]>::from(name);
+        parse_deallocate(up, h, &name, what, c, s, env);
+        return Ok(true);
+    }
     if unnamed {
         c.stats.client_parses += 1;
         c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };
@@ -440,7 +525,11 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
         return Ok(Alone::NeedsServer);
     }
     let search_path = c.view.get("search_path").or_else(|| c.overrides.get("search_path"));
-    let Some(stmt) = env.interner.proven(body, search_path) else { return Ok(Alone::NeedsServer) };
+    // What a DEALLOCATE names is this client's own.
+    let drops = frame::cstr(body).is_some_and(|(text, _)| drops_statements(text, sql::needs_look(text)));
+    let Some(stmt) = env.interner.proven(body, search_path).filter(|_| !drops) else {
+        return Ok(Alone::NeedsServer);
+    };
     c.statements.insert(name, stmt);
     c.stats.client_parses += 1;
     up.discard(h.total);
@@ -516,7 +605,8 @@ fn bind(
     let Some((portal, after)) = frame::cstr(rest) else { return short(up, h, s, Expect::Malformed) };
     let Some((name, _)) = frame::cstr(after) else { return short(up, h, s, Expect::Malformed) };
     if env.share_statements {
-        let by = if name.is_empty() { Stalled::ByUnnamed } else { Stalled::ByNames };
+        let means_a_name = !name.is_empty() || c.statements.unnamed_deallocates.is_some();
+        let by = if means_a_name { Stalled::ByNames } else { Stalled::ByUnnamed };
         if s.must_wait(by) {
             return Ok(false);
         }
@@ -537,6 +627,9 @@ fn bind(
     }
     if name.is_empty() {
         ensure_unnamed(up, c, s);
+        if let Some(name) = c.statements.unnamed_deallocates.clone() {
+            before_deallocate(up, c, s, name);
+        }
         s.pipeline.sent(Expect::Bind(0));
         up.forward(h.total);
         return Ok(true);
@@ -559,6 +652,9 @@ fn bind(
         s.calls.bind(q, portal, &stmt, h.total);
     }
     ensure(up, &stmt, c, s, env);
+    if let Some(name) = stmt.deallocates.clone() {
+        before_deallocate(up, c, s, name);
+    }
     let (head, tail) = (frame::HEADER + names, h.total - frame::HEADER - names);
     up.replace_head(head, tail, |old, out| {
         out.push(fe::BIND);

@@ -191,7 +191,7 @@ async fn open_inner(
         }
     }
     for sql in &t.on_connect {
-        run(&mut l, sql).await?;
+        run(&mut l, sql, &mut defaults).await?;
     }
     if !l.buf.is_empty() {
         return Err(l.protocol("bytes after ReadyForQuery of the login"));
@@ -240,8 +240,8 @@ async fn authenticate(l: &mut Login<'_>, t: &Target) -> Result<(), OpenFailure> 
     }
 }
 
-/// Runs a statement of ours to its ReadyForQuery.
-async fn run(l: &mut Login<'_>, sql: &str) -> Result<(), OpenFailure> {
+/// Runs a statement of ours to its ReadyForQuery. The parameters that it changes are the connection's defaults.
+async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<(), OpenFailure> {
     let q = encode::query(sql).map_err(OpenFailure::Fatal)?;
     l.send(&q).await?;
     let mut failed = None;
@@ -249,6 +249,10 @@ async fn run(l: &mut Login<'_>, sql: &str) -> Result<(), OpenFailure> {
         let (tag, body) = l.next().await?;
         match tag {
             be::ERROR => failed = Some(body),
+            be::PARAMETER_STATUS => {
+                let (n, v) = down::parameter(&body).map_err(|e| l.protocol(&e.0))?;
+                defaults.set(n, v);
+            }
             be::COPY_IN | be::COPY_BOTH => return Err(l.protocol("on_connect began a COPY")),
             be::READY => break,
             _ => {}

@@ -83,6 +83,8 @@ async fn repair_inner(
         s.unnamed = Unnamed::Nobody;
         s.applied = nothing;
         s.view_changed = false;
+        // The session is as it began, and what on_connect has set is a default of the connection.
+        s.defaults = s.view.clone();
     }
     conn.state.marked = None;
     if !conn.state.pipeline.at_boundary() || !buf.is_empty() || skip > 0 {

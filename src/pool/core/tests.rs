@@ -22,6 +22,7 @@ enum Op {
     Lost(u8),
     Broken(u8),
     Closed(u8),
+    DeadOnArrival(u8),
     Repair(u8),
     Repaired(u8),
     BeginCancel(u8),
@@ -148,6 +149,36 @@ impl World {
         self.waiting.remove(i);
     }
 
+    /// Who takes what it was granted finds it dead, and is the first to be served again.
+    fn dead_on_arrival(&mut self, i: usize) {
+        let (client, id) = self.waiting[i];
+        let state = |id: WaiterId| &self.core.waiters[id.index as usize].state;
+        let later = self.waiting[i + 1..].iter().any(|(_, w)| matches!(state(*w), WaiterState::Granted(..)));
+        if later || !matches!(state(id), WaiterState::Granted(..)) {
+            return;
+        }
+        let since = self.core.waiters[id.index as usize].since;
+        let Some(Ok(g)) = self.core.poll_waiter(self.now, id, &client, |_| client) else { unreachable!() };
+        self.woken.remove(&client);
+        self.alive.remove(&g.conn);
+        self.core.lost(self.now, g.id);
+        match self.core.acquire_again(self.now, since, &client) {
+            Acquire::Granted(g) => {
+                self.waiting.remove(i);
+                self.took(g);
+            }
+            Acquire::Queued(id) => {
+                assert_eq!(self.core.waiters[id.index as usize].since, since);
+                assert!(self.core.poll_waiter(self.now, id, &client, |_| client).is_none());
+                self.waiting[i].1 = id;
+            }
+            Acquire::Refused(_) => {
+                assert!(self.core.closed);
+                self.waiting.remove(i);
+            }
+        }
+    }
+
     fn open(&mut self) {
         if !self.core.wants_open(self.now) {
             return;
@@ -250,6 +281,11 @@ impl World {
                     self.alive.remove(&g.conn);
                     self.core.broken(self.now, g.id);
                     self.closing.push(g.id);
+                }
+            }
+            Op::DeadOnArrival(i) => {
+                if let Some(i) = pick(&self.waiting, i) {
+                    self.dead_on_arrival(i);
                 }
             }
             Op::Closed(i) => {
@@ -405,6 +441,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => i.prop_map(Op::Lost),
         2 => i.prop_map(Op::Broken),
         6 => i.prop_map(Op::Closed),
+        3 => i.prop_map(Op::DeadOnArrival),
         3 => i.prop_map(Op::Repair),
         3 => i.prop_map(Op::Repaired),
         3 => i.prop_map(Op::BeginCancel),
@@ -746,6 +783,30 @@ fn the_idle_go_down_to_the_minimum_and_the_minimum_comes_back() {
     w.open();
     w.opened(0);
     assert!(!w.core.wants_open(w.now));
+}
+
+#[test]
+fn whose_connection_died_on_its_way_keeps_place_and_deadline() {
+    let mut w = World::new(CoreSettings { wait_timeout: Some(ms(100)), ..settings(2) });
+    w.acquire();
+    w.open();
+    w.opened(0);
+    w.poll(0);
+    for _ in 0..3 {
+        w.now += ms(10);
+        w.acquire();
+    }
+    let (first, second) = (w.waiting[0].0, w.waiting[1].0);
+    w.release(0);
+    w.now += ms(60);
+    w.step(Op::DeadOnArrival(0));
+    w.open();
+    w.opened(0);
+    assert!(w.woken.contains(&first), "it is still the first");
+    w.step(Op::DeadOnArrival(0));
+    w.now += ms(20);
+    w.step(Op::Tick);
+    assert!(w.woken.contains(&first) && !w.woken.contains(&second), "100 ms from its own arrival");
 }
 
 #[test]
