@@ -117,6 +117,7 @@ const LONG: usize = 600;
 
 /// Files that are longer, each with the reason.
 const LONG_FILES: &[(&str, &str)] = &[
+    ("client/session.rs", "one client: idle, waiting, active, and how each of them ends share every field"),
     ("config/settings.rs", "a table: one declaration for each setting"),
     ("pool/core.rs", "one state machine; its parts share every field"),
     ("pool/mod.rs", "the handle that does what the core decides: opening, giving back, cancels"),
