@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::Config;
+use crate::pool::core::Hold;
 
 /// How the process is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,18 +31,10 @@ pub enum Order {
     ShutDown(ShutDown),
 }
 
-/// What stops all databases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Halt {
-    #[default]
-    No,
-    Paused,
-    Suspended,
-}
-
 #[derive(Debug, Default)]
 struct State {
-    halt: Halt,
+    /// For all databases.
+    halt: Hold,
     paused: BTreeSet<Arc<str>>,
     disabled: BTreeSet<Arc<str>>,
 }
@@ -54,7 +47,6 @@ pub struct Control {
     pub tick: Notify,
     /// Commands that the console was given.
     pub console_queries: AtomicU64,
-    serial: AtomicU64,
 }
 
 impl Control {
@@ -70,11 +62,11 @@ impl Control {
         self.orders.lock().as_ref().is_some_and(|o| o.send(order).is_ok())
     }
 
-    pub fn halt(&self) -> Halt {
+    pub fn halt(&self) -> Hold {
         self.state.lock().halt
     }
 
-    pub fn set_halt(&self, halt: Halt) {
+    pub fn set_halt(&self, halt: Hold) {
         self.state.lock().halt = halt;
     }
 
@@ -87,10 +79,10 @@ impl Control {
         !self.state.lock().paused.is_empty()
     }
 
-    /// Whether no server may be given out for this database.
-    pub fn stands_still(&self, database: &str) -> bool {
+    /// What holds for the pools of this database.
+    pub fn hold(&self, database: &str) -> Hold {
         let state = self.state.lock();
-        state.halt != Halt::No || state.paused.contains(database)
+        if state.paused.contains(database) { Hold::Paused } else { state.halt }
     }
 
     /// Returns whether that changed anything.
@@ -110,10 +102,5 @@ impl Control {
         } else {
             set.remove(database);
         }
-    }
-
-    /// Numbers server connections, from 1.
-    pub fn next_serial(&self) -> u64 {
-        self.serial.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

@@ -78,7 +78,7 @@ const RULES: &[Rule] = &[
         false,
     ),
     rule("journal.rs", &["client", "config", "error", "net", "services"], false),
-    rule("control.rs", &["config"], false),
+    rule("control.rs", &["config", "pool"], false),
     rule("console/command.rs", &["error"], true),
     rule("console/message.rs", &["proto"], true),
     rule("console/rows.rs", &["console"], true),

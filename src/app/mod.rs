@@ -190,8 +190,22 @@ async fn signals(
         _ = term.recv() => tracing::warn!("second signal: ending at once"),
         _ = int.recv() => tracing::warn!("second signal: ending at once"),
         _ = quit.recv() => tracing::warn!("got SIGQUIT, fast exit"),
+        () = told_to_end(&mut orders) => tracing::warn!("SHUTDOWN: ending at once"),
     }
     Ok(())
+}
+
+/// During a drain one order counts.
+async fn told_to_end(orders: &mut tokio::sync::mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Reload(done) | Order::Apply(_, done) => {
+                drop(done.send(Err("Howdah is shutting down.".to_owned())));
+            }
+            Order::ShutDown(_) => return,
+        }
+    }
+    std::future::pending().await
 }
 
 /// [`reload`], if the servers can carry the new configuration.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::build::{self, Context, join};
+use super::draft::{Draft, Parts};
 use super::pgbouncer;
 use super::problem::{ConfigError, nearest};
 use super::raw::{self, Node, Raw, Source, Table};
@@ -105,9 +106,17 @@ pub(super) fn finish(
         }
     }
     let profile = compatibility(&tree, profile, &mut errors);
-    let context = Context { origin, dir, profile, variables: &overrides.variables, warnings };
-    let config = build::build(&tree, context, &mut errors);
+    let context = Context {
+        origin: origin.clone(),
+        dir: dir.clone(),
+        profile,
+        variables: &overrides.variables,
+        warnings: warnings.clone(),
+    };
+    let mut config = build::build(&tree, context, &mut errors);
     if errors.is_empty() {
+        let variables = overrides.variables.clone();
+        config.notes.draft = Draft::new(Parts { tree, origin, dir, profile, variables, warnings });
         return Ok(config);
     }
     errors.sort_by_key(|e| (e.file().is_none(), e.line()));

@@ -8,6 +8,7 @@
 mod blank;
 mod build;
 pub mod compat;
+mod draft;
 mod flags;
 mod hosts;
 mod ini;
@@ -32,6 +33,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use draft::with_setting;
 pub use flags::{Flags, from_flags};
 pub use load::{Overrides, is_ini, load};
 pub use pgbouncer::VERBOSE;

@@ -55,14 +55,14 @@ impl ConfigError {
     pub fn file(&self) -> Option<&str> {
         match &self.source {
             Source::File { path, .. } => Some(path),
-            Source::Variable(_) | Source::Flag(_) | Source::Default => None,
+            Source::Variable(_) | Source::Flag(_) | Source::Console | Source::Default => None,
         }
     }
 
     pub fn line(&self) -> Option<usize> {
         match self.source {
             Source::File { line, .. } => line,
-            Source::Variable(_) | Source::Flag(_) | Source::Default => None,
+            Source::Variable(_) | Source::Flag(_) | Source::Console | Source::Default => None,
         }
     }
 }

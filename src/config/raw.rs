@@ -15,9 +15,14 @@ use super::problem::ConfigError;
 /// Where a value was stated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    File { path: Arc<str>, line: Option<usize> },
+    File {
+        path: Arc<str>,
+        line: Option<usize>,
+    },
     Variable(String),
     Flag(String),
+    /// SET on the console.
+    Console,
     Default,
 }
 
@@ -28,6 +33,7 @@ impl fmt::Display for Source {
             Self::File { path, line: None } => f.write_str(path),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "--{name}"),
+            Self::Console => f.write_str("SET"),
             Self::Default => f.write_str("default"),
         }
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::draft::Draft;
+
 use super::compat::Compat;
 
 /// One valid configuration, whole.
@@ -48,6 +50,8 @@ pub struct Notes {
     pub warnings: Vec<String>,
     /// The top-level settings in force, by key.
     pub settings: BTreeMap<&'static str, Effective>,
+    /// For a setting that is changed while everything runs.
+    pub draft: Draft,
 }
 
 /// A top-level setting in force.

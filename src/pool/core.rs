@@ -48,6 +48,17 @@ pub struct CoreSettings {
     pub max_backoff: Duration,
 }
 
+/// Whether connections are given out and opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    #[default]
+    No,
+    /// Who asks waits; nothing is opened; what comes back is kept.
+    Suspended,
+    /// The same, but what comes back is closed.
+    Paused,
+}
+
 /// What a server connection is used for.
 pub type ServerState = State;
 
@@ -231,6 +242,11 @@ impl Counts {
         self.live() + self.closing
     }
 
+    /// Those that do something, or may.
+    pub fn busy(&self) -> usize {
+        self.leased + self.opening + self.parked + self.repairing
+    }
+
     /// Those that serve, or will.
     pub fn live(&self) -> usize {
         self.idle + self.leased + self.opening + self.parked + self.repairing
@@ -259,8 +275,7 @@ pub struct PoolCore<C, W, H, T = ()> {
     /// Waiters were refused because of `last_error`, and nothing has worked since.
     down: bool,
     closed: bool,
-    /// Nothing is given out or opened, and what comes back is closed; who asks waits.
-    paused: bool,
+    hold: Hold,
     /// Connections that another pool has asked for.
     asked_to_yield: usize,
 }
@@ -284,7 +299,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             last_tick: None,
             down: false,
             closed: false,
-            paused: false,
+            hold: Hold::No,
             asked_to_yield: 0,
         }
     }
@@ -411,13 +426,14 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             return Acquire::Refused(WaitEnd::Closed);
         }
         if self.counts.waiting == 0
+            && self.hold == Hold::No
             && let Some((id, conn)) = self.idle.pop()
         {
             let lease = self.lease_to(id, now, Some(holder.clone()));
             return Acquire::Granted(Grant { id, lease, conn });
         }
         if self.down
-            && !self.paused
+            && self.hold == Hold::No
             && self.counts.live() == self.counts.opening
             && self.not_before.is_some_and(|t| now < t)
             && let Some(e) = &self.last_error
@@ -564,7 +580,9 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             fx.look = true;
             return;
         }
-        while let Some(w) = self.queue.pop_front() {
+        while self.hold == Hold::No
+            && let Some(w) = self.queue.pop_front()
+        {
             if self.waiter(w).is_none() {
                 continue;
             }
@@ -584,7 +602,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     }
 
     fn close_reason(&mut self, id: ConnId, now: Instant) -> Option<CloseReason> {
-        let (closed, paused, live) = (self.closed, self.paused, self.counts.live());
+        let (closed, paused, live) = (self.closed, self.hold == Hold::Paused, self.counts.live());
         let max = self.settings.size + self.settings.reserve;
         let asked = self.asked_to_yield > 0;
         let c = self.tracked(id)?;
@@ -611,7 +629,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// [`Self::begin_open`] and dials.
     pub fn wants_open(&self, now: Instant) -> bool {
         if self.closed
-            || self.paused
+            || self.hold != Hold::No
             || self.counts.opening >= self.settings.max_parallel_opens
             || self.not_before.is_some_and(|t| now < t)
         {
@@ -711,7 +729,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         self.last_error = Some(failure.error().clone());
         self.last_failure = Some(now);
         // Whoever asked for the pause has stopped the server, most likely.
-        if tell && !self.paused {
+        if tell && self.hold == Hold::No {
             self.down = true;
             let end = WaitEnd::Failed(failure.error().clone());
             self.fail_all(&end, &mut fx);
@@ -755,22 +773,33 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         self.settings = settings;
     }
 
-    /// The operator's PAUSE and RESUME. A pause is complete when nothing is tracked any more; a wait's own limit
-    /// runs on meanwhile.
-    pub fn set_paused(&mut self, paused: bool, fx: &mut Effects<C, W>) {
-        self.paused = paused;
-        if paused {
-            self.close_idle(CloseReason::Paused, fx);
-        } else {
-            // What was found while nobody could be served says nothing about now.
-            self.not_before = None;
-            self.failures = 0;
-            fx.look = true;
+    /// The operator's PAUSE, SUSPEND and RESUME. A pause is complete when nothing is tracked any more, a suspension
+    /// when nothing is [`Counts::busy`]; a wait's own limit runs on meanwhile.
+    pub fn set_hold(&mut self, now: Instant, hold: Hold, fx: &mut Effects<C, W>) {
+        if self.hold == hold {
+            return;
+        }
+        self.hold = hold;
+        match hold {
+            Hold::Suspended => {}
+            Hold::Paused => self.close_idle(CloseReason::Paused, fx),
+            Hold::No => {
+                // What was found while nobody could be served says nothing about now.
+                self.not_before = None;
+                self.failures = 0;
+                // Those that waited are served in their order.
+                while self.counts.waiting > 0
+                    && let Some((id, conn)) = self.idle.pop()
+                {
+                    self.put(now, id, conn, fx);
+                }
+                fx.look = true;
+            }
         }
     }
 
-    pub fn is_paused(&self) -> bool {
-        self.paused
+    pub fn hold(&self) -> Hold {
+        self.hold
     }
 
     /// Every tracked connection.
@@ -1008,7 +1037,9 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         assert_eq!(self.parked.len(), self.counts.parked);
         let waiting = self.queue.iter().filter(|w| self.waiter(**w).is_some()).count();
         assert_eq!(waiting, self.counts.waiting);
-        assert!(waiting == 0 || self.idle.is_empty(), "somebody waits beside an idle connection");
+        let held = self.hold == Hold::Suspended;
+        assert!(waiting == 0 || self.idle.is_empty() || held, "somebody waits beside an idle connection");
+        assert!(self.hold != Hold::Paused || self.idle.is_empty(), "idle in a pause");
     }
 }
 

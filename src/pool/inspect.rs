@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::core::{Effects, ServerState};
 use super::{CancelTarget, Pool};
 use crate::client::ctl::ClientCtl;
+use crate::clock::Clock;
 use crate::net::stream::Stream;
 
 /// What stays the same while a server connection lasts.
@@ -62,11 +63,18 @@ impl Pool {
         self.inner.lock().core.servers().map(|s| s.cancels as usize).sum()
     }
 
-    /// Gives no server out any more and closes each as it comes back, or the opposite.
-    pub fn set_paused(self: &Arc<Self>, paused: bool) {
-        let mut fx = Effects::default();
-        self.inner.lock().core.set_paused(paused, &mut fx);
-        self.apply(fx);
+    /// Brings the pool to what the operator has put in force.
+    pub fn follow_control(self: &Arc<Self>) {
+        loop {
+            let hold = self.services.control.hold(&self.key.database);
+            let mut fx = Effects::default();
+            self.inner.lock().core.set_hold(Clock::now(), hold, &mut fx);
+            self.apply(fx);
+            // Whoever changed it meanwhile may have been here before us.
+            if self.services.control.hold(&self.key.database) == hold {
+                return;
+            }
+        }
     }
 
     /// Replaces every server connection: those that are idle now, the others as they come back.

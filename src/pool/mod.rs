@@ -1028,7 +1028,7 @@ impl Pool {
         // ± 10 %, so that connections opened together do not end together.
         let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
         let cancel = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
-        let serial = self.services.control.next_serial();
+        let serial = self.services.clients.next_id();
         let target = inspect::Facts::of(cancel, serial, conn.opened, &conn.stream);
         let restored;
         let host = conn.host.clone();

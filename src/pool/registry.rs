@@ -70,8 +70,8 @@ impl Registry {
             })
             .clone();
         drop(pools);
-        if new && services.control.stands_still(&key.database) {
-            pool.set_paused(true);
+        if new {
+            pool.follow_control();
         }
         Some(pool)
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::config::resolved::Profile;
 use crate::console::rows::{Cell, Column, Row, big, bytea, int, row, text};
 use crate::console::view::{PGBOUNCER, View};
-use crate::control::Halt;
+use crate::pool::core::Hold;
 
 pub(in crate::console) const VERSION: &[Column] = &[text("version")];
 
@@ -26,9 +26,9 @@ pub(in crate::console) fn state(view: &View) -> Vec<Row> {
     let halt = view.services.control.halt();
     let yes = |b: bool| if b { "yes" } else { "no" };
     vec![
-        row!["active", yes(halt == Halt::No)],
-        row!["paused", yes(halt == Halt::Paused)],
-        row!["suspended", yes(halt == Halt::Suspended)],
+        row!["active", yes(halt == Hold::No)],
+        row!["paused", yes(halt == Hold::Paused)],
+        row!["suspended", yes(halt == Hold::Suspended)],
     ]
 }
 

@@ -33,6 +33,7 @@ enum Op {
     Advance(u16),
     Resize(u8),
     Doom,
+    Hold(u8),
     Close,
 }
 
@@ -125,6 +126,7 @@ impl World {
         match self.core.acquire(self.now, &client) {
             Acquire::Granted(g) => {
                 assert!(!self.core.closed);
+                assert_eq!(self.core.hold(), Hold::No, "given out while nothing may be");
                 self.took(g);
             }
             Acquire::Queued(id) => {
@@ -183,6 +185,7 @@ impl World {
         if !self.core.wants_open(self.now) {
             return;
         }
+        assert_eq!(self.core.hold(), Hold::No, "opened while nothing may be");
         self.opening.push(self.core.begin_open(self.now));
         let (c, s) = (self.core.counts(), &self.core.settings);
         assert!(c.tracked() <= s.size + s.reserve, "more than the limit: {c:?}");
@@ -355,6 +358,15 @@ impl World {
                 self.core.doom_all(&mut fx);
                 self.apply(fx);
             }
+            Op::Hold(n) => {
+                let hold = [Hold::No, Hold::Paused, Hold::Suspended][usize::from(n) % 3];
+                let mut fx = Effects::default();
+                self.core.set_hold(self.now, hold, &mut fx);
+                self.apply(fx);
+                // Whom a resumption could serve, it has served.
+                let c = self.core.counts();
+                assert!(hold != Hold::No || c.waiting == 0 || c.idle == 0);
+            }
             Op::Close => {
                 let fx = self.core.close();
                 self.apply(fx);
@@ -399,6 +411,7 @@ impl World {
 
     /// Everybody gives back what he has; then everybody who waits is served.
     fn wind_down(&mut self) {
+        self.step(Op::Hold(0));
         for _ in 0..10_000 {
             if let Some(i) = pick(&self.cancels, 0) {
                 self.end_cancel(i);
@@ -452,6 +465,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u16..400).prop_map(Op::Advance),
         1 => i.prop_map(Op::Resize),
         1 => Just(Op::Doom),
+        3 => i.prop_map(Op::Hold),
     ]
 }
 

@@ -1,0 +1,94 @@
+//! What a configuration was built from, kept so that one setting can be changed while everything runs, without
+//! reading files that may say something else by now.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::build::{self, Context};
+use super::ini;
+use super::raw::{Node, Source, Table};
+use super::resolved::{Config, Profile};
+use super::setting::{Level, Reload, Setting};
+use super::settings::SETTINGS;
+
+/// Says nothing of itself, since it may hold secrets, and makes no two configurations differ.
+#[derive(Clone, Default)]
+pub struct Draft(Option<Arc<Parts>>);
+
+pub(super) struct Parts {
+    pub(super) tree: Table,
+    pub(super) origin: Arc<str>,
+    pub(super) dir: PathBuf,
+    pub(super) profile: Profile,
+    pub(super) variables: BTreeMap<String, String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Draft {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self(Some(Arc::new(parts)))
+    }
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Draft(..)")
+    }
+}
+
+impl PartialEq for Draft {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// The same configuration with one top-level setting changed, or why that cannot be. With `pgbouncers` the key and
+/// the value may be PgBouncer's; Howdah's own names are always understood.
+pub fn with_setting(config: &Config, key: &str, value: &str, pgbouncers: bool) -> Result<Config, String> {
+    let global = |s: &&Setting| s.at(Level::Global);
+    let by_pgbouncer = SETTINGS.iter().filter(global).find(|s| pgbouncers && s.pgbouncer.main == Some(key));
+    let (setting, text) = match by_pgbouncer {
+        Some(s) => (s, ini::convert(s, value).map_err(|why| format!("{key}: {why}"))?),
+        None => {
+            let s = SETTINGS.iter().filter(global).find(|s| s.key == key);
+            (
+                s.ok_or_else(|| format!("There is no setting \"{key}\" that can be changed here."))?,
+                value.to_owned(),
+            )
+        }
+    };
+    if setting.reload == Reload::Restart {
+        return Err(format!("{key} can be changed by a restart only."));
+    }
+    let Some(parts) = &config.notes.draft.0 else {
+        return Err("This configuration cannot be changed while it is in force.".to_owned());
+    };
+    let mut tree = parts.tree.clone();
+    tree.insert(setting.key.to_owned(), Node::loose(text, &Source::Console));
+    build_from(parts, tree)
+}
+
+fn build_from(parts: &Parts, tree: Table) -> Result<Config, String> {
+    let context = Context {
+        origin: parts.origin.clone(),
+        dir: parts.dir.clone(),
+        profile: parts.profile,
+        variables: &parts.variables,
+        warnings: parts.warnings.clone(),
+    };
+    let mut errors = Vec::new();
+    let mut config = build::build(&tree, context, &mut errors);
+    if !errors.is_empty() {
+        return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    }
+    config.notes.draft = Draft::new(Parts {
+        tree,
+        origin: parts.origin.clone(),
+        dir: parts.dir.clone(),
+        profile: parts.profile,
+        variables: parts.variables.clone(),
+        warnings: parts.warnings.clone(),
+    });
+    Ok(config)
+}
