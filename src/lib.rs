@@ -38,6 +38,7 @@
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
 //! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
 //! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
+//! | [`doctor`] | `howdah doctor`: advice from the servers' catalogues and a running Howdah's figures | asks servers |
 //! | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
 //! | [`cancel`] | whose key, and what that client waits for | none |
 //! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
@@ -84,6 +85,7 @@ pub mod config;
 pub mod console;
 pub mod control;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod fleet;
 pub mod journal;

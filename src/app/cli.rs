@@ -40,6 +40,15 @@ enum Command {
     /// Derive the sizes of the pools from what the servers say, step by step, and tell whether the
     /// configuration fits; its exit code is 1 where serving would be refused.
     Plan(Serve),
+    /// Read the servers' catalogues and the figures of a running Howdah, and advise: what should be changed,
+    /// why, and how. The exit code is 1 where there is advice.
+    Doctor {
+        #[command(flatten)]
+        serve: Serve,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
     /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
     Demo {
         /// Stop after this time, for example 10s; without it, at Ctrl-C.
@@ -97,6 +106,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Some(Command::Check(serve)) => check(&serve),
         Some(Command::Plan(serve)) => plan(&serve),
+        Some(Command::Doctor { serve, json }) => doctor(&serve, json),
         Some(Command::Demo { duration }) => run_demo(duration),
         None => run(&cli.serve),
     }
@@ -214,6 +224,23 @@ fn plan(serve: &Serve) -> ExitCode {
         Ok((text, refused)) => {
             let _ = write!(io::stdout().lock(), "{text}");
             if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "howdah: {e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn doctor(serve: &Serve, json: bool) -> ExitCode {
+    let config = match read(serve) {
+        Ok(c) => c,
+        Err(e) => return complain(&e),
+    };
+    match super::start::doctor(config, json) {
+        Ok((text, advice)) => {
+            let _ = write!(io::stdout().lock(), "{text}");
+            if advice { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(e) => {
             let _ = writeln!(io::stderr(), "howdah: {e}");

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::capacity;
@@ -37,6 +37,7 @@ pub struct Service {
     runtime: Runtime,
     services: Arc<Services>,
     tasks: Vec<JoinHandle<()>>,
+    hangups: Option<Signals>,
 }
 
 fn runtime(workers: usize) -> io::Result<Runtime> {
@@ -82,11 +83,17 @@ fn raise_file_limit(config: &Config) {
 impl Service {
     /// Binds, starts the loops, and returns; serves until it is shut down or dropped.
     pub fn start(config: Arc<Config>) -> Result<Self, String> {
+        Self::start_with(config, false)
+    }
+
+    /// `reloads` keeps a SIGHUP that comes while Howdah starts for later, instead of ending by it.
+    fn start_with(config: Arc<Config>, reloads: bool) -> Result<Self, String> {
         raise_file_limit(&config);
         let runtime =
             runtime(config.process.workers).map_err(|e| format!("cannot start the runtime: {e}"))?;
         let services = Services::new(config.clone());
         let guard = runtime.enter();
+        let hangups = reloads.then(|| watch(SignalKind::hangup())).transpose()?;
         let mut tasks = Vec::new();
         if let Some(addr) = config.listen.ops {
             tasks.push(
@@ -105,7 +112,7 @@ impl Service {
         tasks.push(tokio::spawn(statistics::run(services.clone())));
         drop(guard);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.origin, "serving");
-        Ok(Self { runtime, services, tasks })
+        Ok(Self { runtime, services, tasks, hangups })
     }
 
     /// Ends at once.
@@ -124,7 +131,7 @@ fn run_to_end(
     detached: bool,
     read: impl Fn() -> Result<Config, Vec<ConfigError>>,
 ) -> Result<(), String> {
-    let service = Service::start(config.clone())?;
+    let mut service = Service::start_with(config.clone(), true)?;
     let _held = config.compat.process.pid_file.as_deref().map(PidFile::write).transpose()?;
     let _ = service.services.log_dropped.set(logs.dropped());
     let services = service.services.clone();
@@ -135,20 +142,28 @@ fn run_to_end(
         papers::report_detached();
     }
     papers::notify("READY=1");
-    service.runtime.block_on(signals(&services, read))?;
+    let hangups = service.hangups.take();
+    service.runtime.block_on(signals(&services, hangups, read))?;
     service.shut_down();
     Ok(())
 }
 
+fn watch(kind: SignalKind) -> Result<Signals, String> {
+    signal(kind).map_err(|e| format!("cannot watch signals: {e}"))
+}
+
 async fn signals(
     services: &Arc<Services>,
+    hangups: Option<Signals>,
     read: impl Fn() -> Result<Config, Vec<ConfigError>>,
 ) -> Result<(), String> {
-    let on = |k: SignalKind| signal(k).map_err(|e| format!("cannot watch signals: {e}"));
-    let mut term = on(SignalKind::terminate())?;
-    let mut int = on(SignalKind::interrupt())?;
-    let mut hup = on(SignalKind::hangup())?;
-    let mut quit = on(SignalKind::quit())?;
+    let mut term = watch(SignalKind::terminate())?;
+    let mut int = watch(SignalKind::interrupt())?;
+    let mut hup = match hangups {
+        Some(hangups) => hangups,
+        None => watch(SignalKind::hangup())?,
+    };
+    let mut quit = watch(SignalKind::quit())?;
     let mut orders = services.control.listen();
     let how = loop {
         tokio::select! {

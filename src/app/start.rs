@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::capacity::{admit, plan as derive};
 use crate::clock::Clock;
 use crate::config::resolved::{CapacityCheck, Config, Profile, Role};
-use crate::fleet;
 use crate::pool::{Pool, PoolKey};
 use crate::services::Services;
+use crate::{doctor, fleet};
 
 /// How soon a server that could not be asked is asked again.
 const SOON: Duration = Duration::from_secs(5);
@@ -142,4 +142,15 @@ pub(super) fn plan(config: Config) -> Result<(String, bool), String> {
         refused |= plan.refused;
     }
     Ok((text, refused))
+}
+
+/// What `howdah doctor` prints, and whether there is advice.
+pub(super) fn doctor(config: Config, json: bool) -> Result<(String, bool), String> {
+    let runtime = super::runtime(1).map_err(|e| format!("cannot start the runtime: {e}"))?;
+    let services = Services::new(Arc::new(config));
+    let config = services.config();
+    let evidence = runtime.block_on(doctor::ask::collect(&services, &config));
+    let found = doctor::examine(&evidence);
+    let print = if json { doctor::examine::json } else { doctor::examine::text };
+    Ok((print(&evidence, &found), !found.is_empty()))
 }

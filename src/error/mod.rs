@@ -130,6 +130,8 @@ pub enum Error {
     // --- the pool cannot serve
     #[error("query_wait_timeout")]
     WaitTimeout { waited: Duration, limit: Duration, figures: Box<PoolFigures> },
+    #[error("load shed")]
+    LoadShed { estimate: Duration, limit: Duration, figures: Box<PoolFigures> },
     #[error("cancelled while waiting for a server connection")]
     CancelledWhileWaiting { waited: Duration },
     #[error("cannot connect to server: {reason}")]

@@ -231,6 +231,23 @@ pub fn report(error: &Error) -> Report {
             ),
             "Shorten the transactions that hold connections, raise pool_size if the server has room, or raise query_wait_timeout.",
         ),
+        Error::LoadShed { estimate, limit, figures } => h(
+            d(
+                r(
+                    E,
+                    S::TOO_MANY_CONNECTIONS,
+                    "load_shed",
+                    "no server connection can be free in time".to_owned(),
+                ),
+                format!(
+                    "The wait would be {} at least, and query_wait_timeout is {}; {}",
+                    secs(*estimate),
+                    secs(*limit),
+                    figures_text(figures)
+                ),
+            ),
+            "Try again later; shorten the transactions, raise pool_size if the server has room, or set shed_load = false to wait nevertheless.",
+        ),
         Error::CancelledWhileWaiting { waited } => d(
             r(
                 E,

@@ -109,6 +109,7 @@ pub const CODES: &[&str] = &[
     "client_login_timeout",
     "shutting_down",
     "query_wait_timeout",
+    "load_shed",
     "cancelled_while_waiting",
     "server_unreachable",
     "server_login_failed",

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod lease;
 pub mod ledger;
 pub mod registry;
+pub mod shed;
 pub mod stats;
 
 use std::collections::HashMap;
@@ -253,6 +254,8 @@ type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, inspect::Facts>;
 struct Inner {
     core: Core,
     totals: PoolTotals,
+    /// Kept only where load is shed.
+    shortest: Option<shed::Shortest>,
 }
 
 /// Name and value as a client wrote them, and the value as the server does.
@@ -303,7 +306,11 @@ impl Pool {
             queries,
             told: Mutex::default(),
             leaking: AtomicUsize::new(0),
-            inner: Mutex::new(Inner { core: PoolCore::new(spec.core()), totals: PoolTotals::default() }),
+            inner: Mutex::new(Inner {
+                core: PoolCore::new(spec.core()),
+                totals: PoolTotals::default(),
+                shortest: spec.settings.shed_load.then(shed::Shortest::default),
+            }),
             spec: RwLock::new(Arc::new(spec)),
             welcome: Mutex::new(None),
             canonical: Mutex::default(),
@@ -414,12 +421,14 @@ impl Pool {
         let same = self.spec.read().same_servers(&spec);
         let core = spec.core();
         self.queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
+        let sheds = spec.settings.shed_load;
         *self.spec.write() = Arc::new(spec);
         self.version.fetch_add(1, Ordering::Release);
         let mut fx = Effects::default();
         {
             let mut inner = self.inner.lock();
             inner.core.reconfigure(core);
+            inner.shortest = sheds.then(|| inner.shortest.take().unwrap_or_default());
             if !same {
                 self.epoch.fetch_add(1, Ordering::Relaxed);
                 inner.core.doom_all(&mut fx);
@@ -536,11 +545,29 @@ impl Pool {
         match self.try_take(ctl, now) {
             Ok(lease) => Checkout::Ready(lease),
             Err(Acquire::Queued(id)) => {
-                Checkout::Wait(Waiting { pool: self.clone(), id: Some(id), since: now })
+                let waiting = Waiting { pool: self.clone(), id: Some(id), since: now };
+                match self.shed(now) {
+                    // The place in the queue goes with `waiting`.
+                    Some(refused) => Checkout::Refused(refused),
+                    None => Checkout::Wait(waiting),
+                }
             }
             Err(Acquire::Refused(end)) => Checkout::Refused(self.wait_error(end, now)),
             Err(Acquire::Granted(_)) => Checkout::Refused(Error::Internal("granted nothing".to_owned())),
         }
+    }
+
+    /// The error for who has just joined the queue and cannot be served in time; nothing unless `shed_load` is on.
+    fn shed(&self, now: Instant) -> Option<Error> {
+        let (estimate, limit) = {
+            let mut inner = self.inner.lock();
+            let shortest = inner.shortest.as_mut()?.get(now)?;
+            let s = inner.core.settings();
+            let ahead = inner.core.counts().waiting.saturating_sub(1);
+            (shed::lower_bound(ahead, s.size.saturating_add(s.reserve), shortest), s.wait_timeout?)
+        };
+        let figures = || Box::new(self.figures());
+        (estimate > limit).then(|| Error::LoadShed { estimate, limit, figures: figures() })
     }
 
     /// [`Self::checkout`] and the wait in one.
@@ -650,6 +677,11 @@ impl Pool {
         {
             let mut inner = self.inner.lock();
             inner.book(report);
+            if let Some(shortest) = inner.shortest.as_mut()
+                && report.completed
+            {
+                shortest.add(now, report.transaction);
+            }
             inner.core.release(now, id, conn, &mut fx);
         }
         self.apply(fx);
