@@ -31,6 +31,7 @@
 //! | [`auth`] | md5 and SCRAM in both roles, as steps | none |
 //! | [`config`] | settings in one table; TOML, `pgbouncer.ini`, variables and flags into one [`config::Config`] | files |
 //! | [`error`] | what can go wrong, and the one table from it to SQLSTATE, code, DETAIL and HINT | none |
+//! | [`tls`] | certificates, keys, what of a peer's is accepted; rustls' configurations | none |
 //! | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
 //! | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
 //! | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
@@ -99,3 +100,4 @@ pub mod relay;
 pub mod routing;
 pub mod server;
 pub mod services;
+pub mod tls;

@@ -26,6 +26,7 @@ use crate::proto::{encode, frame};
 use crate::relay::params::bring_into_step;
 use crate::relay::state::{ClientProto, TxStats};
 use crate::services::{Place, Services, take_place};
+use crate::tls::{Acceptor, Mode};
 
 /// What the handshake led to.
 pub enum Login {
@@ -56,21 +57,30 @@ enum Admitted {
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
 /// client_login_timeout, from then on that of the database and user. Not cancel safe: a login that is dropped is
 /// over.
-pub async fn login(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Login {
+pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Login {
     let started = Clock::now();
     let config = services.config();
     let mut buf = Vec::new();
-    let first = first_packet(&mut stream, &mut buf, services);
     let limit = config.pool.client_login_timeout;
-    let startup = match tokio::time::timeout(limit, first).await {
-        Ok(Ok(First::Startup(s))) => s,
-        Ok(Ok(First::Cancel { pid, key })) => {
+    // Empty in the middle of a handshake, where nothing can be said.
+    let mut slot = Some(stream);
+    let first = first_packet(&mut slot, peer, &mut buf, services, &config);
+    let opening = tokio::time::timeout(limit, first).await;
+    let Some(mut stream) = slot else {
+        if opening.is_err() {
+            services.counters.count("timeouts_total", "client_login_timeout");
+        }
+        return Login::Done;
+    };
+    let startup = match opening {
+        Ok(Opening::Startup(s)) => s,
+        Ok(Opening::Cancel { pid, key }) => {
             // Its time is cancel_wait_timeout.
             cancel::request(services, pid, &key).await;
             return Login::Done;
         }
-        Ok(Ok(First::Gone)) => return Login::Done,
-        Ok(Err(e)) => return refuse(&mut stream, services, peer, &e, None).await,
+        Ok(Opening::Done) => return Login::Done,
+        Ok(Opening::Refused(e)) => return refuse(&mut stream, services, peer, &e, None).await,
         Err(_) => return timed_out(&mut stream, services, peer, limit, None).await,
     };
     let who = (startup.user.clone(), startup.database.clone());
@@ -143,50 +153,122 @@ fn auth_words(config: &Config, user: &str) -> &'static str {
     }
 }
 
-/// What a connection came for.
-enum First {
+/// What a connection began with.
+enum Opening {
     Startup(Startup),
-    Cancel { pid: i32, key: Vec<u8> },
-    Gone,
+    Cancel {
+        pid: i32,
+        key: Vec<u8>,
+    },
+    Refused(Error),
+    /// A connection that ended before it said anything, or a handshake that failed.
+    Done,
 }
 
 /// Reads packets until a StartupMessage or a CancelRequest; answers requests for encryption.
 async fn first_packet(
-    stream: &mut Stream,
+    slot: &mut Option<Stream>,
+    peer: Peer,
     buf: &mut Vec<u8>,
     services: &Arc<Services>,
-) -> Result<First, Error> {
+    config: &Config,
+) -> Opening {
     let mut asked = 0;
     loop {
-        let Some((packet, used)) = startup::parse_first(buf)? else {
-            match stream.read_some(buf).await {
+        let Some(stream) = slot.as_mut() else { return Opening::Done };
+        let (packet, used) = match startup::parse_first(buf) {
+            Ok(Some(found)) => found,
+            Ok(None) => match stream.read_some(buf).await {
                 Ok(n) if n > 0 => continue,
-                _ => return Ok(First::Gone),
-            }
+                _ => return Opening::Done,
+            },
+            Err(e) => return Opening::Refused(e),
         };
         buf.drain(..used);
+        let acceptor = match stream {
+            Stream::Tcp(_) => config.tls.acceptor.as_deref(),
+            Stream::Unix(_) | Stream::Tls(_) => None,
+        };
         match packet {
             FirstPacket::Ssl | FirstPacket::GssEnc => {
                 asked += 1;
-                if asked > 2 {
-                    return Err(Error::ProtocolViolation("too many requests for encryption".to_owned()));
+                if let Err(e) = may_ask(asked, stream, buf) {
+                    return Opening::Refused(e);
                 }
-                // What came in plain text behind a request for encryption was not meant for us (CVE-2021-3935).
-                if !buf.is_empty() {
-                    return Err(Error::ProtocolViolation(
-                        "received unencrypted data after a request for encryption".to_owned(),
-                    ));
+                let acceptor = acceptor.filter(|_| packet == FirstPacket::Ssl);
+                let answer = if acceptor.is_some() { b"S" } else { b"N" };
+                if stream.write_all(answer).await.is_err() {
+                    return Opening::Done;
                 }
-                services.counters.count("protocol_negotiations_total", "encryption_refused");
-                if stream.write_all(b"N").await.is_err() {
-                    return Ok(First::Gone);
+                match acceptor {
+                    None => services.counters.count("protocol_negotiations_total", "encryption_refused"),
+                    Some(a) => {
+                        let Some(plain) = slot.take() else { return Opening::Done };
+                        *slot = secure(plain, peer, a, &[], services).await;
+                    }
                 }
             }
-            FirstPacket::Cancel { pid, key } => return Ok(First::Cancel { pid, key }),
+            FirstPacket::Tls => {
+                let Some(a) = acceptor else {
+                    let why = "a TLS handshake where there is no TLS";
+                    return Opening::Refused(Error::ProtocolViolation(why.to_owned()));
+                };
+                let Some(plain) = slot.take() else { return Opening::Done };
+                *slot = secure(plain, peer, a, &std::mem::take(buf), services).await;
+                let Some(stream) = slot.as_ref() else { return Opening::Done };
+                // Without it, a browser could be made to speak to us (ALPACA).
+                if stream.tls().and_then(|c| c.alpn_protocol()) != Some(crate::tls::ALPN) {
+                    let why =
+                        "received direct SSL connection request without ALPN protocol negotiation extension";
+                    return Opening::Refused(Error::ProtocolViolation(why.to_owned()));
+                }
+            }
+            FirstPacket::Cancel { pid, key } => return Opening::Cancel { pid, key },
             FirstPacket::UnsupportedProtocol { major, minor } => {
-                return Err(Error::UnsupportedProtocol { major, minor });
+                return Opening::Refused(Error::UnsupportedProtocol { major, minor });
             }
-            FirstPacket::Startup(s) => return Ok(First::Startup(s)),
+            FirstPacket::Startup(s) => return Opening::Startup(s),
+        }
+    }
+}
+
+/// Whether a request for encryption has its place here.
+fn may_ask(asked: u32, stream: &Stream, buf: &[u8]) -> Result<(), Error> {
+    let violation = |why: &str| Err(Error::ProtocolViolation(why.to_owned()));
+    if asked > 2 {
+        return violation("too many requests for encryption");
+    }
+    if stream.tls().is_some() {
+        return violation("a request for encryption within TLS");
+    }
+    // What came in plain text behind a request for encryption was not meant for us (CVE-2021-3935).
+    if !buf.is_empty() {
+        return violation("received unencrypted data after a request for encryption");
+    }
+    Ok(())
+}
+
+/// The handshake of TLS; `early` are bytes of it that were read already. A client that fails in it gets an alert.
+async fn secure(
+    stream: Stream,
+    peer: Peer,
+    acceptor: &Acceptor,
+    early: &[u8],
+    services: &Services,
+) -> Option<Stream> {
+    let secured = match acceptor.connection() {
+        Ok(c) => stream.into_tls(c, early).await.map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    };
+    match secured {
+        Ok(s) => {
+            services.counters.count("tls_handshakes_total", "client");
+            Some(s)
+        }
+        Err(error) => {
+            services.counters.count("tls_handshake_failures_total", "client");
+            tracing::info!(%peer, error, "TLS handshake failed");
+            None
         }
     }
 }
@@ -201,7 +283,7 @@ async fn admit(
     let config = services.config();
     let console = config.is_console(&startup.database);
     let trusted = console && is_ourselves(stream, &startup.user);
-    may_log_in(services, &config, &startup, trusted)?;
+    may_log_in(services, &config, &startup, stream, trusted)?;
     if let Some(n) = startup::negotiate(&startup) {
         services.counters.count("protocol_negotiations_total", "version");
         let bytes = encode::negotiate_protocol_version(n.newest_minor, &n.unrecognized)?;
@@ -226,7 +308,16 @@ fn gone<E>(_: E) -> Error {
 ///
 /// The console is for those who come when nothing else works: neither a full Howdah nor one that is shutting down
 /// keeps them out.
-fn may_log_in(services: &Services, config: &Config, startup: &Startup, trusted: bool) -> Result<(), Error> {
+fn may_log_in(
+    services: &Services,
+    config: &Config,
+    startup: &Startup,
+    stream: &Stream,
+    trusted: bool,
+) -> Result<(), Error> {
+    if matches!(stream, Stream::Tcp(_)) && config.tls.client.mode >= Mode::Require {
+        return Err(Error::TlsRequired);
+    }
     if config.is_console(&startup.database)
         && startup.replication == Replication::No
         && (trusted || config.may_use_console(&startup.user))

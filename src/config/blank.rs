@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::compat::Compat;
 use super::resolved::{
     AuthMethod, Capacity, CapacityCheck, Config, Drain, Fleet, Keepalive, Limits, Listen, LogFormat, Notes,
-    PoolMode, PoolSettings, Process, Profile,
+    PoolMode, PoolSettings, Process, Profile, Tls, TlsFiles,
 };
+use crate::tls::Mode;
 
 const KEEPALIVE: Keepalive =
     Keepalive { enabled: true, idle: None, interval: None, count: None, user_timeout: None };
@@ -43,6 +44,14 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         auth_method: AuthMethod::ScramSha256,
         admin_users: Vec::new(),
         stats_users: Vec::new(),
+        tls: Tls {
+            client: blank_tls(),
+            server: blank_tls(),
+            direct: false,
+            cleartext: false,
+            acceptor: None,
+            connector: None,
+        },
         pool: blank_pool(),
         limits: Limits {
             max_client_connections: 0,
@@ -79,6 +88,17 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         compat: Compat::default(),
         ignore_startup_parameters: Vec::new(),
         notes: Notes::default(),
+    }
+}
+
+fn blank_tls() -> TlsFiles {
+    TlsFiles {
+        mode: Mode::Disable,
+        cert: None,
+        key: None,
+        ca: None,
+        protocols: Vec::new(),
+        ciphers: Vec::new(),
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     builder.fleet(tree, &mut config);
     builder.auth_file(tree, &global, &mut config);
     builder.ops_token(tree, &global, &mut config);
+    builder.tls(tree, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
         let mut user = builder.user(table, &path, &global);
         if user.secret.is_none() {

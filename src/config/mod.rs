@@ -24,6 +24,7 @@ mod secrets;
 pub mod setting;
 pub mod settings;
 mod summary;
+mod tls;
 pub mod units;
 mod userlist;
 mod validate;

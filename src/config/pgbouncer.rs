@@ -76,6 +76,7 @@ pub(super) fn read(
         reader.errors.push(ConfigError::new(&whole, "", "main section missing from config file"));
     }
     reader.listen(&lines, &whole);
+    reader.tls_ciphers(&lines);
     for line in &lines {
         match line.section.as_str() {
             "pgbouncer" => reader.main_key(line),
@@ -186,6 +187,28 @@ impl Reader<'_> {
         self.put(&[], "listen", &addresses.join(","), &line.source);
     }
 
+    /// The suites of TLS 1.2 and 1.3 stand in lists of their own there, and in one here; each has its default.
+    fn tls_ciphers(&mut self, lines: &[Line]) {
+        const TLS13: &str = "TLS_AES_256_GCM_SHA384,TLS_CHACHA20_POLY1305_SHA256,TLS_AES_128_GCM_SHA256";
+        const TLS12: &str = "ECDHE-ECDSA-AES256-GCM-SHA384,ECDHE-ECDSA-AES128-GCM-SHA256,\
+                             ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-AES256-GCM-SHA384,\
+                             ECDHE-RSA-AES128-GCM-SHA256,ECDHE-RSA-CHACHA20-POLY1305";
+        for side in ["client", "server"] {
+            let find = |key: &str| {
+                let key = format!("{side}_{key}");
+                lines.iter().rfind(|l| l.section == "pgbouncer" && l.key == key && !l.value.is_empty())
+            };
+            let (old, new) = (find("tls_ciphers"), find("tls13_ciphers"));
+            let Some(source) = old.or(new).map(|l| l.source.clone()) else { continue };
+            let list = |line: Option<&Line>, preset: &str| match line.map(|l| l.value.as_str()) {
+                None | Some("default" | "secure" | "compat" | "normal" | "fast") => preset.to_owned(),
+                Some(list) => list.replace(':', ","),
+            };
+            let both = format!("{},{}", list(new, TLS13), list(old, TLS12));
+            self.put(&[], &format!("{side}_tls_ciphers"), &both, &source);
+        }
+    }
+
     fn main_key(&mut self, line: &Line) {
         let key = line.key.as_str();
         if key == "listen_addr" || key == "listen_port" {
@@ -206,8 +229,8 @@ impl Reader<'_> {
             }
             return;
         }
-        if key.contains("_tls_") {
-            return self.tls(line);
+        if key.contains("_tls") && self.tls(line) {
+            return;
         }
         if WITHOUT_MEANING.iter().any(|(k, _)| *k == key) {
             return;
@@ -231,11 +254,33 @@ impl Reader<'_> {
         }
     }
 
-    fn tls(&mut self, line: &Line) {
-        let off = line.key.ends_with("_sslmode") && line.value == "disable";
-        if !off {
-            self.errors.push(invalid(line, "TLS is not supported yet".to_owned()).allowed("sslmode disable"));
+    /// What of TLS is not one of our settings by another name; false where it is.
+    fn tls(&mut self, line: &Line) -> bool {
+        let value = line.value.trim();
+        match line.key.as_str() {
+            // rustls has elliptic curves only, and chooses among its own.
+            "client_tls_dheparams" if matches!(value, "auto" | "none" | "") => {}
+            "client_tls_ecdhcurve" if matches!(value, "auto" | "") => {}
+            "client_tls_dheparams" | "client_tls_ecdhcurve" => {
+                self.not_yet(line, &format!("pgbouncer/{}", line.key));
+            }
+            // See `tls_ciphers`.
+            "client_tls13_ciphers" | "server_tls13_ciphers" | "client_tls_ciphers" | "server_tls_ciphers" => {
+            }
+            "client_tls_protocols" | "server_tls_protocols" if matches!(value, "" | "all" | "legacy") => {
+                // They add 1.0 and 1.1, which nothing of ours speaks.
+                if !value.is_empty() {
+                    self.warnings
+                        .push(format!("{}: {}: TLS 1.0 and 1.1 are not offered", line.source, line.key));
+                }
+                self.put(&[], &line.key, "secure", &line.source);
+            }
+            "client_tls_protocols" | "server_tls_protocols" => {
+                self.put(&[], &line.key, &value.replace(':', ","), &line.source);
+            }
+            _ => return false,
         }
+        true
     }
 
     /// Puts the value of a setting into the section at `path`, in native notation.

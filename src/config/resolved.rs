@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 use super::draft::Draft;
 
 use super::compat::Compat;
+use crate::tls::{Acceptor, Connector, Mode};
 
 /// One valid configuration, whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +33,7 @@ pub struct Config {
     pub limits: Limits,
     pub capacity: Capacity,
     pub fleet: Fleet,
+    pub tls: Tls,
     /// The global section, for what is not known to belong to a database yet.
     pub pool: PoolSettings,
     pub users: BTreeMap<String, User>,
@@ -160,6 +163,31 @@ pub enum AuthMethod {
     Password,
     Md5,
     ScramSha256,
+}
+
+/// TLS of both sides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    pub client: TlsFiles,
+    pub server: TlsFiles,
+    /// TLS to servers begins without an SSLRequest.
+    pub direct: bool,
+    /// A server may be sent a password as it is, over TCP without TLS.
+    pub cleartext: bool,
+    /// `None` where the mode is `disable`.
+    pub acceptor: Option<Arc<Acceptor>>,
+    pub connector: Option<Arc<Connector>>,
+}
+
+/// What one side's settings name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsFiles {
+    pub mode: Mode,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+    pub protocols: Vec<String>,
+    pub ciphers: Vec<String>,
 }
 
 /// Limits of the whole process.

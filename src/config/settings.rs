@@ -7,6 +7,7 @@ use super::resolved::{AuthMethod, CapacityCheck, Drain, LogFormat, PoolMode, Pro
 use super::routing::Balance;
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
+use crate::tls::Mode;
 
 use Preset::{Is, Mandatory, Unset};
 
@@ -79,6 +80,10 @@ fn capacity_check(word: &str) -> CapacityCheck {
         "off" => CapacityCheck::Off,
         _ => CapacityCheck::Refuse,
     }
+}
+
+fn path(text: &str) -> Option<std::path::PathBuf> {
+    (!text.is_empty()).then(|| text.into())
 }
 
 fn cores() -> usize {
@@ -215,6 +220,59 @@ settings! {
     /// Refuses the simple query protocol, and with it several statements in one text.
     disable_pqexec: GLOBAL, Kind::Boolean, Is("false"), "nearly every client uses it",
         NewConnections, pgb("disable_pqexec"), Config |c, Boolean(v)| c.compat.login.no_simple_query = *v;
+    // --- TLS towards clients
+    /// TLS for clients over TCP, with libpq's words. `allow` and `prefer`: whoever asks for it has it; `require`:
+    /// nobody comes in without; `verify-ca` and `verify-full`: nor without a certificate that `client_tls_ca` vouches for.
+    client_tls_mode: GLOBAL, Kind::Word(Mode::WORDS), Is("disable"),
+        "it needs a certificate, which only the operator can give",
+        NewConnections, pgb("client_tls_sslmode"), Config |c, Word(v)| c.tls.client.mode = Mode::from_word(v);
+    /// Howdah's certificate in PEM, with the intermediate ones behind it. Read again at each reload.
+    client_tls_cert: GLOBAL, Kind::Text, Unset, "whom Howdah is to be known as is up to the operator",
+        NewConnections, pgb("client_tls_cert_file"), Config |c, Text(v)| c.tls.client.cert = path(v);
+    /// Its private key in PEM, without a passphrase.
+    client_tls_key: GLOBAL, Kind::Text, Unset, "a secret has no default",
+        NewConnections, pgb("client_tls_key_file"), Config |c, Text(v)| c.tls.client.key = path(v);
+    /// CA certificates in PEM. With them, clients are asked for a certificate, and one that is shown must be good.
+    client_tls_ca: GLOBAL, Kind::Text, Unset, "without it no client is asked for a certificate",
+        NewConnections, pgb("client_tls_ca_file"), Config |c, Text(v)| c.tls.client.ca = path(v);
+    /// Protocols: `tlsv1.2`, `tlsv1.3`, or `secure` for both.
+    client_tls_protocols: GLOBAL, Kind::Names, Is("secure"), "what is older is broken, and not implemented",
+        NewConnections, pgb("client_tls_protocols"), Config |c, List(v)| c.tls.client.protocols = v.clone();
+    /// Cipher suites by their names in OpenSSL or at IANA, or `default` for all nine that there are.
+    client_tls_ciphers: GLOBAL, Kind::Names, Is("default"), "all of them are sound",
+        NewConnections, pgb("client_tls_ciphers"), Config |c, List(v)| c.tls.client.ciphers = v.clone();
+
+    // --- TLS towards servers
+    /// TLS to servers over TCP, with libpq's words. `allow` and `prefer` fall back to plain text, or from it, and
+    /// count it; from `require` on there is no connection without TLS. With `server_tls_ca` the certificate is
+    /// verified in every mode, with `verify-full` its name, too.
+    server_tls_mode: GLOBAL, Kind::Word(Mode::WORDS), Is("disable"),
+        "libpq's prefer falls back to plain text without a word: say which you want",
+        NewConnections, pgb("server_tls_sslmode").preset("prefer"),
+        Config |c, Word(v)| c.tls.server.mode = Mode::from_word(v);
+    /// How TLS to servers begins: `postgres` asks with an SSLRequest, `direct` (PostgreSQL 17 and newer) does not.
+    server_tls_negotiation: GLOBAL, Kind::Word(&["postgres", "direct"]), Is("postgres"),
+        "every version of PostgreSQL understands it",
+        NewConnections, NATIVE, Config |c, Word(v)| c.tls.direct = *v == "direct";
+    /// Whether a server that asks for a password as it is gets it over TCP without TLS.
+    server_cleartext_password: GLOBAL, Kind::Boolean, Is("false"),
+        "anybody on the way could read it",
+        NewConnections, NATIVE.preset("true"), Config |c, Boolean(v)| c.tls.cleartext = *v;
+    /// The certificate that Howdah shows to servers, in PEM, with the intermediate ones behind it.
+    server_tls_cert: GLOBAL, Kind::Text, Unset, "few servers ask for one",
+        NewConnections, pgb("server_tls_cert_file"), Config |c, Text(v)| c.tls.server.cert = path(v);
+    /// Its private key in PEM, without a passphrase.
+    server_tls_key: GLOBAL, Kind::Text, Unset, "a secret has no default",
+        NewConnections, pgb("server_tls_key_file"), Config |c, Text(v)| c.tls.server.key = path(v);
+    /// CA certificates in PEM that servers' certificates are verified with.
+    server_tls_ca: GLOBAL, Kind::Text, Unset, "whom to trust is up to the operator; the system's CAs vouch for anybody",
+        NewConnections, pgb("server_tls_ca_file"), Config |c, Text(v)| c.tls.server.ca = path(v);
+    /// Protocols: `tlsv1.2`, `tlsv1.3`, or `secure` for both.
+    server_tls_protocols: GLOBAL, Kind::Names, Is("secure"), "what is older is broken, and not implemented",
+        NewConnections, pgb("server_tls_protocols"), Config |c, List(v)| c.tls.server.protocols = v.clone();
+    /// Cipher suites by their names in OpenSSL or at IANA, or `default` for all nine that there are.
+    server_tls_ciphers: GLOBAL, Kind::Names, Is("default"), "all of them are sound",
+        NewConnections, pgb("server_tls_ciphers"), Config |c, List(v)| c.tls.server.ciphers = v.clone();
 
     // --- limits of the process
     /// Clients that may be connected at one time.

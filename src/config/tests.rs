@@ -431,7 +431,7 @@ fn a_wrong_pgbouncer_ini_is_told() {
         ),
         ("query_timeout = soon", "pgbouncer/query_timeout = \"soon\": not a number"),
         ("tcp_keepalive = on", "not a whole number"),
-        ("client_tls_sslmode = require", "TLS is not supported yet"),
+        ("client_tls_sslmode = require", "client_tls_cert: is missing"),
         ("auth_type = hba", "this auth_type is not supported yet"),
         ("listen_port = x", "not a port"),
         ("[nonsense]", "unknown section: nonsense"),

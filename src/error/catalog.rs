@@ -57,6 +57,7 @@ samples! {
     Error::FeatureNotSupported(_) => Error::FeatureNotSupported("what was asked for is not supported");
     Error::TransactionInStatementMode => Error::TransactionInStatementMode;
     Error::NoUserName => Error::NoUserName;
+    Error::TlsRequired => Error::TlsRequired;
     Error::AuthenticationFailed { .. } => Error::AuthenticationFailed { user: "alice".to_owned() };
     Error::TooManyClients { .. } => Error::TooManyClients { current: 10_000, limit: 10_000 };
     Error::TooManyDatabaseClients { .. } =>
@@ -72,6 +73,8 @@ samples! {
     Error::CancelledWhileWaiting { .. } => Error::CancelledWhileWaiting { waited: SECOND };
     Error::ServerUnreachable { .. } =>
         Error::ServerUnreachable { host: "db:5432".to_owned(), reason: "connection refused".to_owned() };
+    Error::ServerTls { .. } =>
+        Error::ServerTls { host: "db:5432".to_owned(), reason: "certificate expired".to_owned() };
     Error::ServerLogin(_) => Error::ServerLogin(server_error());
     Error::ServerAuth { .. } =>
         Error::ServerAuth { method: "SCRAM-SHA-256".to_owned(), user: "alice".to_owned() };

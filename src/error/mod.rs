@@ -110,6 +110,8 @@ pub enum Error {
     // --- the client may not come in
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUserName,
+    #[error("SSL required")]
+    TlsRequired,
     #[error("password authentication failed for user \"{user}\"")]
     AuthenticationFailed { user: String },
     #[error("too many clients: {current} of {limit}")]
@@ -136,6 +138,9 @@ pub enum Error {
     CancelledWhileWaiting { waited: Duration },
     #[error("cannot connect to server: {reason}")]
     ServerUnreachable { host: String, reason: String },
+    /// For the log; the client learns that it was TLS and no more.
+    #[error("no TLS with the server: {reason}")]
+    ServerTls { host: String, reason: String },
     /// The server refused our login; forwarded verbatim.
     #[error("server refused login: {}", .0.summary())]
     ServerLogin(ServerError),

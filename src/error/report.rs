@@ -146,6 +146,10 @@ pub fn report(error: &Error) -> Report {
             "no_user_name",
             "no PostgreSQL user name specified in startup packet".to_owned(),
         ),
+        Error::TlsRequired => h(
+            r(F, S::INVALID_AUTHORIZATION, "tls_required", "SSL required".to_owned()),
+            "Connect with sslmode=require or stronger; client_tls_mode lets nobody in without TLS.",
+        ),
         Error::AuthenticationFailed { user } => r(
             F,
             S::INVALID_PASSWORD,
@@ -268,6 +272,15 @@ pub fn report(error: &Error) -> Report {
                 reason.clone(),
             ),
             "Check that the server runs and is reachable from the pooler; the log names the host.",
+        ),
+        Error::ServerTls { .. } => h(
+            r(
+                F,
+                S::CONNECTION_FAILURE,
+                "server_tls_failed",
+                "no secure connection to the database server".to_owned(),
+            ),
+            "The pooler's log says what was wrong; see server_tls_mode and server_tls_ca.",
         ),
         Error::ServerLogin(e) => Report {
             verbatim: Some(e.body.clone()),

@@ -3,3 +3,4 @@
 pub mod buffer;
 pub mod lane;
 pub mod stream;
+pub mod tls;

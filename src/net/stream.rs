@@ -1,4 +1,4 @@
-//! One connection of either side: TCP or Unix, TLS when it comes.
+//! One connection of either side: TCP, Unix, or TLS over TCP.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -8,12 +8,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::Tls;
 use crate::config::resolved::Keepalive;
 
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<Tls>),
 }
 
 /// So much is written without asking first to be woken. A longer write that fits in part only has told the reactor
@@ -37,10 +39,11 @@ impl std::fmt::Display for Peer {
 }
 
 macro_rules! each {
-    ($self:ident, $s:ident => $e:expr) => {
+    ($self:ident, $s:ident => $e:expr, $tls:ident => $t:expr) => {
         match $self {
             Stream::Tcp($s) => $e,
             Stream::Unix($s) => $e,
+            Stream::Tls($tls) => $t,
         }
     };
 }
@@ -51,48 +54,55 @@ impl Stream {
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut rb = ReadBuf::new(buf);
-        ready!(each!(self, s => Pin::new(s).poll_read(cx, &mut rb)))?;
+        match self {
+            Self::Tcp(s) => ready!(Pin::new(s).poll_read(cx, &mut rb))?,
+            Self::Unix(s) => ready!(Pin::new(s).poll_read(cx, &mut rb))?,
+            Self::Tls(s) => return s.poll_read(cx, buf),
+        }
         Poll::Ready(Ok(rb.filled().len()))
     }
 
     /// Whether the reactor has seen something to read. Costs no system call and no lock, and arranges for no wake.
     #[inline]
     pub fn may_read(&self) -> bool {
-        each!(self, s => s.try_io(Interest::READABLE, || Ok(())).is_ok())
+        each!(self, s => s.try_io(Interest::READABLE, || Ok(())).is_ok(), tls => tls.may_read())
     }
 
     /// Whether a read may find something; asks the reactor, not the kernel.
     #[inline]
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, s => s.poll_read_ready(cx))
+        each!(self, s => s.poll_read_ready(cx), tls => tls.poll_read_ready(cx))
     }
 
     /// Whether a write may find room; asks the reactor, not the kernel.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, s => s.poll_write_ready(cx))
+        each!(self, s => s.poll_write_ready(cx), tls => tls.poll_write_ready(cx))
     }
 
     /// Reads without waiting; `WouldBlock` costs no system call when the reactor has seen nothing.
     #[inline]
-    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        each!(self, s => s.try_read(buf))
+    pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        each!(self, s => s.try_read(buf), tls => tls.try_read(buf))
     }
 
-    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        each!(self, s => s.try_write(buf))
+    pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        each!(self, s => s.try_write(buf), tls => tls.try_write(buf))
     }
 
     /// Writes `a`, then `b`, as far as there is room. Cancel safe.
     #[inline]
     pub fn poll_write2(&mut self, cx: &mut Context<'_>, a: &[u8], b: &[u8]) -> Poll<io::Result<usize>> {
+        if let Self::Tls(tls) = self {
+            return tls.poll_write2(cx, a, b);
+        }
         // Little has room nearly always, and then nobody need be woken for it.
         if a.len() + b.len() <= AT_ONCE {
             let tried = if a.is_empty() {
-                each!(self, s => s.try_write(b))
+                each!(self, s => s.try_write(b), tls => tls.try_write(b))
             } else if b.is_empty() {
-                each!(self, s => s.try_write(a))
+                each!(self, s => s.try_write(a), tls => tls.try_write(a))
             } else {
-                each!(self, s => s.try_write_vectored(&[IoSlice::new(a), IoSlice::new(b)]))
+                each!(self, s => s.try_write_vectored(&[IoSlice::new(a), IoSlice::new(b)]), tls => tls.try_write(a))
             };
             match tried {
                 Ok(n) if n > 0 => return Poll::Ready(Ok(n)),
@@ -101,12 +111,14 @@ impl Stream {
             }
         }
         let n = if a.is_empty() {
-            ready!(each!(self, s => Pin::new(s).poll_write(cx, b)))?
+            ready!(each!(self, s => Pin::new(s).poll_write(cx, b), tls => tls.poll_write2(cx, a, b)))?
         } else if b.is_empty() {
-            ready!(each!(self, s => Pin::new(s).poll_write(cx, a)))?
+            ready!(each!(self, s => Pin::new(s).poll_write(cx, a), tls => tls.poll_write2(cx, a, b)))?
         } else {
             let v = [IoSlice::new(a), IoSlice::new(b)];
-            ready!(each!(self, s => Pin::new(s).poll_write_vectored(cx, &v)))?
+            ready!(
+                each!(self, s => Pin::new(s).poll_write_vectored(cx, &v), tls => tls.poll_write2(cx, a, b))
+            )?
         };
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -125,7 +137,10 @@ impl Stream {
 
     /// Says that nothing more will be written. The other side may still write.
     pub async fn shutdown(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| each!(self, s => Pin::new(s).poll_shutdown(cx))).await
+        std::future::poll_fn(
+            |cx| each!(self, s => Pin::new(s).poll_shutdown(cx), tls => tls.poll_shutdown(cx)),
+        )
+        .await
     }
 
     /// Appends what there is to read; 0 is the end. Cancel safe.
@@ -141,6 +156,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => (s.local_addr().ok(), s.peer_addr().ok()),
             Self::Unix(_) => (None, None),
+            Self::Tls(s) => (s.tcp().local_addr().ok(), s.tcp().peer_addr().ok()),
         }
     }
 
@@ -148,7 +164,24 @@ impl Stream {
     pub fn unix_peer(&self) -> Option<(u32, Option<i32>)> {
         match self {
             Self::Unix(s) => s.peer_cred().ok().map(|c| (c.uid(), c.pid())),
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) => None,
+        }
+    }
+
+    /// From here on TLS, with a handshake first; `early` are bytes of it that were read already. Only TCP has TLS,
+    /// as with PostgreSQL.
+    pub async fn into_tls(self, connection: rustls::Connection, early: &[u8]) -> io::Result<Self> {
+        match self {
+            Self::Tcp(s) => Ok(Self::Tls(Box::new(Tls::handshake(s, connection, early).await?))),
+            Self::Unix(_) | Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// What TLS there is.
+    pub fn tls(&self) -> Option<&rustls::Connection> {
+        match self {
+            Self::Tls(s) => Some(s.connection()),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 

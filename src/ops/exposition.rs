@@ -143,6 +143,9 @@ fn whole(out: &mut Series, s: &Snapshot) {
     out.put("howdah_statements", &[], s.statements.kept as f64);
     out.put("howdah_statements_dropped_total", &[], s.statements.fallen.statements as f64);
     out.put("howdah_statement_calls_total", &[], s.statements.calls as f64);
+    for (setting, end) in &s.certificates {
+        out.put("howdah_tls_certificate_not_after_seconds", &[setting], *end);
+    }
     out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Snapshot {
     /// Name, label, count.
     pub(super) events: Vec<(&'static str, &'static str, u64)>,
     pub(super) uptime: Duration,
+    /// Setting, and when what it names expires; what is not there never does.
+    pub(super) certificates: [(&'static str, f64); 4],
     pub(super) process: Option<Process>,
 }
 
@@ -160,8 +162,21 @@ impl Snapshot {
             events: services.counters.all(),
             uptime: Duration::from_millis(services.clock.now_ms()),
             process: Process::read(),
+            certificates: certificates(&services.config()),
         }
     }
+}
+
+fn certificates(config: &Config) -> [(&'static str, f64); 4] {
+    let client = config.tls.acceptor.as_ref().map(|a| a.material());
+    let server = config.tls.connector.as_ref().map(|c| c.material());
+    [
+        ("client_tls_cert", client.and_then(|m| m.not_after)),
+        ("client_tls_ca", client.and_then(|m| m.ca_not_after)),
+        ("server_tls_cert", server.and_then(|m| m.not_after)),
+        ("server_tls_ca", server.and_then(|m| m.ca_not_after)),
+    ]
+    .map(|(setting, end)| (setting, end.map_or(f64::INFINITY, |e| e as f64)))
 }
 
 impl Clients {

@@ -18,8 +18,8 @@ impl Pool {
     }
 
     /// Closes a connection that the core has given up.
-    pub(super) fn close_conn(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, goodbye: Goodbye) {
-        let ended = close::has_ended(&conn.stream);
+    pub(super) fn close_conn(self: &Arc<Self>, id: ConnId, mut conn: Box<ServerConn>, goodbye: Goodbye) {
+        let ended = close::has_ended(&mut conn.stream);
         let guard = CloseGuard { pool: self.clone(), id, conn: Some(conn) };
         // Without a runtime the process is ending, and nobody needs the place.
         if !ended && let Ok(runtime) = tokio::runtime::Handle::try_current() {

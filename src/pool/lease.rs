@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{ConnId, Grant};
-use super::{CancelTarget, LeaseReport, Pool};
+use super::{CancelTarget, LeaseReport, Pool, cancel_target};
 use crate::clock::Clock;
 use crate::net::lane::Unread;
 use crate::proto::pipeline::TxStatus;
@@ -106,7 +106,7 @@ impl Lease {
         // Whatever is owed may be running, with or without a Sync behind it.
         let running =
             !at_boundary && !conn.state.pipeline.is_empty() && !conn.state.pipeline.wants_copy_data();
-        let to = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+        let to = cancel_target(&conn);
         // While the lease still counts as one, a cancel for it may begin.
         let cancelling = running && pool.begin_cancel(id, lease);
         pool.inner.lock().core.repairing(Clock::now(), id);
@@ -123,7 +123,7 @@ impl Lease {
     /// Asks the server to stop what it runs for this lease.
     pub fn cancel(&self) {
         if let Some(c) = &self.conn {
-            let to = CancelTarget { host: c.host.clone(), pid: c.pid, key: c.cancel_key.clone() };
+            let to = cancel_target(c);
             self.pool.cancel_lease(self.id, self.lease, to);
         }
     }

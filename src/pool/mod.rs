@@ -37,6 +37,7 @@ use crate::server::close::Goodbye;
 use crate::server::conn::{Quiet, ServerConn};
 use crate::server::connect::{self, Target};
 use crate::services::Services;
+use crate::tls::{Connector, Mode};
 
 use self::core::{Acquire, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd};
 use self::greeting::Greetings;
@@ -69,6 +70,8 @@ pub struct PoolSpec {
     /// Limits of the hosts, in their order.
     pub host_limits: Vec<Option<usize>>,
     pub process: crate::config::resolved::Limits,
+    pub tls: Option<Arc<Connector>>,
+    pub cleartext: bool,
     pub keepalive: crate::config::resolved::Keepalive,
 }
 
@@ -106,6 +109,8 @@ impl PoolSpec {
                 (LimitKey::User(key.user.clone()), user.and_then(|u| u.max_connections).map(|n| n as usize)),
             ],
             process: config.limits.clone(),
+            tls: config.tls.connector.clone(),
+            cleartext: config.tls.cleartext,
             keepalive: settings.keepalive,
             settings,
         })
@@ -138,6 +143,8 @@ impl PoolSpec {
             keepalive: self.keepalive,
             timeout: self.settings.server_connect_timeout,
             max_message: self.process.max_message_size,
+            tls: self.tls.clone(),
+            cleartext: self.cleartext,
         }
     }
 
@@ -153,6 +160,7 @@ impl PoolSpec {
             &self.server_secret,
             &self.settings.startup,
             &self.settings.on_connect,
+            self.tls.as_ref().map(|c| (c.mode, c.direct)),
         )
     }
 }
@@ -948,13 +956,19 @@ pub struct CancelTarget {
     pub host: HostAddr,
     pub pid: i32,
     pub key: Vec<u8>,
+    pub tls: Option<Arc<Connector>>,
+}
+
+/// How to cancel what runs on this connection.
+fn cancel_target(c: &ServerConn) -> CancelTarget {
+    CancelTarget { host: c.host.clone(), pid: c.pid, key: c.cancel_key.clone(), tls: c.tls.clone() }
 }
 
 async fn send_cancel(
     to: &CancelTarget,
     keepalive: &crate::config::resolved::Keepalive,
 ) -> std::io::Result<()> {
-    let mut s = connect::dial(&to.host, keepalive).await?;
+    let mut s = connect::dial_for_cancel(&to.host, keepalive, to.tls.as_ref()).await?;
     let packet = encode::cancel_request(to.pid, &to.key)
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     s.write_all(&packet).await?;
@@ -1045,8 +1059,24 @@ impl Drop for OpenGuard {
 }
 
 impl Pool {
+    fn count_tls(&self, conn: &ServerConn, spec: &PoolSpec) {
+        let counters = &self.services.counters;
+        let mode = spec.tls.as_ref().map_or(Mode::Disable, |c| c.mode);
+        if conn.tls.is_some() {
+            counters.count("tls_handshakes_total", "server");
+        }
+        match (mode, conn.tls.is_some()) {
+            (Mode::Allow, true) => counters.count("server_tls_fallbacks_total", "tls"),
+            (Mode::Prefer, false) if matches!(conn.host, HostAddr::Tcp { .. }) => {
+                counters.count("server_tls_fallbacks_total", "plain");
+            }
+            _ => {}
+        }
+    }
+
     fn opened(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, spec: &PoolSpec, began: Instant) {
         let now = Clock::now();
+        self.count_tls(&conn, spec);
         self.failed_hosts.lock().clear();
         self.services.ledger.host_reached(&conn.host);
         // The defaults are interned so that clients that log in share them.
@@ -1059,7 +1089,7 @@ impl Pool {
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         // ± 10 %, so that connections opened together do not end together.
         let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
-        let cancel = CancelTarget { host: conn.host.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+        let cancel = cancel_target(&conn);
         let serial = self.services.clients.next_id();
         let target = inspect::Facts::of(cancel, serial, conn.opened, &conn.stream);
         let restored;
@@ -1111,6 +1141,9 @@ impl Pool {
             OpenFailure::Fatal(_) => "refused",
         };
         self.services.counters.count("server_connect_failures_total", label);
+        if matches!(f.error(), Error::ServerTls { .. }) {
+            self.services.counters.count("tls_handshake_failures_total", "server");
+        }
         tracing::warn!(pool = %self.key, %host, error = %f.error(), "cannot open a server connection");
         if matches!(f, OpenFailure::Unreachable(_)) {
             let max = spec.settings.server_login_retry;

@@ -37,6 +37,8 @@ pub enum FirstPacket {
     Ssl,
     /// GSSENCRequest; answered by one byte.
     GssEnc,
+    /// Not a packet: a TLS handshake begins, without an SSLRequest before it. None of its bytes is used.
+    Tls,
     /// CancelRequest; never answered.
     Cancel {
         pid: i32,
@@ -107,7 +109,7 @@ pub fn negotiate(startup: &Startup) -> Option<Negotiate> {
 /// needed. A length that cannot be right is refused at once, before its bytes are waited for.
 pub fn parse_first(buf: &[u8]) -> Result<Option<(FirstPacket, usize)>, Error> {
     if buf.first() == Some(&TLS_HANDSHAKE) {
-        return violation("direct TLS connections are not supported; use an SSLRequest");
+        return Ok(Some((FirstPacket::Tls, 0)));
     }
     let Some(length) = be_u32(buf) else { return Ok(None) };
     let length = match usize::try_from(length) {

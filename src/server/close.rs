@@ -20,7 +20,7 @@ pub enum Goodbye {
 }
 
 /// Whether the server has closed its side already; asks without waiting, and throws away what it said before.
-pub fn has_ended(stream: &Stream) -> bool {
+pub fn has_ended(stream: &mut Stream) -> bool {
     let mut chunk = [0; 4096];
     for _ in 0..4 {
         match stream.try_read(&mut chunk) {

@@ -11,6 +11,7 @@ use crate::pool::ledger::Room;
 use crate::proto::frame::{self, be};
 use crate::relay::down;
 use crate::relay::state::ServerState;
+use crate::tls::Connector;
 
 #[derive(Debug)]
 pub struct ServerConn {
@@ -21,6 +22,8 @@ pub struct ServerConn {
     pub pid: i32,
     pub cancel_key: Vec<u8>,
     pub opened: Instant,
+    /// What its TLS was made with, where it has TLS: a cancel for it goes the same way.
+    pub tls: Option<Arc<Connector>>,
     /// The pool's generation of connection settings under which it was opened.
     pub epoch: u64,
     /// Part of a message that came while nobody had the connection.
@@ -60,6 +63,7 @@ impl ServerConn {
             pid,
             cancel_key,
             opened,
+            tls: None,
             epoch,
             idle_bytes: Vec::new(),
             counted: None,

@@ -19,6 +19,8 @@ use crate::proto::params::ParamSet;
 use crate::relay::down;
 use crate::relay::state::ServerState;
 use crate::server::conn::ServerConn;
+use crate::server::secure::{Attempt, Failure, attempts, secure};
+use crate::tls::Connector;
 
 /// Everything that a dial needs; resolved when the pool is made.
 #[derive(Debug, Clone)]
@@ -31,6 +33,10 @@ pub struct Target {
     pub keepalive: Keepalive,
     pub timeout: Duration,
     pub max_message: u32,
+    /// `None` is plain text.
+    pub tls: Option<Arc<Connector>>,
+    /// A password may be sent as it is over TCP without TLS.
+    pub cleartext: bool,
 }
 
 /// Bytes that a login may bring before it is taken for an attack.
@@ -53,7 +59,7 @@ fn io_error(host: &HostAddr, e: &io::Error) -> OpenFailure {
 }
 
 /// Connects a socket. The caller bounds the time.
-pub async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> {
+async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> {
     let stream = match host {
         HostAddr::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
@@ -85,6 +91,20 @@ pub async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> 
 async fn connect_tcp(addr: std::net::SocketAddr) -> io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.connect(addr).await
+}
+
+/// Connects, with TLS where `tls` is given, for something other than a login. The caller bounds the time.
+pub async fn dial_for_cancel(
+    host: &HostAddr,
+    keepalive: &Keepalive,
+    tls: Option<&Arc<Connector>>,
+) -> io::Result<Stream> {
+    let stream = dial(host, keepalive).await?;
+    let attempt = if tls.is_some() { Attempt::Tls } else { Attempt::Plain };
+    secure(stream, host, tls, attempt).await.map_err(|f| match f {
+        Failure::Io(e) => e,
+        Failure::Tls(e) => io::Error::other(e.to_string()),
+    })
 }
 
 /// Opens, logs in and prepares one connection.
@@ -160,14 +180,18 @@ async fn open_inner(
     room: Room,
     nothing: Arc<ParamSet>,
 ) -> Result<Box<ServerConn>, OpenFailure> {
-    let stream = dial(host, &t.keepalive).await.map_err(|e| io_error(host, &e))?;
-    let mut l = Login { stream, buf: Vec::new(), host, max: t.max_message };
-    let mut params = vec![("user", &*t.user), ("database", t.dbname.as_str())];
-    params.extend(t.startup.iter().map(|(n, v)| (n.as_str(), v.as_str())));
-    let hello = encode::startup_message(&params).map_err(OpenFailure::Fatal)?;
-    l.send(&hello).await?;
-    authenticate(&mut l, t).await?;
-
+    let mut attempts = attempts(host, t.tls.as_deref()).iter().copied().peekable();
+    let mut l = loop {
+        let attempt = attempts.next().unwrap_or(Attempt::Plain);
+        match begin(host, t, attempt).await {
+            Ok(l) => break l,
+            Err(Begin { failure, .. }) if attempts.peek().is_none() => return Err(failure),
+            Err(Begin { failure, about_tls: true }) => {
+                tracing::info!(%host, error = %failure.error(), "falling back to {:?}", attempts.peek());
+            }
+            Err(Begin { failure, .. }) => return Err(failure),
+        }
+    };
     let mut defaults = ParamSet::default();
     let (mut pid, mut key) = (0, Vec::new());
     loop {
@@ -200,19 +224,61 @@ async fn open_inner(
     room.arrived();
     let state = ServerState::new(Arc::new(defaults), nothing);
     let user = t.user.clone();
-    Ok(Box::new(ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, room)))
+    let tls = t.tls.clone().filter(|_| l.stream.tls().is_some());
+    let mut conn = ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, room);
+    conn.tls = tls;
+    Ok(Box::new(conn))
 }
 
-async fn authenticate(l: &mut Login<'_>, t: &Target) -> Result<(), OpenFailure> {
-    // Cleartext only over a Unix socket: over the network anybody could read it.
-    let cleartext = match l.host {
-        HostAddr::Unix { .. } => Cleartext::Allow,
-        HostAddr::Tcp { .. } => Cleartext::Refuse,
+/// Why a connection did not get to the end of its authentication.
+struct Begin {
+    failure: OpenFailure,
+    /// It could be otherwise with TLS, or without.
+    about_tls: bool,
+}
+
+impl From<OpenFailure> for Begin {
+    fn from(failure: OpenFailure) -> Self {
+        Self { failure, about_tls: false }
+    }
+}
+
+/// Dials and logs in, up to AuthenticationOk.
+async fn begin<'a>(host: &'a HostAddr, t: &Target, attempt: Attempt) -> Result<Login<'a>, Begin> {
+    let stream = dial(host, &t.keepalive).await.map_err(|e| io_error(host, &e))?;
+    let stream = secure(stream, host, t.tls.as_ref(), attempt).await.map_err(|f| match f {
+        Failure::Io(e) => Begin::from(io_error(host, &e)),
+        Failure::Tls(e) => Begin { failure: OpenFailure::Fatal(e), about_tls: true },
+    })?;
+    let mut l = Login { stream, buf: Vec::new(), host, max: t.max_message };
+    let mut params = vec![("user", &*t.user), ("database", t.dbname.as_str())];
+    params.extend(t.startup.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+    let hello = encode::startup_message(&params).map_err(OpenFailure::Fatal)?;
+    l.send(&hello).await?;
+    let first = l.next().await?;
+    // No line of pg_hba.conf for this kind of connection.
+    if first.0 == be::ERROR && (ServerError { body: first.1.clone() }).sqlstate() == b"28000" {
+        return Err(Begin { failure: l.refused(first.1), about_tls: true });
+    }
+    authenticate(&mut l, t, first).await?;
+    Ok(l)
+}
+
+async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Result<(), OpenFailure> {
+    // Over the network anybody could read it.
+    let cleartext = match l.stream {
+        Stream::Unix(_) | Stream::Tls(_) => Cleartext::Allow,
+        Stream::Tcp(_) if t.cleartext => Cleartext::Allow,
+        Stream::Tcp(_) => Cleartext::Refuse,
     };
     let host = l.host.to_string();
     let mut auth = ServerAuth::new(&host, &t.user, t.secret.as_ref(), None, cleartext, &mut rand::rng());
+    let mut first = Some(first);
     loop {
-        let (tag, body) = l.next().await?;
+        let (tag, body) = match first.take() {
+            Some(m) => m,
+            None => l.next().await?,
+        };
         let mut action = match tag {
             be::AUTHENTICATION => auth.on_auth_message(&body),
             be::ERROR => return Err(l.refused(body)),

@@ -10,6 +10,7 @@
     reason = "every test binary uses its own part of the harness"
 )]
 
+pub mod certs;
 pub mod exposition;
 pub mod proxy;
 pub mod tools;

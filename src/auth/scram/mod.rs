@@ -1,6 +1,6 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL documentation, 54.3 SASL Authentication), both sides.
 //!
-//! No channel binding: neither side has TLS yet.
+//! No channel binding yet.
 
 mod client;
 mod server;

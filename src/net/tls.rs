@@ -1,0 +1,271 @@
+//! TLS on a TCP socket: rustls does the protocol, this moves its bytes.
+//!
+//! Between messages nothing is kept but what rustls keeps itself: no buffer of ours waits with an idle peer.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::Connection;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+pub struct Tls {
+    tcp: TcpStream,
+    connection: Connection,
+    /// Decrypted bytes that wait in rustls.
+    plain: usize,
+    /// The peer has said goodbye, or just gone: PostgreSQL takes both for the end.
+    ended: bool,
+    /// Bytes that a writer gave us, whose records are not all with the kernel yet.
+    owed: usize,
+    said_goodbye: bool,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("tcp", &self.tcp).finish_non_exhaustive()
+    }
+}
+
+/// The socket in a poll, as what rustls reads from and writes to.
+struct Polled<'a, 'b>(&'a mut TcpStream, &'a mut Context<'b>);
+
+fn polled<T>(p: Poll<io::Result<T>>) -> io::Result<T> {
+    match p {
+        Poll::Ready(r) => r,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Read for Polled<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut rb = ReadBuf::new(buf);
+        polled(Pin::new(&mut *self.0).poll_read(self.1, &mut rb))?;
+        Ok(rb.filled().len())
+    }
+}
+
+impl Write for Polled<'_, '_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        polled(Pin::new(&mut *self.0).poll_write(self.1, buf))
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        polled(Pin::new(&mut *self.0).poll_write_vectored(self.1, bufs))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The socket, without waiting.
+struct Tried<'a>(&'a TcpStream);
+
+impl Read for Tried<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buf)
+    }
+}
+
+impl Write for Tried<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.try_write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn blocked(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::WouldBlock
+}
+
+impl Tls {
+    /// Does the handshake; `early` are bytes of it that were read already. An error holds rustls' own, where
+    /// the peer is to blame. Not cancel safe: a handshake that is given up is over.
+    pub async fn handshake(tcp: TcpStream, connection: Connection, early: &[u8]) -> io::Result<Self> {
+        let mut tls = Self { tcp, connection, plain: 0, ended: false, owed: 0, said_goodbye: false };
+        let mut early = early;
+        while !early.is_empty() {
+            tls.connection.read_tls(&mut early)?;
+            tls.digest()?;
+        }
+        std::future::poll_fn(|cx| tls.poll_handshake(cx)).await?;
+        Ok(tls)
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_send(cx))?;
+            if !self.connection.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_receive(cx))?;
+            if self.ended && self.connection.is_handshaking() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    pub(super) const fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Takes in what `read_tls` has read.
+    fn digest(&mut self) -> io::Result<()> {
+        match self.connection.process_new_packets() {
+            Ok(state) => {
+                self.plain = state.plaintext_bytes_to_read();
+                self.ended |= state.peer_has_closed();
+                Ok(())
+            }
+            Err(e) => {
+                // There is an alert for the peer.
+                self.try_send();
+                Err(io::Error::new(io::ErrorKind::InvalidData, e))
+            }
+        }
+    }
+
+    fn received(&mut self, read: io::Result<usize>) -> io::Result<()> {
+        match read {
+            Ok(0) => {
+                self.ended = true;
+                Ok(())
+            }
+            Ok(_) => {
+                self.digest()?;
+                if self.connection.wants_write() && !self.connection.is_handshaking() {
+                    // A key update is answered by the way.
+                    self.try_send();
+                }
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let read = self.connection.read_tls(&mut Polled(&mut self.tcp, cx));
+        match self.received(read) {
+            Err(e) if blocked(&e) => Poll::Pending,
+            done => Poll::Ready(done),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.connection.wants_write() {
+            match self.connection.write_tls(&mut Polled(&mut self.tcp, cx)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(e) if blocked(&e) => return Poll::Pending,
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what it can; what it cannot is sent with the next write.
+    fn try_send(&mut self) {
+        while self.connection.wants_write() {
+            if !matches!(self.connection.write_tls(&mut Tried(&self.tcp)), Ok(n) if n > 0) {
+                return;
+            }
+        }
+    }
+
+    fn take_plain(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.connection.reader().read(buf)?;
+        self.plain = self.plain.saturating_sub(n);
+        Ok(n)
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if self.plain > 0 {
+                return Poll::Ready(self.take_plain(buf));
+            }
+            if self.ended {
+                return Poll::Ready(Ok(0));
+            }
+            ready!(self.poll_receive(cx))?;
+        }
+    }
+
+    pub(super) fn may_read(&self) -> bool {
+        self.plain > 0 || self.ended || self.tcp.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.said_goodbye {
+            self.said_goodbye = true;
+            self.connection.send_close_notify();
+        }
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.plain > 0 || self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        self.tcp.poll_read_ready(cx)
+    }
+
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(cx)
+    }
+
+    pub(super) fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.plain > 0 {
+                return self.take_plain(buf);
+            }
+            if self.ended {
+                return Ok(0);
+            }
+            let read = self.connection.read_tls(&mut Tried(&self.tcp));
+            self.received(read)?;
+        }
+    }
+
+    pub(super) fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.connection.writer().write(buf)?;
+        self.try_send();
+        Ok(n)
+    }
+
+    /// Writes `a`, then `b`. Bytes are reported as written when the kernel has all their records: until then
+    /// the caller must come back with the same bytes.
+    pub(super) fn poll_write2(
+        &mut self,
+        cx: &mut Context<'_>,
+        a: &[u8],
+        b: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_send(cx))?;
+        if self.owed == 0 {
+            self.owed = self.connection.writer().write_vectored(&[IoSlice::new(a), IoSlice::new(b)])?;
+            ready!(self.poll_send(cx))?;
+        }
+        // What the caller has thrown away since is not counted.
+        Poll::Ready(Ok(std::mem::take(&mut self.owed).min(a.len() + b.len())))
+    }
+}
+
+impl Drop for Tls {
+    /// Without the goodbye, OpenSSL would call the end of the connection an error.
+    fn drop(&mut self) {
+        if !self.said_goodbye {
+            self.connection.send_close_notify();
+            self.try_send();
+        }
+    }
+}
