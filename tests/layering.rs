@@ -76,7 +76,7 @@ const RULES: &[Rule] = &[
         ],
         false,
     ),
-    rule("cancel.rs", &["client", "services"], false),
+    rule("cancel.rs", &["client", "config", "proto", "server", "services"], false),
     rule(
         "services.rs",
         &[

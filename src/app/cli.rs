@@ -49,6 +49,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write the TOML that a pgbouncer.ini comes to, and on standard error what became of each key.
+    Convert {
+        /// The pgbouncer.ini.
+        file: PathBuf,
+    },
     /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
     Demo {
         /// Stop after this time, for example 10s; without it, at Ctrl-C.
@@ -107,6 +112,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(serve)) => check(&serve),
         Some(Command::Plan(serve)) => plan(&serve),
         Some(Command::Doctor { serve, json }) => doctor(&serve, json),
+        Some(Command::Convert { file }) => convert(&file),
         Some(Command::Demo { duration }) => run_demo(duration),
         None => run(&cli.serve),
     }
@@ -246,6 +252,17 @@ fn doctor(serve: &Serve, json: bool) -> ExitCode {
             let _ = writeln!(io::stderr(), "howdah: {e}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn convert(file: &std::path::Path) -> ExitCode {
+    match config::convert::convert(file) {
+        Ok(c) => {
+            let _ = write!(io::stdout(), "{}", c.toml);
+            let _ = write!(io::stderr(), "{}", c.report);
+            ExitCode::SUCCESS
+        }
+        Err(e) => complain(&e),
     }
 }
 

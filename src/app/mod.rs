@@ -264,7 +264,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
     let gone = services.pools.reconfigure(&new);
     services.clients.each(|c| {
         let removed = gone.iter().any(|k| k.database == c.database && k.user == c.user)
-            || !(new.databases.contains_key(&*c.database) || new.is_console(&c.database));
+            || !(new.database(&c.database).is_some() || new.is_console(&c.database));
         if removed {
             c.signal(Signal::Removed);
         }

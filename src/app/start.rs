@@ -42,6 +42,12 @@ pub(super) fn warm(services: &Arc<Services>, config: &Config) -> Vec<Arc<Pool>> 
         if let (1, Some(only)) = (config.users.len(), config.users.keys().next()) {
             users.push(only);
         }
+        // PgBouncer keeps the minimum of a database whose user is fixed from the start.
+        let forced = db.server_user.as_deref().filter(|_| config.profile == Profile::PgBouncer);
+        if let Some(user) = forced {
+            users.clear();
+            users.push(user);
+        }
         users.sort_unstable();
         users.dedup();
         for user in users {

@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::auth::{Action, ClientAuth};
 use crate::cancel;
 use crate::clock::Clock;
-use crate::config::resolved::{AuthMethod, Config, Role, Secret};
+use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret};
 use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
 use crate::net::lane::Lane;
@@ -84,8 +84,8 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
         Err(_) => return timed_out(&mut stream, services, peer, limit, None).await,
     };
     let who = (startup.user.clone(), startup.database.clone());
-    let limit = config.databases.get(&startup.database).map_or(config.pool.client_login_timeout, |db| {
-        config.pool_settings(db, &startup.user, Role::Primary).client_login_timeout
+    let limit = config.database(&startup.database).map_or(config.pool.client_login_timeout, |db| {
+        config.pool_settings(&db, &startup.user, Role::Primary).client_login_timeout
     });
     let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
     match tokio::time::timeout(left, admit(&mut stream, peer, services, startup, &mut buf)).await {
@@ -432,27 +432,44 @@ async fn enter(
     startup: &Startup,
 ) -> Result<Entered, Error> {
     let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
-    let db = config.databases.get(&startup.database).ok_or_else(unknown)?;
+    let db = config.database(&startup.database).ok_or_else(unknown)?;
     if services.control.is_disabled(&startup.database) {
         return Err(Error::DatabaseDisabled { database: startup.database.clone() });
     }
     let (user, database): (Arc<str>, Arc<str>) =
         (startup.user.as_str().into(), startup.database.as_str().into());
     let places = take_places(services, config, db.max_client_connections, &user, &database)?;
-    let key = PoolKey { database: database.clone(), user: user.clone(), role: Role::Primary };
+    // PgBouncer's pools are those of the server's users; where all clients share one, they share its pool.
+    let forced = db.server_user.as_deref().filter(|_| config.profile == Profile::PgBouncer);
+    let pool_user = forced.map_or_else(|| user.clone(), Arc::from);
+    let key = PoolKey { database: database.clone(), user: pool_user, role: Role::Primary };
+    if config.profile == Profile::PgBouncer
+        && !config.databases.contains_key(&startup.database)
+        && services.pools.get(&key).is_none()
+    {
+        tracing::info!(target: "pgbouncer", "registered new auto-database: {}", startup.database.escape_debug());
+    }
     let pool = services.pools.obtain(&key, services).ok_or_else(unknown)?;
 
     let (asked, version) = (asked(startup), pool.version());
-    let known = pool.greetings.get(&asked, version, pool.welcome().as_ref());
+    // With its client's address in it, an application_name is one client's alone.
+    let own = config.compat.login.application_name_add_host;
+    let known = pool.greetings.get(&asked, version, pool.welcome().as_ref()).filter(|_| !own);
     let (overrides, application) = match &known {
         Some(g) => (ParamSet::default(), g.application.clone()),
         None => {
-            let o = overrides(config, startup)?;
+            let mut o = overrides(config, startup)?;
+            if own {
+                add_host(&mut o, peer);
+            }
             let a = String::from_utf8_lossy(o.get("application_name").unwrap_or_default()).into();
             (o, a)
         }
     };
-    let secret = secret(startup);
+    let secret = match config.compat.peers.own {
+        0 => secret(startup),
+        own => cancel::PeerKey::new(rand::random(), own).bytes().to_vec(),
+    };
     let id = services.clients.next_id();
     let now = Clock::now();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, now));
@@ -468,14 +485,14 @@ async fn enter(
             let statuses = statuses(&proto.view).into();
             let (overrides, view) = (proto.overrides, proto.view);
             let g = Arc::new(Greeting { version, defaults, application, overrides, view, statuses });
-            if certain {
+            if certain && !own {
                 pool.greetings.put(&asked, g.clone());
             }
             g
         }
     };
     let proto = ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone());
-    let welcome = welcome_of(&greeting.statuses, &ctl)?;
+    let welcome = welcome_of(&greeting.statuses, &ctl, config.compat.login.notify.as_deref())?;
     Ok(Entered { session: Session::new(services.clone(), ctl, pool, proto), welcome, places })
 }
 
@@ -513,7 +530,7 @@ async fn enter_console(
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());
     }
-    let welcome = welcome_of(&statuses(&view), &ctl)?;
+    let welcome = welcome_of(&statuses(&view), &ctl, None)?;
     stream.write_all(&welcome).await.map_err(gone)?;
     Ok(Admitted::Console { ctl, trusted })
 }
@@ -631,9 +648,17 @@ async fn settle(
 fn overrides(config: &Config, startup: &Startup) -> Result<ParamSet, Error> {
     let mut set = ParamSet::default();
     let ignored = |n: &str| config.ignore_startup_parameters.iter().any(|i| i.eq_ignore_ascii_case(n));
-    let mut add = |name: &str, value: &str| {
+    let pgbouncer = config.profile == Profile::PgBouncer;
+    let mut add = |name: &str, value: &str, place: &str| {
         if ignored(name) {
             return Ok(());
+        }
+        if pgbouncer && !is_tracked(config, name) {
+            if !place.is_empty() && ignored("options") {
+                return Ok(());
+            }
+            let name = name.escape_default();
+            return Err(Error::ProtocolViolation(format!("unsupported startup parameter{place}: {name}")));
         }
         if !startup::is_valid_guc_name(name) {
             return Err(Error::ProtocolViolation(format!(
@@ -646,13 +671,33 @@ fn overrides(config: &Config, startup: &Startup) -> Result<ParamSet, Error> {
     };
     if let Some(o) = &startup.options {
         for (n, v) in startup::parse_options(o)? {
-            add(&n, &v)?;
+            add(&n, &v, " in options")?;
         }
     }
     for (n, v) in &startup.params {
-        add(n, v)?;
+        add(n, v, "")?;
     }
     Ok(set)
+}
+
+/// The application's name with the client's address behind it.
+fn add_host(set: &mut ParamSet, peer: Peer) {
+    let name = set.get("application_name").filter(|n| !n.is_empty());
+    let name = name.map_or_else(|| "app".into(), String::from_utf8_lossy);
+    let at = match peer {
+        Peer::Tcp(a) => a.to_string(),
+        Peer::Unix => "unix".to_owned(),
+    };
+    let whole = format!("{name} - {at}");
+    set.set("application_name", whole.as_bytes());
+}
+
+/// Whether PgBouncer tracks this parameter for each client, so that one may ask for it at the login.
+fn is_tracked(config: &Config, name: &str) -> bool {
+    const ALWAYS: [&str; 5] =
+        ["client_encoding", "datestyle", "timezone", "standard_conforming_strings", "application_name"];
+    let extra = config.compat.login.extra_parameters.iter().map(String::as_str);
+    ALWAYS.into_iter().chain(extra).any(|t| t.eq_ignore_ascii_case(name))
 }
 
 fn statuses(view: &ParamSet) -> Vec<u8> {
@@ -669,12 +714,20 @@ fn statuses(view: &ParamSet) -> Vec<u8> {
 }
 
 /// Everything that a client hears between its authentication and its first query.
-fn welcome_of(statuses: &[u8], ctl: &ClientCtl) -> Result<Vec<u8>, Error> {
+fn welcome_of(statuses: &[u8], ctl: &ClientCtl, notice: Option<&str>) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(encode::AUTHENTICATION_OK.len() + statuses.len() + 64);
     out.extend_from_slice(encode::AUTHENTICATION_OK);
     out.extend_from_slice(statuses);
     let pid = i32::try_from(ctl.id).map_err(|_| Error::Internal("client number too large".to_owned()))?;
-    out.extend_from_slice(&encode::backend_key_data(pid, &ctl.secret)?);
+    let (pid, key) = match ctl.secret.split_first_chunk::<4>() {
+        // Among peers the whole key tells where it is from.
+        Some((first, rest)) if ctl.secret.len() == 8 => (i32::from_be_bytes(*first), rest),
+        _ => (pid, ctl.secret.as_slice()),
+    };
+    out.extend_from_slice(&encode::backend_key_data(pid, key)?);
+    if let Some(text) = notice {
+        out.extend_from_slice(&encode::notice(text)?);
+    }
     out.extend_from_slice(&encode::ready_for_query(TxStatus::Idle));
     Ok(out)
 }

@@ -49,6 +49,9 @@ pub struct Session {
     hot: Arc<HotSettings>,
 }
 
+/// What a client that waits is told, in PgBouncer's words.
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
+
 enum Next {
     Begin,
     End(Goodbye),
@@ -273,6 +276,10 @@ impl Session {
         if self.pool.version() != self.hot.version {
             self.hot = self.pool.hot();
         }
+        if self.hot.no_simple_query && self.asks_simply() {
+            self.farewell(&Error::ProtocolViolation("PQexec disallowed".to_owned())).await;
+            return Some("protocol_violation");
+        }
         let now = Clock::now();
         let mut lease = match self.pool.checkout(&self.ctl, now) {
             Checkout::Ready(l) => l,
@@ -283,6 +290,17 @@ impl Session {
             },
         };
         self.ctl.set_state(ClientState::Active, self.services.clock.ms(lease.since));
+        if let Some(after) = self.hot.check_after {
+            match Box::pin(self.checked(lease, after)).await {
+                Ok(l) => lease = l,
+                Err(out) => return out,
+            }
+        }
+        if self.hot.reset_always
+            && let Some(conn) = lease.conn()
+        {
+            conn.reset_always = true;
+        }
         let in_step = lease.conn().is_some_and(|c| params::in_step(&self.proto, c));
         if !in_step {
             match Box::pin(self.prepare(lease)).await {
@@ -377,7 +395,16 @@ impl Session {
         let mut granted = std::pin::pin!(pool.wait(waiting, &ctl));
         let Some(stream) = &mut self.stream else { return Err(Some("no_stream")) };
         let (up, down, services) = (&mut self.up, &mut self.down, &self.services);
+        let mut notify_at = self.hot.wait_notify.map(|after| Clock::now() + after);
+        if let Some(after) = self.hot.wait_notify {
+            ctl.set_deadline(services.clock.deadline(Clock::now(), after));
+        }
         let got = std::future::poll_fn(|cx| {
+            if notify_at.is_some_and(|at| Clock::now() >= at) {
+                notify_at = None;
+                ctl.set_deadline(0);
+                down.insert().extend_from_slice(&encode::notice(QUEUED).unwrap_or_default());
+            }
             // The answer to the request before is not kept back.
             if down.has_output()
                 && let Poll::Ready(Err(_)) = down.poll_flush(cx, stream)
@@ -446,6 +473,37 @@ impl Session {
             _ => self.skip_to_sync = true,
         }
         self.set_state(ClientState::Idle);
+    }
+
+    /// Whether the message at the front is a simple Query.
+    fn asks_simply(&self) -> bool {
+        matches!(up::next_header(&self.up, self.hot.max_message), Ok(Some(h)) if h.tag == fe::QUERY)
+    }
+
+    /// A server that was idle for long answers a question first; one that does not is replaced.
+    async fn checked(&mut self, mut lease: Lease, after: Duration) -> Result<Lease, Option<Goodbye>> {
+        loop {
+            let since = lease.since;
+            let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
+            // A new one has answered at its login.
+            let idle = since.saturating_duration_since(conn.released);
+            if conn.released == conn.opened || idle < after {
+                return Ok(lease);
+            }
+            let sql = self.pool.spec().servers.check_query.clone().unwrap_or_default();
+            let limit = self.services.config().limits.server_repair_timeout;
+            let ok = matches!(tokio::time::timeout(limit, params::ask(conn, &sql)).await, Ok(Ok(())));
+            self.services.counters.count("server_checks_total", if ok { "passed" } else { "failed" });
+            if ok {
+                return Ok(lease);
+            }
+            lease.discard("check_failed", TxStats::default());
+            lease = match self.pool.checkout(&self.ctl, Clock::now()) {
+                Checkout::Ready(l) => l,
+                Checkout::Wait(w) => self.wait(w).await?,
+                Checkout::Refused(e) => return Err(self.not_served(e).await),
+            };
+        }
     }
 
     /// Brings the server's parameters into step.
@@ -608,7 +666,7 @@ fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &HotSettings) -> Env<'a>
         max_statement: hot.max_statement,
         max_server_statements: hot.max_server_statements,
         max_client_statements: hot.max_client_statements,
-        share_statements: hot.mode != PoolMode::Session,
+        share_statements: hot.mode != PoolMode::Session && hot.max_server_statements > 0,
         queries: pool.queries.if_enabled(),
     }
 }

@@ -8,6 +8,7 @@
 mod blank;
 mod build;
 pub mod compat;
+pub mod convert;
 mod draft;
 mod flags;
 mod hosts;

@@ -203,6 +203,7 @@ const CLIENT_ENDS: &[&str] = &[
 ];
 
 const SERVER_ENDS: &[&str] = &[
+    "check_failed",
     "bad_reset_query",
     "eof",
     "evicted",
@@ -312,9 +313,10 @@ pub const METRICS: &[Metric] = &[
     event("howdah_errors_total", "errors", &["code"], CODES, "Errors of our own that clients were told after their login, by code (see errors.md)."),
     event("howdah_timeouts_total", "timeouts", &["timeout"], TIMEOUTS, "Timeouts that ended something, by setting."),
     event("howdah_waiters_cancelled_total", "clients", &["reason"], &["client_gone", "cancel_request"], "Clients that left the queue for a server unserved, without a timeout."),
-    event("howdah_cancels_total", "requests", &["outcome"], &["forwarded", "waiting", "idle", "stale", "unknown", "dropped"], "CancelRequests of clients: forwarded to a server, for a client that waited or was idle, for a query that had ended, with an unknown key, or dropped because of max_cancels_in_flight."),
+    event("howdah_cancels_total", "requests", &["outcome"], &["forwarded", "waiting", "idle", "stale", "unknown", "dropped", "peer", "peer_failed"], "CancelRequests of clients: forwarded to a server, for a client that waited or was idle, for a query that had ended, with an unknown key, dropped because of max_cancels_in_flight, or for a peer, handed on or not."),
     event("howdah_cancels_forwarded_total", "requests", &["outcome"], &["sent", "failed", "timeout"], "CancelRequests to servers, for clients and for timeouts of our own."),
     event("howdah_server_connect_failures_total", "attempts", &["reason"], &["transient", "local", "unreachable", "refused"], "Server connections that could not be opened, by reason: transient (starting or full), local (our own resources), unreachable, refused (the login)."),
+    event("howdah_server_checks_total", "checks", &["result"], &["passed", "failed"], "Checks of servers that were idle for server_check_delay."),
     event("howdah_server_disconnects_total", "connections", &["reason"], SERVER_ENDS, "Server connections that ended, by reason."),
     event("howdah_server_close_timeouts_total", "connections", &[], &[], "Closed server connections whose place was given away although the server had not closed its side within 1 s; a server at its max_connections may refuse the next."),
     event("howdah_server_resets_total", "resets", &["mark"], MARKS, "Server connections that were reset before another client got them, by the command that made it necessary."),

@@ -13,6 +13,7 @@ impl Pool {
     pub(super) fn lost(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, reason: &'static str) {
         self.services.counters.count("server_disconnects_total", reason);
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
+        self.tell_end(&conn, reason);
         self.inner.lock().core.broken(Clock::now(), id);
         self.close_conn(id, conn, Goodbye::Silent);
     }

@@ -41,6 +41,8 @@ pub struct CoreSettings {
     pub reserve_delay: Duration,
     pub wait_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
+    /// The connection that has been idle longest is handed out, not the one used last.
+    pub round_robin: bool,
     pub max_parallel_opens: usize,
     /// A pool that had a connection within this time treats a refused one as a restart, not as a failure.
     pub restart_grace: Duration,
@@ -427,7 +429,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         }
         if self.counts.waiting == 0
             && self.hold == Hold::No
-            && let Some((id, conn)) = self.idle.pop()
+            && let Some((id, conn)) = self.next_idle()
         {
             let lease = self.lease_to(id, now, Some(holder.clone()));
             return Acquire::Granted(Grant { id, lease, conn });
@@ -452,7 +454,9 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             return Acquire::Refused(WaitEnd::Closed);
         }
         // Where one is idle, nobody waits.
-        if let Some((id, conn)) = self.idle.pop() {
+        if self.hold == Hold::No
+            && let Some((id, conn)) = self.next_idle()
+        {
             let lease = self.lease_to(id, now, Some(holder.clone()));
             return Acquire::Granted(Grant { id, lease, conn });
         }
@@ -468,6 +472,14 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         let waiter = Waiter { generation, since, state: WaiterState::Waiting, waker: None };
         self.counts.waiting += 1;
         WaiterId { index: self.waiters.insert(waiter) as u32, generation }
+    }
+
+    #[inline]
+    fn next_idle(&mut self) -> Option<(ConnId, C)> {
+        if self.settings.round_robin && !self.idle.is_empty() {
+            return Some(self.idle.remove(0));
+        }
+        self.idle.pop()
     }
 
     fn lease_to(&mut self, id: ConnId, now: Instant, holder: Option<H>) -> u64 {

@@ -48,6 +48,11 @@ impl Lease {
     pub fn release(mut self, stats: TxStats, query_us: Option<u64>, now: Instant) {
         let report = LeaseReport { query_us, ..self.report(stats, true, now) };
         let Some(mut conn) = self.conn.take() else { return };
+        if conn.reset_always {
+            conn.reset_always = false;
+            self.repair(conn, Unread::default(), report, true, true);
+            return;
+        }
         if let Some(mark) = conn.state.marked {
             let s = &self.pool.spec().settings;
             if s.reset_state && (mark != DISCARDED || !s.on_connect.is_empty()) {

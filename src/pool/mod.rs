@@ -25,8 +25,9 @@ use tokio::task::JoinHandle;
 
 use crate::client::ctl::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
-use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Role};
+use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
 use crate::error::{Error, PoolFigures};
+use crate::journal::{self, Who};
 use crate::metrics::Histogram;
 use crate::proto::encode;
 use crate::proto::params::ParamSet;
@@ -72,6 +73,12 @@ pub struct PoolSpec {
     pub process: crate::config::resolved::Limits,
     pub tls: Option<Arc<Connector>>,
     pub cleartext: bool,
+    /// Whose ways waiters and logs follow.
+    pub pgbouncer: bool,
+    /// Each connection goes to the next host.
+    pub load_balance: bool,
+    pub servers: crate::config::compat::Servers,
+    pub no_simple_query: bool,
     pub keepalive: crate::config::resolved::Keepalive,
 }
 
@@ -111,6 +118,10 @@ impl PoolSpec {
             process: config.limits.clone(),
             tls: config.tls.connector.clone(),
             cleartext: config.tls.cleartext,
+            pgbouncer: config.profile == Profile::PgBouncer,
+            load_balance: db.load_balance,
+            servers: config.compat.servers.clone(),
+            no_simple_query: config.compat.login.no_simple_query,
             keepalive: settings.keepalive,
             settings,
         })
@@ -124,11 +135,21 @@ impl PoolSpec {
             min: s.min_size as usize,
             reserve: s.reserve_size as usize,
             reserve_delay: s.reserve_delay,
-            wait_timeout: s.query_wait_timeout,
+            wait_timeout: self.wait_limit().0,
+            round_robin: self.servers.round_robin,
             idle_timeout: s.server_idle_timeout,
             max_parallel_opens: self.process.max_parallel_connects.max(1) as usize,
             restart_grace: s.server_login_retry,
             max_backoff: s.server_login_retry,
+        }
+    }
+
+    /// How long a client waits, and whether it is query_timeout that says so: PgBouncer's covers the wait too.
+    fn wait_limit(&self) -> (Option<Duration>, bool) {
+        let (wait, query) = (self.settings.query_wait_timeout, self.settings.query_timeout);
+        match query.filter(|q| self.pgbouncer && wait.is_none_or(|w| *q < w)) {
+            Some(q) => (Some(q), true),
+            None => (wait, false),
         }
     }
 
@@ -254,6 +275,11 @@ pub struct HotSettings {
     pub max_statement: usize,
     pub max_server_statements: usize,
     pub max_client_statements: usize,
+    /// A server connection that was idle for so long is checked before use.
+    pub check_after: Option<Duration>,
+    pub reset_always: bool,
+    pub wait_notify: Option<Duration>,
+    pub no_simple_query: bool,
 }
 
 type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, inspect::Facts>;
@@ -366,12 +392,17 @@ impl Pool {
                 idle_transaction: s.idle_transaction_timeout,
                 client_write: p.client_write_timeout,
                 cancel_wait: s.cancel_wait_timeout,
+                query_ends: spec.pgbouncer,
             },
             client_idle: s.client_idle_timeout,
             max_message: p.max_message_size,
             max_statement: p.max_statement_size as usize,
             max_server_statements: p.max_prepared_statements as usize,
             max_client_statements: p.max_client_statements as usize,
+            check_after: spec.servers.check_query.as_ref().map(|_| spec.servers.check_delay),
+            reset_always: spec.servers.reset_always && !s.reset_query.is_empty(),
+            wait_notify: spec.servers.wait_notify,
+            no_simple_query: spec.no_simple_query,
         }
     }
 
@@ -654,6 +685,10 @@ impl Pool {
         match end {
             WaitEnd::TimedOut => {
                 self.inner.lock().totals.wait_timeouts += 1;
+                if self.spec().wait_limit().1 {
+                    self.services.counters.count("timeouts_total", "query_timeout");
+                    return Error::ProtocolViolation("query_timeout".to_owned());
+                }
                 self.services.counters.count("timeouts_total", "query_wait_timeout");
                 let limit = self.spec().settings.query_wait_timeout.unwrap_or_default();
                 let figures = Box::new(self.figures());
@@ -680,7 +715,8 @@ impl Pool {
     // ---- giving it back
 
     #[inline]
-    fn release(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, report: &LeaseReport, now: Instant) {
+    fn release(self: &Arc<Self>, id: ConnId, mut conn: Box<ServerConn>, report: &LeaseReport, now: Instant) {
+        conn.released = now;
         let mut fx = Effects::default();
         {
             let mut inner = self.inner.lock();
@@ -717,6 +753,7 @@ impl Pool {
         }
         for (id, conn, reason) in fx.close {
             self.services.counters.count("server_disconnects_total", reason.as_str());
+            self.tell_end(&conn, reason.as_str());
             self.close_conn(id, conn, Goodbye::Terminate);
         }
         if fx.look {
@@ -758,9 +795,15 @@ impl Pool {
                     let from_reserve = inner.core.opens_from_reserve();
                     let id = inner.core.begin_open(now);
                     if from_reserve {
+                        if spec.pgbouncer {
+                            tracing::warn!(target: "pgbouncer", "{} taking connection from reserve_pool", self.who(0, &spec, index));
+                        }
                         self.services.counters.count("reserve_connections_total", "");
                     }
                     drop(inner);
+                    if spec.load_balance {
+                        self.next_host.fetch_add(1, Ordering::Relaxed);
+                    }
                     let guard = OpenGuard { pool: self.clone(), id: Some(id) };
                     tokio::spawn(guard.run(spec, index, room));
                     opens = true;
@@ -856,6 +899,7 @@ impl Pool {
         }
         for ((id, conn), reason) in dead.into_iter().zip(reasons) {
             self.services.counters.count("server_disconnects_total", reason);
+            self.tell_end(&conn, reason);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
         self.look();
@@ -1074,6 +1118,51 @@ impl Pool {
         }
     }
 
+    fn who(&self, serial: u64, spec: &PoolSpec, host: usize) -> Who {
+        let nowhere = HostAddr::Tcp { host: String::new(), port: 0 };
+        let host = spec.hosts.get(host).unwrap_or(&nowhere);
+        Who::server(serial, &self.key.database, &spec.server_user, host)
+    }
+
+    /// A login that failed, in PgBouncer's words.
+    fn tell_failure(&self, f: &OpenFailure, spec: &PoolSpec, host: usize) {
+        let who = self.who(0, spec, host);
+        let reason = match f.error() {
+            Error::ServerLogin(e) => {
+                let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
+                journal::warning(&self.services, &who, format_args!("server login failed: FATAL {message}"));
+                "login failed".to_owned()
+            }
+            Error::ServerUnreachable { reason, .. } => crate::error::pgbouncer::cached(reason).to_owned(),
+            e => journal::words(e),
+        };
+        journal::closing(&self.services, &who, &reason, Duration::ZERO);
+    }
+
+    /// A connection ends, in PgBouncer's words.
+    fn tell_end(&self, conn: &ServerConn, reason: &str) {
+        if !self.services.pgbouncer() {
+            return;
+        }
+        let words = match reason {
+            "lifetime" => "server lifetime over",
+            "idle_timeout" => "server idle timeout",
+            "excess" => "too many servers in the pool",
+            "evicted" => "evicted",
+            "reconnect" => "close_needed",
+            "reconfigured" => "database configuration changed",
+            "pool_closed" => "database removed",
+            "check_failed" => "test query failed",
+            "idle_eof" | "idle_error" | "server_lost" | "eof" | "read_failed" | "write_failed" => {
+                "server conn crashed?"
+            }
+            other => other,
+        };
+        let age = Clock::now().saturating_duration_since(conn.opened);
+        let who = Who::server(conn.serial, &self.key.database, &conn.user, &conn.host);
+        journal::closing(&self.services, &who, words, age);
+    }
+
     fn opened(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, spec: &PoolSpec, began: Instant) {
         let now = Clock::now();
         self.count_tls(&conn, spec);
@@ -1094,6 +1183,12 @@ impl Pool {
         let target = inspect::Facts::of(cancel, serial, conn.opened, &conn.stream);
         let restored;
         let host = conn.host.clone();
+        conn.serial = serial;
+        if spec.pgbouncer {
+            let from = conn.stream.addresses().0.map_or_else(|| "unix".to_owned(), |a| a.to_string());
+            let who = Who::server(serial, &self.key.database, &spec.server_user, &conn.host);
+            journal::line(&self.services, &who, format_args!("new connection to server (from {from})"));
+        }
         let fx = {
             let mut inner = self.inner.lock();
             restored = inner.core.is_down();
@@ -1149,6 +1244,14 @@ impl Pool {
             let max = spec.settings.server_login_retry;
             self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
         }
+        if spec.pgbouncer {
+            self.tell_failure(&f, spec, index);
+        }
+        let f = match f {
+            // PgBouncer's clients wait for the next attempt, as long as query_wait_timeout lets them.
+            OpenFailure::Unreachable(e) if spec.pgbouncer => OpenFailure::Transient(e),
+            f => f,
+        };
         let f = if spec.hosts.len() > 1 { self.host_failed(index, f, spec) } else { f };
         let why = f.error().to_string();
         let (fx, down) = {

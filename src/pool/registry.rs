@@ -58,8 +58,8 @@ impl Registry {
             return Some(p);
         }
         let config = services.config();
-        let db = config.databases.get(&*key.database)?;
-        let spec = PoolSpec::resolve(&config, db, key)?;
+        let db = config.database(&key.database)?;
+        let spec = PoolSpec::resolve(&config, &db, key)?;
         let mut pools = self.pools.write();
         let mut new = false;
         let pool = pools
@@ -81,10 +81,12 @@ impl Registry {
         let mut gone = Vec::new();
         for pool in self.all() {
             let spec = config
-                .databases
-                .get(&*pool.key.database)
-                .filter(|_| config.users.contains_key(&*pool.key.user))
-                .and_then(|db| PoolSpec::resolve(config, db, &pool.key));
+                .database(&pool.key.database)
+                .filter(|db| {
+                    let forced = db.server_user.as_deref() == Some(&*pool.key.user);
+                    forced || config.users.contains_key(&*pool.key.user)
+                })
+                .and_then(|db| PoolSpec::resolve(config, &db, &pool.key));
             match spec {
                 Some(spec) => pool.reconfigure(spec),
                 None => {

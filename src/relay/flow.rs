@@ -49,6 +49,8 @@ pub struct Timeouts {
     pub idle_transaction: Option<Duration>,
     pub client_write: Option<Duration>,
     pub cancel_wait: Duration,
+    /// `query_timeout` ends the client, as PgBouncer's does, not the statement alone.
+    pub query_ends: bool,
 }
 
 /// The clocks of one lease.
@@ -499,7 +501,11 @@ impl Flow<'_> {
                     }
                 }
                 (None, None) => {
-                    if due(start + limit) {
+                    if due(start + limit) && t.query_ends {
+                        return self
+                            .timed_out("query_timeout", Error::QueryTimeout { ran: since(start), limit });
+                    }
+                    if now >= start + limit {
                         self.cancel_query(now, since(start), limit);
                         let at = now + t.cancel_wait;
                         next = Some(next.map_or(at, |n| n.min(at)));

@@ -157,7 +157,7 @@ const OF_THE_SESSION: &str = "SELECT name FROM pg_catalog.pg_settings WHERE sour
 /// Asks the server which of its parameters were set in the session; what else has changed is its new default.
 pub async fn attribute(conn: &mut ServerConn, limit: Duration) -> Result<(), &'static str> {
     let query = encode::query(OF_THE_SESSION).map_err(|_| "parameter_encoding")?;
-    let answer = tokio::time::timeout(limit, ask(conn, query, 1));
+    let answer = tokio::time::timeout(limit, ask_all(conn, query, 1));
     let answer = answer.await.map_err(|_| "parameter_timeout")??;
     if answer.errors.iter().any(Option::is_some) {
         return Err("parameter_source");
@@ -201,6 +201,17 @@ fn quote_name(name: &str) -> String {
     name.split('.').map(|p| format!("\"{}\"", p.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
 }
 
+/// A question whose answer is only that there is one.
+pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), &'static str> {
+    let query = encode::query(sql).map_err(|_| "check_encoding")?;
+    conn.state.unnamed = Unnamed::Nobody;
+    conn.state.pipeline.sent(Expect::OwnQuery);
+    match ask_all(conn, query, 1).await?.errors.pop().flatten() {
+        None => Ok(()),
+        Some(_) => Err("check_failed"),
+    }
+}
+
 /// One statement for each change, all in one write, so that it is known which of them failed.
 async fn apply(
     conn: &mut ServerConn,
@@ -210,7 +221,7 @@ async fn apply(
     for change in list {
         out.extend_from_slice(&statement(change)?);
     }
-    ask(conn, out, list.len()).await.map(|a| a.errors)
+    ask_all(conn, out, list.len()).await.map(|a| a.errors)
 }
 
 /// What the server says to statements of ours.
@@ -223,7 +234,7 @@ struct Answer {
 }
 
 /// Sends `n` simple Queries and reads to the last ReadyForQuery.
-async fn ask(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Answer, &'static str> {
+async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Answer, &'static str> {
     // A simple Query drops it.
     conn.state.unnamed = Unnamed::Nobody;
     for _ in 0..n {

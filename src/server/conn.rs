@@ -24,6 +24,12 @@ pub struct ServerConn {
     pub opened: Instant,
     /// What its TLS was made with, where it has TLS: a cancel for it goes the same way.
     pub tls: Option<Arc<Connector>>,
+    /// When it was last given back.
+    pub released: Instant,
+    /// It is reset when it is given back, whatever was done on it.
+    pub reset_always: bool,
+    /// Its number, for people.
+    pub serial: u64,
     /// The pool's generation of connection settings under which it was opened.
     pub epoch: u64,
     /// Part of a message that came while nobody had the connection.
@@ -64,6 +70,9 @@ impl ServerConn {
             cancel_key,
             opened,
             tls: None,
+            released: opened,
+            reset_always: false,
+            serial: 0,
             epoch,
             idle_bytes: Vec::new(),
             counted: None,

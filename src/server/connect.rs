@@ -59,7 +59,7 @@ fn io_error(host: &HostAddr, e: &io::Error) -> OpenFailure {
 }
 
 /// Connects a socket. The caller bounds the time.
-async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> {
+pub async fn dial(host: &HostAddr, keepalive: &Keepalive) -> io::Result<Stream> {
     let stream = match host {
         HostAddr::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");

@@ -48,6 +48,7 @@ fn settings(size: usize) -> CoreSettings {
         reserve: 0,
         reserve_delay: ms(50),
         wait_timeout: None,
+        round_robin: false,
         idle_timeout: None,
         max_parallel_opens: 2,
         restart_grace: ms(1000),
@@ -472,6 +473,7 @@ fn op() -> impl Strategy<Value = Op> {
 fn any_settings() -> impl Strategy<Value = CoreSettings> {
     (1usize..5, 0usize..3, 0usize..3, any::<bool>(), any::<bool>()).prop_map(
         |(size, min, reserve, waits, idles)| CoreSettings {
+            round_robin: false,
             min,
             reserve,
             wait_timeout: waits.then_some(ms(300)),

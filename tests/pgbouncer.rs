@@ -1,0 +1,305 @@
+//! In PgBouncer's place: its file, its words, its signals, and a move from it to Howdah under load.
+
+#![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
+
+mod common;
+mod kit;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{Client, Cluster, Target, app_options, cluster, eventually, free_port, left_out};
+use howdah::demo::wire::Error;
+use kit::{Running, program, refusal};
+
+const MAJOR: u32 = 15;
+
+/// A directory that any account can read, with an ini in it.
+struct Place {
+    dir: tempfile::TempDir,
+    listen: SocketAddr,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("hp").tempdir_in("/tmp").expect("a directory");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), open).expect("ours");
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().expect("a port")));
+        Self { dir, listen }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn ini(&self, databases: &str, main: &str) -> PathBuf {
+        let path = self.path("pgbouncer.ini");
+        std::fs::write(self.path("userlist.txt"), "\"app\" \"\"\n\"boss\" \"\"\n").expect("written");
+        let text = format!(
+            "[databases]\n{databases}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
+             unix_socket_dir =\nauth_file = {}\nlogfile = {}\npidfile = {}\n{main}\n",
+            self.listen.port(),
+            self.path("userlist.txt").display(),
+            self.path("pooler.log").display(),
+            self.path("pooler.pid").display(),
+        );
+        std::fs::write(&path, text).expect("written");
+        path
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("pooler.log")).unwrap_or_default()
+    }
+
+    fn connect(&self, user: &str, database: &str) -> Result<Client, Error> {
+        Client::connect(&Target::Tcp(self.listen), user, database)
+    }
+
+    fn howdah(&self, ini: &Path) -> Running {
+        Running::listening(program().arg(ini).arg("-q").env("HOWDAH_OPS_LISTEN", "off"), self.listen)
+    }
+}
+
+fn entry(cluster: &Cluster) -> String {
+    format!("host=127.0.0.1 port={} dbname=app", cluster.port())
+}
+
+/// The file of the project's origin, as it is, but for its hosts and its trust in the test's users.
+#[test]
+fn the_ini_of_the_origin_runs_as_it_is() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let main = "auth_type = trust\nadmin_users = boss\npool_mode = transaction\nmax_client_conn = 10000\n\
+                default_pool_size = 25\nmin_pool_size = 10\nreserve_pool_size = 5\nreserve_pool_timeout = 3\n\
+                server_lifetime = 3600\nserver_idle_timeout = 600\nquery_timeout = 30\nquery_wait_timeout = 10\n\
+                stats_period = 60";
+    let both = format!("app = {0}\napp_ro = {0}", entry(&cluster));
+    let ini = place.ini(&both, main);
+    let mut running = place.howdah(&ini);
+
+    for database in ["app", "app_ro"] {
+        let mut client = place.connect("app", database).expect("a login");
+        assert_eq!(client.value("SELECT current_user").expect("an answer"), "app");
+        client.close().expect("closed");
+    }
+    // In PgBouncer's words, with its one SQLSTATE.
+    let told = refusal(place.connect("app", "nowhere"));
+    assert_eq!((told.severity.as_str(), told.code.as_str()), ("FATAL", "08P01"));
+    assert_eq!(told.message, "no such database: nowhere");
+    let told = refusal(place.connect("stranger", "app"));
+    assert_eq!((told.code.as_str(), told.message.as_str()), ("08P01", "\"trust\" authentication failed"));
+    let odd = [("user", "app"), ("database", "app"), ("enable_seqscan", "off")];
+    let told = refusal(Client::connect_with(&Target::Tcp(place.listen), &odd, Duration::from_secs(20)));
+    assert_eq!(told.message, "unsupported startup parameter: enable_seqscan");
+
+    eventually("the log tells of it in PgBouncer's lines", || {
+        let log = place.log();
+        let has = |text: &str| log.lines().any(|l| l.contains(text));
+        has("] LOG C-0x")
+            && has("app/app@127.0.0.1:")
+            && has("login attempt: db=app_ro user=app tls=no")
+            && has("closing because: client close request (age=")
+            && has("closing because: no such database: nowhere (age=0s)")
+            && has("pooler error: no such database: nowhere")
+            && has("new connection to server (from 127.0.0.1:")
+    });
+    let pid = std::fs::read_to_string(place.path("pooler.pid")).expect("a pid file");
+    assert_eq!(pid.trim().parse::<u32>().expect("a number"), running.0.id());
+
+    // The log is rotated as logrotate does it: moved away, and opened anew at SIGHUP.
+    std::fs::rename(place.path("pooler.log"), place.path("old.log")).expect("moved");
+    signal(&running, "HUP");
+    eventually("a new file", || place.log().contains("reloaded"));
+    // Row F64 of the fault matrix: a bad file changes nothing.
+    std::fs::write(&ini, "[pgbouncer]\nmax_client_con = 5\n").expect("written");
+    signal(&running, "HUP");
+    eventually("refused", || place.log().contains("unknown parameter: pgbouncer/max_client_con"));
+    place.connect("app", "app").expect("served as before").close().expect("closed");
+
+    signal(&running, "TERM");
+    assert!(running.0.wait().expect("it ends").success());
+    assert!(!place.path("pooler.pid").exists());
+}
+
+fn signal(running: &Running, name: &str) {
+    let kill = Command::new("kill").args([&format!("-{name}"), &running.0.id().to_string()]).status();
+    assert!(kill.expect("kill runs").success());
+}
+
+/// query_wait_timeout and query_timeout end a client as PgBouncer's do, and the server is there for the next.
+#[test]
+fn timeouts_speak_as_pgbouncers() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let main = "auth_type = trust\npool_mode = transaction\ndefault_pool_size = 1\nquery_wait_timeout = 1\n\
+                query_wait_notify = 0\nidle_transaction_timeout = 0\nserver_check_query = select 1\n\
+                server_check_delay = 0\nserver_round_robin = 1";
+    let ini = place.ini(&format!("app = {}\n* = {}", entry(&cluster), entry(&cluster)), main);
+    let running = place.howdah(&ini);
+    let mut holder = place.connect("app", "app").expect("a login");
+    holder.query("BEGIN").expect("begun");
+    let mut waiter = place.connect("app", "app").expect("a login");
+    let told = refusal(waiter.query("SELECT 1"));
+    assert_eq!(
+        (told.severity.as_str(), told.code.as_str(), told.message.as_str()),
+        ("FATAL", "08P01", "query_wait_timeout")
+    );
+    assert!(told.detail.is_some(), "Howdah says more than PgBouncer");
+    assert!(waiter.query("SELECT 1").is_err(), "closed");
+    holder.query("COMMIT").expect("committed");
+    holder.query("SELECT 1").expect("a server that was checked");
+
+    // A database that no line names.
+    let mut any = place.connect("app", "whatever").expect("a login");
+    assert_eq!(any.value("SELECT current_database()").expect("an answer"), "app");
+    eventually("told", || place.log().contains("registered new auto-database: whatever"));
+    drop(running);
+}
+
+#[test]
+fn the_version_is_pgbouncers_with_its_file() {
+    let version = |argument: &[&str]| {
+        let out = program().args(argument).output().expect("it runs");
+        assert!(out.status.success());
+        String::from_utf8(out.stdout).expect("UTF-8").lines().next().expect("a line").to_owned()
+    };
+    assert!(version(&["-V"]).starts_with("howdah "));
+    assert!(version(&["--version", "pgbouncer.ini"]).starts_with("PgBouncer 1.25.2 (Howdah "));
+}
+
+#[test]
+fn a_start_that_fails_says_so_as_pgbouncer_does() {
+    let place = Place::new();
+    let ini = place.ini("app = host=127.0.0.1", "nonsense = 1");
+    let out = program().arg(&ini).output().expect("it runs");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("unknown parameter: pgbouncer/nonsense"), "{said}");
+    assert!(said.contains("FATAL cannot load config file"), "{said}");
+    let out = program().arg("-R").arg(&ini).output().expect("it runs");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("so_reuseport"), "a refusal that helps");
+}
+
+/// In the background: the command returns when clients can come, and the process has its number in the file.
+#[test]
+fn a_daemon_serves_when_its_command_returns() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let ini = place.ini(&format!("app = {}", entry(&cluster)), "auth_type = trust");
+    let mut command = program();
+    command.arg("-d").arg(&ini).env("HOWDAH_OPS_LISTEN", "off").stdin(Stdio::null());
+    assert!(command.status().expect("it runs").success(), "{}", place.log());
+    let pid = std::fs::read_to_string(place.path("pooler.pid")).expect("a pid file");
+    place.connect("app", "app").expect("a login").close().expect("closed");
+    assert!(Command::new("kill").args(["-QUIT", pid.trim()]).status().expect("kill runs").success());
+    eventually("gone", || !place.path("pooler.pid").exists());
+}
+
+/// The promise: PAUSE, stop, start Howdah on the same file and port; clients that reconnect lose nothing.
+#[test]
+fn a_live_move_from_pgbouncer_loses_nothing() {
+    let Some(pgbouncer) =
+        ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].iter().find(|p| Path::new(p).exists())
+    else {
+        return left_out("the move from PgBouncer", "pgbouncer is not installed");
+    };
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let main = "auth_type = trust\nadmin_users = boss\npool_mode = transaction\nmax_client_conn = 100\n\
+                default_pool_size = 4\nignore_startup_parameters = extra_float_digits";
+    let ini = place.ini(&format!("app = {}", entry(&cluster)), main);
+    let mut direct = cluster.connect("app", "app").expect("a login");
+    direct.query("CREATE TABLE ledger (n bigint)").expect("a table");
+
+    let mut command = Command::new(pgbouncer);
+    command.arg("-q").arg(&ini);
+    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
+    if root {
+        command.args(["-u", "postgres"]);
+    }
+    let old = Running::listening(&mut command, place.listen);
+
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..4u64)
+        .map(|c| {
+            let (stop, done, listen) = (stop.clone(), done.clone(), place.listen);
+            std::thread::spawn(move || work(listen, c * 1_000_000, &stop, &done))
+        })
+        .collect();
+    let beyond = |n: u64| eventually("the clients get on", || done.load(Ordering::SeqCst) > n);
+    beyond(200);
+    place.connect("boss", "pgbouncer").expect("the console").query("PAUSE").expect("paused");
+    drop(old);
+    // PgBouncer's own log and pid file were another account's.
+    for name in ["pooler.log", "pooler.pid"] {
+        let _ = std::fs::remove_file(place.path(name));
+    }
+    let before = done.load(Ordering::SeqCst);
+    let new = place.howdah(&ini);
+    beyond(before + 200);
+    stop.store(true, Ordering::SeqCst);
+    let mut sent = 0;
+    for c in clients {
+        let (committed, other) = c.join().expect("no client gave up");
+        assert_eq!(other, Vec::<String>::new(), "errors other than that a connection ended");
+        sent += committed;
+    }
+    let count = |sql: &str| cluster_count(&mut cluster.connect("app", "app").expect("a login"), sql);
+    assert_eq!(count("SELECT count(*) FROM ledger"), sent, "as many as were acknowledged");
+    assert_eq!(count("SELECT count(DISTINCT n) FROM ledger"), sent, "and none twice");
+    drop(new);
+}
+
+fn cluster_count(client: &mut Client, sql: &str) -> u64 {
+    client.value(sql).expect("an answer").parse().expect("a number")
+}
+
+/// Inserts numbers until it is stopped; what was not acknowledged is looked for before it is sent again. Returns
+/// how many are in, and what went wrong beside ends of connections.
+fn work(listen: SocketAddr, first: u64, stop: &AtomicBool, done: &AtomicU64) -> (u64, Vec<String>) {
+    let (mut n, mut other) = (0, Vec::new());
+    let mut client: Option<Client> = None;
+    let mut unsure = false;
+    while !stop.load(Ordering::SeqCst) {
+        let Some(c) = &mut client else {
+            client = Client::connect(&Target::Tcp(listen), "app", "app").ok();
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        let number = first + n;
+        if std::mem::take(&mut unsure) {
+            match c.value(&format!("SELECT count(*) FROM ledger WHERE n = {number}")) {
+                Ok(found) if found != "0" => {
+                    n += 1;
+                    continue;
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    (client, unsure) = (None, true);
+                    continue;
+                }
+            }
+        }
+        match c.query(&format!("INSERT INTO ledger VALUES ({number})")) {
+            Ok(_) => {
+                n += 1;
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(e) => {
+                if let Error::Server(e) = &e
+                    && !["08P01", "57P01"].contains(&e.code.as_str())
+                {
+                    other.push(e.to_string());
+                }
+                (client, unsure) = (None, true);
+            }
+        }
+    }
+    (n, other)
+}
