@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::auth::{Action, ClientAuth};
 use crate::cancel;
 use crate::clock::Clock;
-use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret};
+use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret, User};
 use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
 use crate::net::lane::Lane;
@@ -357,7 +357,8 @@ async fn authenticate(
     user: &str,
 ) -> Result<(), Error> {
     let known = config.users.get(user);
-    if config.auth_method == AuthMethod::Trust && known.is_none() {
+    let listed = |u: &User| u.listed || config.profile == Profile::Native;
+    if config.auth_method == AuthMethod::Trust && !known.is_some_and(listed) {
         return Err(Error::AuthenticationFailed { user: user.to_owned() });
     }
     let secret = known.and_then(|u| u.secret.as_ref());

@@ -72,6 +72,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     builder.tls(tree, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
         let mut user = builder.user(table, &path, &global);
+        user.listed = config.users.get(name).is_some_and(|u| u.listed);
         if user.secret.is_none() {
             // The section adds to an entry of the user list.
             user.secret = config.users.get(name).and_then(|u| u.secret.clone());
@@ -238,7 +239,8 @@ impl Builder<'_, '_> {
             Profile::PgBouncer => self.context.warnings.extend(problems.iter().map(ToString::to_string)),
         }
         for (name, secret) in list {
-            let user = self.user_of(Section::default(), global, secret);
+            let mut user = self.user_of(Section::default(), global, secret);
+            user.listed = true;
             config.users.insert(name, user);
         }
     }
@@ -253,6 +255,7 @@ impl Builder<'_, '_> {
     fn user_of(&self, section: Section, global: &Section, secret: Option<Secret>) -> User {
         User {
             secret,
+            listed: false,
             max_connections: section.max_connections.unwrap_or(global.max_user_connections),
             max_client_connections: section
                 .max_client_connections

@@ -99,7 +99,8 @@ pub(super) fn convert(setting: &Setting, value: &str) -> Result<String, String> 
             Some(zero) if n == 0 => zero.to_owned(),
             _ => n.to_string(),
         }),
-        Kind::Bytes { .. } => whole().map(|n| format!("{n}B")),
+        // PgBouncer takes buffers of a few bytes, too; ours have a least size.
+        Kind::Bytes { min, .. } => whole().map(|n| format!("{}B", n.max(i64::try_from(min).unwrap_or(n)))),
         Kind::Mode => whole().map(|n| format!("{n:o}")),
         Kind::Boolean => match whole()? {
             0 => Ok("false".to_owned()),

@@ -303,6 +303,8 @@ impl Secret {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct User {
     pub secret: Option<Secret>,
+    /// It is in the user list; in PgBouncer's profile a section alone says only how its pools are.
+    pub listed: bool,
     pub max_connections: Option<u32>,
     pub max_client_connections: Option<u32>,
     pub overrides: PoolOverrides,
