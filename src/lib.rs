@@ -35,6 +35,7 @@
 //! | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
 //! | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
 //! | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
+//! | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
 //! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share | tasks |
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
 //! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
@@ -91,6 +92,7 @@ pub mod error;
 pub mod fleet;
 pub mod journal;
 pub mod metrics;
+pub mod monitor;
 pub mod net;
 pub mod ops;
 pub mod pool;

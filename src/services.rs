@@ -15,6 +15,7 @@ use crate::control::Control;
 use crate::error::{Error, Report, report, report_as_pgbouncer};
 use crate::metrics::events::Events;
 use crate::metrics::{Counters, Histogram};
+use crate::monitor::Monitor;
 use crate::net::buffer::BufferPool;
 use crate::pool::holders::Audit;
 use crate::pool::ledger::Ledger;
@@ -33,6 +34,7 @@ pub struct Services {
     pub nothing: Arc<ParamSet>,
     pub ledger: Ledger,
     pub pools: Registry,
+    pub monitor: Monitor,
     pub clients: Clients,
     pub control: Control,
     pub queries: Arc<Store>,
@@ -87,6 +89,7 @@ impl Services {
             params,
             ledger: Ledger::default(),
             pools: Registry::default(),
+            monitor: Monitor::default(),
             clients: Clients::default(),
             control: Control::default(),
             queries: Arc::new(Store::new(config.process.query_statistics)),

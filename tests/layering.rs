@@ -45,6 +45,8 @@ const RULES: &[Rule] = &[
     rule("capacity/ask.rs", &["config", "pool", "server", "services"], false),
     rule("capacity/admit.rs", &["config", "services"], false),
     rule("net", &["config"], false),
+    rule("monitor/core.rs", &[], true),
+    rule("monitor", &["clock", "config", "monitor", "pool", "routing", "server", "services"], false),
     rule("metrics", &["error"], false),
     rule(
         "server",
@@ -54,8 +56,8 @@ const RULES: &[Rule] = &[
     rule(
         "pool",
         &[
-            "client", "clock", "config", "error", "journal", "metrics", "net", "pool", "proto", "queries",
-            "relay", "server", "services", "tls",
+            "client", "clock", "config", "error", "journal", "metrics", "monitor", "net", "pool", "proto",
+            "queries", "relay", "server", "services", "tls",
         ],
         false,
     ),
@@ -71,8 +73,8 @@ const RULES: &[Rule] = &[
     rule(
         "client",
         &[
-            "auth", "cancel", "client", "clock", "config", "error", "journal", "net", "pool", "proto",
-            "queries", "relay", "services", "tls",
+            "auth", "cancel", "client", "clock", "config", "error", "journal", "monitor", "net", "pool",
+            "proto", "queries", "relay", "routing", "services", "tls",
         ],
         false,
     ),
@@ -80,8 +82,8 @@ const RULES: &[Rule] = &[
     rule(
         "services.rs",
         &[
-            "auth", "client", "clock", "config", "control", "error", "metrics", "net", "pool", "proto",
-            "queries",
+            "auth", "client", "clock", "config", "control", "error", "metrics", "monitor", "net", "pool",
+            "proto", "queries",
         ],
         false,
     ),
@@ -101,7 +103,7 @@ const RULES: &[Rule] = &[
     ),
     rule(
         "ops",
-        &["client", "clock", "config", "error", "metrics", "ops", "pool", "queries", "services"],
+        &["client", "clock", "config", "error", "metrics", "monitor", "ops", "pool", "queries", "services"],
         false,
     ),
     // A program of its own beside the pooler.

@@ -101,6 +101,7 @@ impl Service {
             );
         }
         tasks.push(tokio::spawn(janitor::run(services.clone())));
+        services.monitor.reconfigure(&config, &services);
         drop(guard);
         let all_asked = runtime.block_on(start::prove(&services, &config))?;
         let guard = runtime.enter();
@@ -270,6 +271,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
         }
     });
     fleet::control::follow(services, &new);
+    services.monitor.reconfigure(&new, services);
     start::warm(services, &new);
     services.counters.count("reloads_total", "");
     services.event("reload", format!("{} is in force", new.origin));

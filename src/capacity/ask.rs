@@ -67,8 +67,7 @@ async fn login_to(services: &Arc<Services>, host: &HostAddr, target: &Target) ->
 }
 
 fn target(config: &Config, pool: &PoolNeed) -> Option<Target> {
-    let key =
-        PoolKey { database: pool.database.as_str().into(), user: pool.user.as_str().into(), role: pool.role };
+    let key = PoolKey::new(pool.database.as_str().into(), pool.user.as_str().into(), pool.role);
     let spec = PoolSpec::resolve(config, config.databases.get(&pool.database)?, &key)?;
     let target = spec.target();
     let timeout = target.timeout.min(PATIENCE);

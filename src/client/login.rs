@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand::RngCore;
 
 use super::ctl::ClientCtl;
+use super::route;
 use super::session::Session;
 use crate::auth::{Action, ClientAuth};
 use crate::cancel;
@@ -443,7 +444,7 @@ async fn enter(
     // PgBouncer's pools are those of the server's users; where all clients share one, they share its pool.
     let forced = db.server_user.as_deref().filter(|_| config.profile == Profile::PgBouncer);
     let pool_user = forced.map_or_else(|| user.clone(), Arc::from);
-    let key = PoolKey { database: database.clone(), user: pool_user, role: Role::Primary };
+    let key = PoolKey::new(database.clone(), pool_user, Role::Primary);
     if config.profile == Profile::PgBouncer
         && !config.databases.contains_key(&startup.database)
         && services.pools.get(&key).is_none()
@@ -455,7 +456,10 @@ async fn enter(
     let (asked, version) = (asked(startup), pool.version());
     // With its client's address in it, an application_name is one client's alone.
     let own = config.compat.login.application_name_add_host;
-    let known = pool.greetings.get(&asked, version, pool.welcome().as_ref()).filter(|_| !own);
+    // What is said about routes is read each time.
+    let plain = !own && !route::concerns(services, startup);
+    let known = pool.greetings.get(&asked, version, pool.welcome().as_ref()).filter(|_| plain);
+    let mut route = None;
     let (overrides, application) = match &known {
         Some(g) => (ParamSet::default(), g.application.clone()),
         None => {
@@ -463,6 +467,7 @@ async fn enter(
             if own {
                 add_host(&mut o, peer);
             }
+            route = route::at_login(services, &db, startup, &mut o)?;
             let a = String::from_utf8_lossy(o.get("application_name").unwrap_or_default()).into();
             (o, a)
         }
@@ -478,10 +483,15 @@ async fn enter(
     let greeting = match known {
         Some(g) => g,
         None => {
-            let defaults = welcome(&pool, &ctl).await?;
+            // Who only reads does not depend on the primary.
+            let from = match &mut route {
+                Some(r) => r.for_login(&pool, &ctl, services),
+                None => pool.clone(),
+            };
+            let defaults = welcome(&from, &ctl).await?;
             // What no server has been asked about is not kept: the next such login asks, or knows by then.
-            let certain = overrides.iter().all(|(n, v)| pool.canonical(n, v).is_some());
-            let proto = settle(services, &pool, &ctl, &defaults, overrides).await?;
+            let certain = plain && overrides.iter().all(|(n, v)| pool.canonical(n, v).is_some());
+            let proto = settle(services, &from, &ctl, &defaults, overrides).await?;
             let application = ctl.application_name();
             let statuses = statuses(&proto.view).into();
             let (overrides, view) = (proto.overrides, proto.view);
@@ -494,7 +504,9 @@ async fn enter(
     };
     let proto = ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone());
     let welcome = welcome_of(&greeting.statuses, &ctl, config.compat.login.notify.as_deref())?;
-    Ok(Entered { session: Session::new(services.clone(), ctl, pool, proto), welcome, places })
+    let mut session = Session::new(services.clone(), ctl, pool, proto);
+    session.route = route.map(Box::new);
+    Ok(Entered { session, welcome, places })
 }
 
 /// What the console reports of itself. Exporters read the version.

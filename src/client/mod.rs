@@ -2,4 +2,5 @@
 
 pub mod ctl;
 pub mod login;
+mod route;
 pub mod session;

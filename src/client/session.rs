@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use super::ctl::{ClientCtl, ClientState, Link, Signal};
+use super::route::{Route, Unserved};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
 use crate::error::{Error, Severity, report};
 use crate::journal::{self, Who};
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
-use crate::pool::{Checkout, HotSettings, Lease, Pool, Waiting};
+use crate::pool::{Checkout, HotSettings, Lease, Pool};
 use crate::proto::encode;
 use crate::proto::frame::fe;
 use crate::proto::pipeline::TxStatus;
@@ -33,20 +34,22 @@ const WAIT_BUFFER: usize = 64 * 1024;
 pub(crate) const PANIC: &str = "panic in the relay";
 
 /// Why a session ended; the label of the metric and the word in the log.
-type Goodbye = &'static str;
+pub(super) type Goodbye = &'static str;
 
 pub struct Session {
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
     pub ctl: Arc<ClientCtl>,
-    pool: Arc<Pool>,
-    proto: ClientProto,
+    pub(super) pool: Arc<Pool>,
+    pub(super) proto: ClientProto,
     stream: Option<Stream>,
-    up: Lane,
+    pub(super) up: Lane,
     down: Lane,
     /// An error was answered in the extended protocol: everything up to the next Sync is skipped.
     skip_to_sync: bool,
     places: Vec<Place>,
-    hot: Arc<HotSettings>,
+    pub(super) hot: Arc<HotSettings>,
+    /// Where its database has several servers to choose from.
+    pub(super) route: Option<Box<Route>>,
 }
 
 /// What a client that waits is told, in PgBouncer's words.
@@ -71,6 +74,7 @@ impl Session {
             skip_to_sync: false,
             places: Vec::new(),
             hot,
+            route: None,
         }
     }
 
@@ -231,6 +235,18 @@ impl Session {
         }
     }
 
+    /// Reads more of a request that is not whole yet.
+    pub(super) async fn more(&mut self) -> Result<(), Goodbye> {
+        self.flush().await?;
+        if let Some(e) = self.boundary_signal() {
+            self.farewell(&e).await;
+            return Err("admin");
+        }
+        let there = self.up.unscanned().len();
+        self.up.reserve(there + 1024);
+        self.read_idle().await
+    }
+
     /// Deals with what needs no server. `None`: more bytes are needed.
     fn local(&mut self) -> Result<Option<Next>, Error> {
         let max = self.hot.max_message;
@@ -273,7 +289,7 @@ impl Session {
             self.farewell(&e).await;
             return Some("admin");
         }
-        if self.pool.version() != self.hot.version {
+        if self.route.is_none() && self.pool.version() != self.hot.version {
             self.hot = self.pool.hot();
         }
         if self.hot.no_simple_query && self.asks_simply() {
@@ -281,8 +297,12 @@ impl Session {
             return Some("protocol_violation");
         }
         let now = Clock::now();
-        let mut lease = match self.pool.checkout(&self.ctl, now) {
-            Checkout::Ready(l) => l,
+        let checkout = match self.route.is_some() {
+            false => Some(self.pool.checkout(&self.ctl, now)),
+            true => None,
+        };
+        let mut lease = match checkout {
+            Some(Checkout::Ready(l)) => l,
             // Boxed with all that it holds, so that an idle client's task has no room for it.
             other => match Box::pin(self.none_idle(other, now)).await {
                 Ok(l) => l,
@@ -331,6 +351,7 @@ impl Session {
         }
         self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
         self.ctl.set_prepared(self.proto.statements.len());
+        self.after(&lease, stats);
         lease.release(stats, query_us, now);
         self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
     }
@@ -371,29 +392,36 @@ impl Session {
         end
     }
 
-    async fn none_idle(&mut self, checkout: Checkout, asked: Instant) -> Result<Lease, Option<Goodbye>> {
+    async fn none_idle(
+        &mut self,
+        checkout: Option<Checkout>,
+        asked: Instant,
+    ) -> Result<Lease, Option<Goodbye>> {
         match checkout {
-            Checkout::Ready(l) => Ok(l),
-            Checkout::Wait(w) => {
-                let mut lease = self.wait(w).await?;
-                let waited = lease.since.saturating_duration_since(asked).as_micros() as u64;
-                if let Some(conn) = lease.conn() {
-                    conn.state.calls.queue_us = waited;
+            None => self.routed().await,
+            Some(Checkout::Ready(l)) => Ok(l),
+            Some(Checkout::Wait(w)) => match self.wait(w).await {
+                Ok(mut lease) => {
+                    let waited = lease.since.saturating_duration_since(asked).as_micros() as u64;
+                    if let Some(conn) = lease.conn() {
+                        conn.state.calls.queue_us = waited;
+                    }
+                    Ok(lease)
                 }
-                Ok(lease)
-            }
-            Checkout::Refused(e) => Err(self.not_served(e).await),
+                Err(Unserved::Error(e)) => Err(self.not_served(e).await),
+                Err(Unserved::End(why)) => Err(Some(why)),
+            },
+            Some(Checkout::Refused(e)) => Err(self.not_served(e).await),
         }
     }
 
-    /// Waits for a server, and sees meanwhile whether the client leaves.
-    async fn wait(&mut self, waiting: Waiting) -> Result<Lease, Option<Goodbye>> {
+    /// Awaits what is worth waiting for, and sees meanwhile whether the client leaves.
+    pub(super) async fn while_waiting<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Goodbye> {
         let shard = self.ctl.id as usize;
         self.up.shrink(&self.services.buffers, shard);
-        let pool = self.pool.clone();
         let ctl = self.ctl.clone();
-        let mut granted = std::pin::pin!(pool.wait(waiting, &ctl));
-        let Some(stream) = &mut self.stream else { return Err(Some("no_stream")) };
+        let mut what = std::pin::pin!(what);
+        let Some(stream) = &mut self.stream else { return Err("no_stream") };
         let (up, down, services) = (&mut self.up, &mut self.down, &self.services);
         let mut notify_at = self.hot.wait_notify.map(|after| Clock::now() + after);
         if let Some(after) = self.hot.wait_notify {
@@ -409,47 +437,43 @@ impl Session {
             if down.has_output()
                 && let Poll::Ready(Err(_)) = down.poll_flush(cx, stream)
             {
-                return Poll::Ready(Err(Err("write_error")));
+                return Poll::Ready(Err("write_error"));
             }
-            if let Poll::Ready(r) = granted.as_mut().poll(cx) {
-                return Poll::Ready(r.map_err(Ok));
+            if let Poll::Ready(r) = what.as_mut().poll(cx) {
+                return Poll::Ready(Ok(r));
             }
             ctl.waker.register(cx.waker());
             if ctl.any_signal() && ctl.has(Signal::Kill) {
-                return Poll::Ready(Err(Err("admin")));
+                return Poll::Ready(Err("admin"));
             }
             while up.unscanned().len() < WAIT_BUFFER {
                 match up.poll_fill(cx, stream, &services.buffers, shard) {
                     Poll::Pending => break,
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Err("eof_waiting"))),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err("eof_waiting")),
                     Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Err("read_error_waiting"))),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err("read_error_waiting")),
                 }
             }
             Poll::Pending
         })
         .await;
         match got {
-            Ok(l) => Ok(l),
-            Err(Ok(e)) => match Box::pin(self.not_served(e)).await {
-                Some(why) => Err(Some(why)),
-                None => Err(None),
-            },
-            Err(Err("admin")) => {
+            Ok(r) => Ok(r),
+            Err("admin") => {
                 if let Some(e) = self.boundary_signal() {
                     self.farewell(&e).await;
                 }
-                Err(Some("admin"))
+                Err("admin")
             }
-            Err(Err(why)) => {
+            Err(why) => {
                 self.services.counters.count("waiters_cancelled_total", "client_gone");
-                Err(Some(why))
+                Err(why)
             }
         }
     }
 
     /// No server could be had: the request is answered with the error and forgotten, and nothing of it runs.
-    async fn not_served(&mut self, e: Error) -> Option<Goodbye> {
+    pub(super) async fn not_served(&mut self, e: Error) -> Option<Goodbye> {
         let r = self.services.report(&e);
         self.count_error(r.code);
         if r.severity == Severity::Fatal || r.verbatim.is_some() {
@@ -497,11 +521,17 @@ impl Session {
             if ok {
                 return Ok(lease);
             }
+            let pool = lease.pool().clone();
             lease.discard("check_failed", TxStats::default());
-            lease = match self.pool.checkout(&self.ctl, Clock::now()) {
-                Checkout::Ready(l) => l,
-                Checkout::Wait(w) => self.wait(w).await?,
-                Checkout::Refused(e) => return Err(self.not_served(e).await),
+            let next = match pool.checkout(&self.ctl, Clock::now()) {
+                Checkout::Ready(l) => Ok(l),
+                Checkout::Wait(w) => self.wait(w).await,
+                Checkout::Refused(e) => Err(Unserved::Error(e)),
+            };
+            lease = match next {
+                Ok(l) => l,
+                Err(Unserved::Error(e)) => return Err(self.not_served(e).await),
+                Err(Unserved::End(why)) => return Err(Some(why)),
             };
         }
     }

@@ -190,6 +190,23 @@ impl Client {
         Ok(reply)
     }
 
+    /// Sends all of them before it reads the first answer.
+    pub fn queries(&mut self, all: &[&str]) -> Result<Vec<Result<Reply, Error>>, Error> {
+        let mut out = Vec::new();
+        for sql in all {
+            let mut body = Vec::with_capacity(sql.len() + 1);
+            put_cstr(&mut body, sql);
+            out.extend_from_slice(&framed(Some(b'Q'), &body));
+        }
+        self.stream.get_mut().send(&out)?;
+        let mut answers = Vec::with_capacity(all.len());
+        for _ in all {
+            let mut reply = Reply::default();
+            answers.push(self.until_ready(&mut reply).map(|()| reply));
+        }
+        Ok(answers)
+    }
+
     /// The first column of the first row of `sql`, as text.
     pub fn value(&mut self, sql: &str) -> Result<String, Error> {
         let reply = self.query(sql)?;

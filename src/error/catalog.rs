@@ -70,6 +70,7 @@ samples! {
     Error::ShuttingDown => Error::ShuttingDown;
     Error::WaitTimeout { .. } => Error::WaitTimeout { waited: OVER, limit: LIMIT, figures: figures() };
     Error::LoadShed { .. } => Error::LoadShed { estimate: OVER, limit: LIMIT, figures: figures() };
+    Error::NoReplica { .. } => Error::NoReplica { database: "app".to_owned(), why: "lag" };
     Error::CancelledWhileWaiting { .. } => Error::CancelledWhileWaiting { waited: SECOND };
     Error::ServerUnreachable { .. } =>
         Error::ServerUnreachable { host: "db:5432".to_owned(), reason: "connection refused".to_owned() };

@@ -134,6 +134,8 @@ pub enum Error {
     WaitTimeout { waited: Duration, limit: Duration, figures: Box<PoolFigures> },
     #[error("load shed")]
     LoadShed { estimate: Duration, limit: Duration, figures: Box<PoolFigures> },
+    #[error("no replica of database \"{database}\" can serve: {why}")]
+    NoReplica { database: String, why: &'static str },
     #[error("cancelled while waiting for a server connection")]
     CancelledWhileWaiting { waited: Duration },
     #[error("cannot connect to server: {reason}")]

@@ -252,6 +252,23 @@ pub fn report(error: &Error) -> Report {
             ),
             "Try again later; shorten the transactions, raise pool_size if the server has room, or set shed_load = false to wait nevertheless.",
         ),
+        Error::NoReplica { database, why } => h(
+            d(
+                r(
+                    E,
+                    S::CANNOT_CONNECT_NOW,
+                    "no_replica",
+                    format!("no replica of database \"{database}\" can serve this transaction"),
+                ),
+                match *why {
+                    "lag" => "Every replica is further behind than max_lag or max_lag_bytes allows.",
+                    "own_writes" => "No replica has replayed what this session has written.",
+                    _ => "No replica is confirmed as one and can be reached.",
+                }
+                .to_owned(),
+            ),
+            "See howdah_replica_lag_seconds and howdah_host_up; with when_no_replica = \"primary\" the primary serves.",
+        ),
         Error::CancelledWhileWaiting { waited } => d(
             r(
                 E,

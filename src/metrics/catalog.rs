@@ -31,6 +31,8 @@ impl Kind {
 pub enum Source {
     /// One series or more for each pool.
     Pool,
+    /// Series for databases with several servers only.
+    Route,
     /// The process as a whole, read at the scrape.
     Process,
     /// [`super::Counters`], with the values of its label that are exported as 0 before they are first counted.
@@ -75,6 +77,16 @@ const fn process(
     Metric { name, kind, unit, labels, source: Source::Process, help }
 }
 
+const fn route(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, source: Source::Route, help }
+}
+
 const fn event(
     name: &'static str,
     unit: &'static str,
@@ -86,9 +98,9 @@ const fn event(
 }
 
 /// Labels of every metric of a pool.
-const POOL: &[&str] = &["database", "user", "role"];
-const POOL_STATE: &[&str] = &["database", "user", "role", "state"];
-const POOL_DIRECTION: &[&str] = &["database", "user", "role", "direction"];
+const POOL: &[&str] = &["database", "user", "role", "host"];
+const POOL_STATE: &[&str] = &["database", "user", "role", "host", "state"];
+const POOL_DIRECTION: &[&str] = &["database", "user", "role", "host", "direction"];
 
 /// Codes of our own errors; a test compares them with the errors themselves.
 pub const CODES: &[&str] = &[
@@ -111,6 +123,7 @@ pub const CODES: &[&str] = &[
     "shutting_down",
     "query_wait_timeout",
     "load_shed",
+    "no_replica",
     "cancelled_while_waiting",
     "server_unreachable",
     "server_tls_failed",
@@ -229,6 +242,7 @@ const SERVER_ENDS: &[&str] = &[
     "repair_aborted",
     "repair_timeout",
     "reset_failed",
+    "role",
     "rollback_failed",
     "server_fatal",
     "server_lost",
@@ -301,6 +315,14 @@ pub const METRICS: &[Metric] = &[
     pool("howdah_pool_server_connect_failures_total", Counter, "attempts", POOL, "Server connections that could not be opened."),
     pool("howdah_wait_timeouts_total", Counter, "clients", POOL, "Clients that query_wait_timeout took out of the queue."),
 
+    route("howdah_routed_transactions_total", Counter, "transactions", &["database", "role", "reason"], "Transactions of databases with several servers, by where they went and why."),
+    route("howdah_host_up", Gauge, "", &["host"], "1 while the monitor's last question to a server was answered, else 0."),
+    route("howdah_host_in_recovery", Gauge, "", &["host"], "1 for a replica, 0 for a primary; absent while it is not known."),
+    route("howdah_host_timeline", Gauge, "", &["host"], "The timeline that a server is on; absent while it is not known."),
+    route("howdah_replica_lag_bytes", Gauge, "bytes", &["database", "host"], "WAL that a replica has not replayed; absent while it is not known."),
+    route("howdah_replica_lag_seconds", Gauge, "seconds", &["database", "host"], "Age of the data that a replica had when it answered last; near 0 also while nothing is written."),
+    route("howdah_replica_eligible", Gauge, "", &["database", "host"], "1 while a replica may serve reads: it is up, confirmed as a replica and within the limits of lag."),
+
     event("howdah_logins_total", "logins", &[], &[], "Clients that logged in."),
     event("howdah_clients_rejected_total", "connections", &["code"], LOGIN_CODES, "Clients that were refused before the end of their login, by the error's code."),
     event("howdah_client_disconnects_total", "connections", &["reason"], CLIENT_ENDS, "Sessions that ended, by reason."),
@@ -328,6 +350,10 @@ pub const METRICS: &[Metric] = &[
     event("howdah_notifies_dropped_total", "messages", &[], &[], "Notifications on idle server connections, which nobody can be given."),
     event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),
     event("howdah_statements_reprepared_total", "batches", &[], &[], "Batches sent again because the server had lost their prepared statement before anything of them ran."),
+    event("howdah_role_changes_total", "changes", &["change"], &["promoted", "demoted", "timeline"], "Changes of servers' roles that the monitor has seen."),
+    event("howdah_fences_total", "fences", &["reason"], &["role_change", "login"], "Times that connections were kept from clients because their server has another role than their pool: all of a pool after a change of roles, or one at its login."),
+    event("howdah_monitor_failures_total", "questions", &[], &[], "Questions of the monitor that a server did not answer."),
+    event("howdah_replica_errors_total", "errors", &["sqlstate"], &["25006", "40001"], "Errors of replicas that reached clients unchanged: writes in what was taken for read-only, and recovery conflicts."),
     event("howdah_transaction_leaks_total", "transactions", &["action"], &["reported", "ended"], "Transactions that were idle for longer than leak_threshold, by what was done."),
     event("howdah_log_suppressed_total", "events", &["event"], &["query_wait_timeout"], "Events that the log did not tell one by one, because there were many."),
     event("howdah_panics_total", "panics", &["task"], &["session", "console", "ops"], "Panics that were caught; more than 0 is a bug."),
@@ -397,7 +423,7 @@ const HEAD: &str = "\
 Everything that `/metrics` exports. Generated from `src/metrics/catalog.rs`; do not edit.
 
 Labels with a closed set of values are exported from the start, with 0; `pool` stands for the labels `database`,
-`user` and `role`, which are of the client's side. Metrics of a pool begin with its first use.
+`user` and `role`, which are of the client's side, and `host`, which only pools of replicas have. Metrics of a pool begin with its first use.
 
 | Name | Type | Unit | Labels | Meaning |
 |---|---|---|---|---|

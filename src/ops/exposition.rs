@@ -34,6 +34,7 @@ fn families(s: &Snapshot) -> Vec<MetricFamily> {
     if s.exporter_names {
         exporter::put(&mut series, s);
     }
+    super::routes::put(&s.routes, &mut |name, labels, value| series.put(name, labels, value));
     events(&mut series, &s.events);
     METRICS
         .iter()
@@ -83,7 +84,9 @@ impl Series {
         let row = catalog::find(name);
         debug_assert!(row.is_some_and(|r| r.labels.len() == labels.len()), "{name}{labels:?}");
         let Some(row) = row else { return };
-        let pairs = row.labels.iter().zip(labels).map(|(name, value)| {
+        // Only pools of replicas are of one host.
+        let stated = |(name, value): &(&&str, &&str)| !(**name == "host" && value.is_empty());
+        let pairs = row.labels.iter().zip(labels).filter(stated).map(|(name, value)| {
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());
             pair.set_value((*value).to_owned());
@@ -161,13 +164,14 @@ fn process(out: &mut Series, p: &Process) {
 
 fn pool(out: &mut Series, p: &PoolFigures) {
     let (database, user, role) = (&*p.key.database, &*p.key.user, p.key.role.as_str());
-    let labels = [database, user, role];
+    let host = p.key.host.as_ref().map(ToString::to_string).unwrap_or_default();
+    let labels = [database, user, role, &*host];
     let t = &p.totals;
     for (state, n) in p.by_state() {
-        out.put("howdah_pool_servers", &[database, user, role, state], n as f64);
+        out.put("howdah_pool_servers", &[database, user, role, &host, state], n as f64);
     }
     for (direction, n) in [("received", t.from_client), ("sent", t.to_client)] {
-        out.put("howdah_client_bytes_total", &[database, user, role, direction], n as f64);
+        out.put("howdah_client_bytes_total", &[database, user, role, &host, direction], n as f64);
     }
     for (name, value) in [
         ("howdah_pool_size", f64::from(p.size)),

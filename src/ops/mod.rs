@@ -10,6 +10,7 @@ mod http;
 mod process;
 mod queries;
 mod ready;
+mod routes;
 mod snapshot;
 mod stats;
 

@@ -42,6 +42,7 @@ pub(super) struct Snapshot {
     /// Setting, and when what it names expires; what is not there never does.
     pub(super) certificates: [(&'static str, f64); 4],
     pub(super) process: Option<Process>,
+    pub(super) routes: super::routes::RouteFigures,
 }
 
 /// A server's address.
@@ -163,6 +164,7 @@ impl Snapshot {
             uptime: Duration::from_millis(services.clock.now_ms()),
             process: Process::read(),
             certificates: certificates(&services.config()),
+            routes: super::routes::RouteFigures::take(services),
         }
     }
 }

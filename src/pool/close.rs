@@ -15,6 +15,7 @@ impl Pool {
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
         self.tell_end(&conn, reason);
         self.inner.lock().core.broken(Clock::now(), id);
+        self.tell_monitor(&conn.host);
         self.close_conn(id, conn, Goodbye::Silent);
     }
 

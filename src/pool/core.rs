@@ -826,6 +826,23 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         })
     }
 
+    /// Nothing is open, and opening has just failed.
+    pub fn is_dry(&self, now: Instant) -> bool {
+        self.not_before.is_some_and(|t| now < t) && self.counts.live() <= self.counts.opening
+    }
+
+    /// What failed before says nothing about what is dialled next.
+    pub fn forget_failures(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        self.down = false;
+    }
+
+    /// Nobody waits here any more.
+    pub fn send_on(&mut self, end: &WaitEnd, fx: &mut Effects<C, W>) {
+        self.fail_all(end, fx);
+    }
+
     /// Closes all that is idle, and everything else at its release.
     pub fn doom_all(&mut self, fx: &mut Effects<C, W>) {
         for (_, c) in &mut self.conns {

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod lease;
 pub mod ledger;
 pub mod registry;
+mod roles;
 pub mod shed;
 pub mod stats;
 
@@ -51,11 +52,27 @@ pub struct PoolKey {
     pub database: Arc<str>,
     pub user: Arc<str>,
     pub role: Role,
+    /// Each replica has pools of its own; the others follow their role from host to host.
+    pub host: Option<HostAddr>,
+}
+
+impl PoolKey {
+    pub fn new(database: Arc<str>, user: Arc<str>, role: Role) -> Self {
+        Self { database, user, role, host: None }
+    }
+
+    pub fn of_replica(database: Arc<str>, user: Arc<str>, host: HostAddr) -> Self {
+        Self { database, user, role: Role::Replica, host: Some(host) }
+    }
 }
 
 impl std::fmt::Display for PoolKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.database, self.user, self.role.as_str())
+        write!(f, "{}/{}/{}", self.database, self.user, self.role.as_str())?;
+        match &self.host {
+            Some(h) => write!(f, "@{h}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -84,7 +101,10 @@ pub struct PoolSpec {
 
 impl PoolSpec {
     pub fn resolve(config: &Config, db: &Database, key: &PoolKey) -> Option<Self> {
-        let role = db.roles.get(&key.role)?;
+        let hosts = match &key.host {
+            Some(h) => vec![db.replica_hosts().contains(h).then(|| h.clone())?],
+            None => db.roles.get(&key.role)?.hosts.clone(),
+        };
         let mut settings = config.pool_settings(db, &key.user, key.role);
         if config.fleet.budget.is_some() {
             orphans_end_soon(&mut settings.startup);
@@ -106,8 +126,8 @@ impl PoolSpec {
                 .map(|n| n as usize)
         };
         Some(Self {
-            hosts: role.hosts.clone(),
-            host_limits: role.hosts.iter().map(host_limit).collect(),
+            host_limits: hosts.iter().map(host_limit).collect(),
+            hosts,
             dbname: db.dbname.clone(),
             server_user,
             server_secret,
@@ -567,6 +587,7 @@ impl Pool {
             self.services.counters.count("notifies_dropped_total", "");
         }
         let reason = match quiet {
+            Quiet::Yes if g.conn.state.contradicts_role() => "role",
             Quiet::Yes if g.conn.epoch == self.epoch.load(Ordering::Relaxed) => {
                 ctl.set_lease(self, g.id, g.lease);
                 return Some(Lease::new(self.clone(), g, now));
@@ -778,10 +799,9 @@ impl Pool {
             let first = self.next_host.load(Ordering::Relaxed) as usize;
             let n = spec.hosts.len().max(1);
             // A host that is down for another pool is down for this one; the janitor looks again.
-            let Some(index) = (first..first + n)
-                .map(|i| i % n)
-                .find(|i| spec.hosts.get(*i).is_some_and(|h| self.services.ledger.may_dial(h, now)))
-            else {
+            let Some(index) = (first..first + n).map(|i| i % n).find(|i| {
+                spec.hosts.get(*i).is_some_and(|h| self.services.ledger.may_dial(h, now) && self.may_dial(h))
+            }) else {
                 return opens;
             };
             match self.services.ledger.take(&spec.wanted(index), &self.services) {
@@ -1061,6 +1081,12 @@ pub enum Checkout {
     Refused(Error),
 }
 
+impl Waiting {
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
@@ -1086,7 +1112,10 @@ impl OpenGuard {
         let result = connect::open(host.clone(), &spec.target(), epoch, room, nothing).await;
         let Some(id) = self.id.take() else { return };
         match result {
-            Ok(conn) => pool.opened(id, conn, &spec, began),
+            Ok(mut conn) => match pool.check_role(&mut conn) {
+                Ok(()) => pool.opened(id, conn, &spec, began),
+                Err(f) => pool.open_failed(id, f, &spec, &host, index),
+            },
             Err(f) => pool.open_failed(id, f, &spec, &host, index),
         }
     }
@@ -1252,6 +1281,7 @@ impl Pool {
             OpenFailure::Unreachable(e) if spec.pgbouncer => OpenFailure::Transient(e),
             f => f,
         };
+        let f = self.patient(f);
         let f = if spec.hosts.len() > 1 { self.host_failed(index, f, spec) } else { f };
         let why = f.error().to_string();
         let (fx, down) = {

@@ -94,7 +94,10 @@ impl Registry {
                     pool.close();
                     self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
                     self.leaving.lock().push(Arc::downgrade(&pool));
-                    gone.push(pool.key.clone());
+                    // Clients of a replica that is gone have others.
+                    if pool.key.host.is_none() {
+                        gone.push(pool.key.clone());
+                    }
                 }
             }
         }

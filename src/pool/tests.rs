@@ -53,7 +53,7 @@ pub(crate) fn pool_at(port: u16, size: usize) -> Arc<Pool> {
     );
     std::fs::write(&path, text).unwrap();
     let services = Services::new(Arc::new(load(&path, &Overrides::default()).unwrap()));
-    let key = PoolKey { database: "app".into(), user: "app".into(), role: Role::Primary };
+    let key = PoolKey::new("app".into(), "app".into(), Role::Primary);
     services.pools.obtain(&key, &services).unwrap()
 }
 

@@ -38,8 +38,28 @@ pub struct Statement {
     pub fingerprint: u64,
     /// The name that a `DEALLOCATE name` of its client gives up; its own text drops a stand-in.
     pub deallocates: Option<Box<[u8]>>,
+    /// What routing made of its text.
+    pub verdict: Kept,
     /// A server has accepted it, so that a client's Parse of it needs no server.
     proven: AtomicBool,
+}
+
+/// A number that was worked out once from a text, and under which settings.
+#[derive(Debug, Default)]
+pub struct Kept(AtomicU64);
+
+impl Kept {
+    /// What was set under the same settings.
+    pub fn get(&self, generation: u32) -> Option<u32> {
+        let kept = self.0.load(Ordering::Relaxed);
+        let bits = (kept & u64::from(u32::MAX)) as u32;
+        (kept >> 32 == u64::from(generation) && bits != 0).then_some(bits)
+    }
+
+    /// `bits` is not 0.
+    pub fn set(&self, generation: u32, bits: u32) {
+        self.0.store(u64::from(generation) << 32 | u64::from(bits), Ordering::Relaxed);
+    }
 }
 
 impl PartialEq for Statement {
@@ -200,6 +220,7 @@ impl Interner {
             marks_session,
             fingerprint: fingerprint::fingerprint(text_of(body)),
             deallocates: None,
+            verdict: Kept::default(),
             proven: AtomicBool::new(false),
         }
     }

@@ -151,7 +151,8 @@ fn step(
             let body = down.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
             let (name, value) = parameter(body)?;
             s.on_parameter(name, value);
-            if matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
+            let hidden = s.hides(name);
+            if hidden || matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
                 down.discard(h.total);
             } else {
                 down.forward(h.total);
@@ -311,6 +312,11 @@ fn error(
         s.fatal = true;
     }
     c.stats.errors += 1;
+    match e.sqlstate() {
+        b"25006" => c.stats.refused_writes += 1,
+        b"40001" => c.stats.conflicts += 1,
+        _ => {}
+    }
     let alone = s.pipeline.len() <= 1;
     let failed = match s.pipeline.front() {
         Some(Expect::Bind(id) | Expect::Describe(id)) if *id != 0 => Some(*id),

@@ -48,6 +48,33 @@ pub struct ServerState {
     pub stalled: Stalled,
     /// What runs, for the statistics.
     pub calls: Calls,
+    /// A batch is forwarded only when the one before it is answered: its transaction may belong on another server.
+    pub one_at_a_time: bool,
+    /// Where its role matters.
+    pub role: Option<RoleWatch>,
+}
+
+/// What a server says of its role, and what its clients are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleWatch {
+    /// Whether its pool is one of standbys.
+    pub standby: bool,
+    /// What clients see as in_hot_standby, whoever serves them.
+    pub shown: bool,
+    /// Its last word contradicts its pool.
+    pub contradicts: bool,
+}
+
+impl RoleWatch {
+    pub const PARAMETER: &str = "in_hot_standby";
+
+    fn heard(&mut self, value: &[u8]) {
+        self.contradicts = (value == b"on") != self.standby;
+    }
+
+    fn shown(self) -> &'static [u8] {
+        if self.shown { b"on" } else { b"off" }
+    }
 }
 
 /// The mark of a session that its client has reset: clean, but without what on_connect did.
@@ -83,7 +110,33 @@ impl ServerState {
             unnamed_changed: None,
             stalled: Stalled::No,
             calls: Calls::default(),
+            one_at_a_time: false,
+            role: None,
         }
+    }
+
+    /// From now on its in_hot_standby is a fact about the server, and no parameter that clients see.
+    pub fn watch_role(&mut self, mut watch: RoleWatch) {
+        // Servers before version 14 do not report it.
+        if let Some(value) = self.defaults.get(RoleWatch::PARAMETER) {
+            watch.heard(value);
+            let mut d = (*self.defaults).clone();
+            d.set(RoleWatch::PARAMETER, watch.shown());
+            self.defaults = Arc::new(d);
+            self.view = self.defaults.clone();
+        }
+        self.role = Some(watch);
+    }
+
+    /// Its last word contradicts the role of its pool.
+    #[inline]
+    pub fn contradicts_role(&self) -> bool {
+        self.role.is_some_and(|r| r.contradicts)
+    }
+
+    /// Whether this parameter is not for clients.
+    pub fn hides(&self, name: &str) -> bool {
+        self.role.is_some() && name == RoleWatch::PARAMETER
     }
 
     /// Nothing more may be sent before answers have come.
@@ -125,6 +178,12 @@ impl ServerState {
 
     /// ParameterStatus, while a client has the connection.
     pub fn on_parameter(&mut self, name: &str, value: &[u8]) {
+        if name == RoleWatch::PARAMETER
+            && let Some(r) = &mut self.role
+        {
+            r.heard(value);
+            return;
+        }
         let mut view = (*self.view).clone();
         view.set(name, value);
         self.view = Arc::new(view);
@@ -139,6 +198,9 @@ impl ServerState {
     /// ParameterStatus, while nobody has it: the server's configuration changed.
     pub fn on_parameter_idle(&mut self, name: &str, value: &[u8]) {
         self.on_parameter(name, value);
+        if self.hides(name) {
+            return;
+        }
         if self.applied.get(name).is_none() {
             let mut d = (*self.defaults).clone();
             d.set(name, value);
@@ -200,6 +262,10 @@ pub struct TxStats {
     /// In a transaction, its client had the turn for so long; and it took nothing of its results for so long.
     pub client_us: u64,
     pub stall_us: u64,
+    /// Writes that a read-only transaction refused (25006).
+    pub refused_writes: u64,
+    /// Serialization failures, which recovery conflicts are (40001).
+    pub conflicts: u64,
 }
 
 impl ClientProto {

@@ -137,7 +137,7 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
         }
         fe::SYNC => {
             s.pipeline.sent(Expect::Sync);
-            s.barrier = std::mem::take(&mut s.barrier_at_sync);
+            s.barrier = std::mem::take(&mut s.barrier_at_sync) || s.one_at_a_time;
         }
         fe::FUNCTION_CALL => s.pipeline.sent(Expect::Function),
         fe::COPY_DATA => s.pipeline.sent(Expect::CopyData),
@@ -176,6 +176,7 @@ fn query(
         if let Some(q) = env.queries {
             s.calls.long_query(q, h.total);
         }
+        s.barrier = s.one_at_a_time;
     } else {
         if !whole(up, h.total) {
             return Ok(false);
@@ -187,7 +188,7 @@ fn query(
         if drops && env.share_statements && s.must_wait(Stalled::ByNames) {
             return Ok(false);
         }
-        s.barrier = drops;
+        s.barrier = drops || s.one_at_a_time;
         if look {
             c.effects.add(effects_of(text, s));
             if env.share_statements

@@ -1,0 +1,421 @@
+//! A session of a database with replicas: where its next transaction goes, and the way there.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ctl::{ClientCtl, ClientState};
+use super::session::{Goodbye, Session};
+use crate::clock::Clock;
+use crate::config::resolved::{Database, PoolMode, Role, WhenNoReplica};
+use crate::error::Error;
+use crate::monitor::Routes;
+use crate::monitor::core::Standing;
+use crate::monitor::routes::Nobody;
+use crate::pool::{Checkout, Lease, Pool, PoolKey, Waiting};
+use crate::proto::params::ParamSet;
+use crate::proto::prepared::Statement;
+use crate::proto::startup::Startup;
+use crate::relay::state::{ClientProto, TxStats};
+use crate::routing::classify::{Reading, Verdict, classify};
+use crate::routing::first::{First, Known, look};
+use crate::routing::{Decision, Reason, Stated, decide, stated_role};
+use crate::services::Services;
+
+/// What a session keeps about its database's servers.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) routes: Arc<Routes>,
+    version: u64,
+    /// By the database, the user or the startup packet.
+    pub(super) stated: Option<Role>,
+    /// Pools of the replicas, in their order, as far as they were needed.
+    replicas: Vec<Option<Arc<Pool>>>,
+    admin: Option<Arc<Pool>>,
+}
+
+impl Route {
+    pub(super) fn new(services: &Services, routes: Arc<Routes>, stated: Option<Role>) -> Self {
+        let replicas = vec![None; routes.replicas.len()];
+        Self { version: services.monitor.version(), routes, stated, replicas, admin: None }
+    }
+
+    /// The pool that a login asks for what servers report: one that knows it, or one that is sure to be of use.
+    pub(super) fn for_login(
+        &mut self,
+        primary: &Arc<Pool>,
+        ctl: &ClientCtl,
+        services: &Arc<Services>,
+    ) -> Arc<Pool> {
+        if primary.welcome().is_some() || self.stated == Some(Role::Primary) {
+            return primary.clone();
+        }
+        if self.stated == Some(Role::Admin) {
+            return self.admin(&ctl.user, services).unwrap_or_else(|| primary.clone());
+        }
+        let now = Clock::now();
+        let eligible = |i: &usize| self.routes.standing(*i, now) == Standing::Eligible;
+        let up: Vec<usize> = (0..self.routes.replicas.len()).filter(eligible).collect();
+        let pools: Vec<Arc<Pool>> = up.iter().filter_map(|i| self.replica(*i, &ctl.user, services)).collect();
+        let knows = pools.iter().find(|p| p.welcome().is_some());
+        let only_reads = self.stated == Some(Role::Replica);
+        knows.or_else(|| pools.first().filter(|_| only_reads)).unwrap_or(primary).clone()
+    }
+
+    /// After a reload the hosts may be others.
+    fn refresh(&mut self, services: &Services) {
+        let version = services.monitor.version();
+        if version == self.version {
+            return;
+        }
+        if let Some(routes) = services.monitor.routes(&self.routes.database) {
+            self.replicas = vec![None; routes.replicas.len()];
+            self.routes = routes;
+        }
+        self.admin = None;
+        self.version = version;
+    }
+
+    fn replica(&mut self, index: usize, user: &Arc<str>, services: &Arc<Services>) -> Option<Arc<Pool>> {
+        if let Some(Some(p)) = self.replicas.get(index) {
+            return Some(p.clone());
+        }
+        let host = self.routes.replicas.get(index)?.host.addr.clone();
+        let key = PoolKey::of_replica(self.routes.database.clone(), user.clone(), host);
+        let pool = services.pools.obtain(&key, services)?;
+        *self.replicas.get_mut(index)? = Some(pool.clone());
+        Some(pool)
+    }
+
+    fn admin(&mut self, user: &Arc<str>, services: &Arc<Services>) -> Option<Arc<Pool>> {
+        if self.admin.is_none() {
+            let key = PoolKey::new(self.routes.database.clone(), user.clone(), Role::Admin);
+            self.admin = services.pools.obtain(&key, services);
+        }
+        self.admin.clone()
+    }
+}
+
+/// Whether anything about routes has to be read at this login.
+pub(super) fn concerns(services: &Services, startup: &Startup) -> bool {
+    let named = |text: &str| text.contains("howdah.");
+    services.monitor.routes(&startup.database).is_some()
+        || startup.options.as_deref().is_some_and(named)
+        || startup.params.iter().any(|(n, _)| named(n))
+}
+
+/// What a login says about routes: `howdah.role` and `howdah.session` among the parameters, which no server gets.
+pub(super) fn at_login(
+    services: &Services,
+    db: &Database,
+    startup: &Startup,
+    overrides: &mut ParamSet,
+) -> Result<Option<Route>, Error> {
+    let mut take = |name: &str| {
+        let value = overrides.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+        overrides.remove(name);
+        value
+    };
+    let (role, session) = (take("howdah.role"), take("howdah.session"));
+    let refused = |what: &str| Err(Error::UnsupportedStartupOption(what.to_owned()));
+    let routes = services.monitor.routes(&db.name);
+    let role = match role.as_deref().map(|w| (w, stated_role(w))) {
+        None => None,
+        Some((w, None)) => {
+            return refused(&format!("howdah.role={w}, which is not primary, replica or admin"));
+        }
+        Some((w, Some(role))) => {
+            let there = match role {
+                Role::Primary => true,
+                Role::Replica => db.has_replicas(),
+                Role::Admin => db.roles.contains_key(&Role::Admin),
+            };
+            if !there {
+                return refused(&format!("howdah.role={w}, of which this database has no servers"));
+            }
+            Some(role)
+        }
+    };
+    let _ = session;
+    let admin = || db.routing.admin_pool_users.contains(&startup.user).then_some(Role::Admin);
+    let stated = role.or_else(admin).or(db.routing.fixed);
+    Ok(routes.map(|r| Route::new(services, r, stated)))
+}
+
+/// The verdict about a prepared statement, made once for each text and kept with it.
+struct Statements<'a> {
+    client: &'a ClientProto,
+    /// Which settings the kept verdicts were made under.
+    generation: u32,
+}
+
+impl Known for Statements<'_> {
+    fn statement(&self, name: &[u8], reading: Reading<'_>) -> Option<Verdict> {
+        if name.is_empty() {
+            let body = self.client.statements.unnamed()?;
+            return Some(classify(text_of(body), reading));
+        }
+        let statement: &Arc<Statement> = self.client.statements.get(name)?;
+        let kept = statement.verdict.get(self.generation).and_then(Verdict::from_bits);
+        Some(kept.unwrap_or_else(|| {
+            let v = classify(text_of(&statement.body), reading);
+            statement.verdict.set(self.generation, v.to_bits());
+            v
+        }))
+    }
+}
+
+/// The text in what follows a Parse message's name.
+fn text_of(body: &[u8]) -> &[u8] {
+    let end = memchr::memchr(0, body).unwrap_or(body.len());
+    body.get(..end).unwrap_or_default()
+}
+
+/// Why a transaction got no server.
+pub(super) enum Unserved {
+    Error(Error),
+    /// The session ends.
+    End(Goodbye),
+}
+
+impl Session {
+    /// A server for the transaction at the front of what the client sent.
+    pub(super) async fn routed(&mut self) -> Result<Lease, Option<Goodbye>> {
+        if let Some(r) = &mut self.route {
+            r.refresh(&self.services);
+        }
+        let decision = self.decision().await.map_err(Some)?;
+        let lease = match decision.role {
+            Role::Primary => self.on_primary(decision).await,
+            Role::Replica => self.on_replica(decision).await,
+            Role::Admin => self.on_admin(decision).await,
+        };
+        match lease {
+            Ok(mut lease) => {
+                self.hot = lease.pool().hot();
+                let replica = lease.pool().key.role == Role::Replica;
+                if let Some(conn) = lease.conn() {
+                    // What may not be the last of its transaction is not followed by anything before it is answered:
+                    // the next transaction may belong elsewhere.
+                    conn.state.one_at_a_time = replica;
+                }
+                Ok(lease)
+            }
+            Err(Unserved::Error(e)) => match self.not_served(e).await {
+                Some(why) => Err(Some(why)),
+                None => Err(None),
+            },
+            Err(Unserved::End(why)) => Err(Some(why)),
+        }
+    }
+
+    async fn decision(&mut self) -> Result<Decision, Goodbye> {
+        loop {
+            let Some(r) = &self.route else {
+                return Ok(Decision { role: Role::Primary, reason: Reason::Write });
+            };
+            let routing = &r.routes.routing;
+            let stated = self.stated(r.stated);
+            let reading =
+                Reading { selects: routing.selects, hints: routing.hints, functions: &routing.functions };
+            let known = Statements { client: &self.proto, generation: r.routes.generation };
+            // In session mode it is the whole session that goes somewhere, and no statement tells of that.
+            let first = if self.mode() == PoolMode::Session {
+                First::Is(Verdict::OTHER)
+            } else {
+                look(self.up.unscanned(), &known, reading)
+            };
+            match first {
+                First::Is(v) => return Ok(decide(routing, stated, v)),
+                First::NeedMore => self.more().await?,
+            }
+        }
+    }
+
+    fn stated(&self, role: Option<Role>) -> Stated {
+        let of = |name: &str| self.proto.view.get(name).or_else(|| self.proto.overrides.get(name));
+        let on = |v: &[u8]| matches!(v, b"on" | b"true" | b"yes" | b"1");
+        Stated {
+            role,
+            read_only: of("default_transaction_read_only").is_some_and(on),
+            serializable: of("default_transaction_isolation").is_some_and(|v| v == b"serializable"),
+        }
+    }
+
+    fn mode(&self) -> PoolMode {
+        self.pool.mode()
+    }
+
+    fn count(&self, role: Role, reason: Reason) {
+        if let Some(r) = &self.route {
+            r.routes.count(Decision { role, reason });
+        }
+    }
+
+    async fn on_primary(&mut self, d: Decision) -> Result<Lease, Unserved> {
+        self.count(d.role, d.reason);
+        let pool = self.pool.clone();
+        self.from(&pool).await
+    }
+
+    async fn on_admin(&mut self, d: Decision) -> Result<Lease, Unserved> {
+        self.count(d.role, d.reason);
+        let (user, services) = (self.ctl.user.clone(), self.services.clone());
+        let pool = self.route.as_mut().and_then(|r| r.admin(&user, &services));
+        let database = self.ctl.database.to_string();
+        let pool = pool.ok_or(Unserved::Error(Error::DatabaseRemoved { database }))?;
+        self.from(&pool).await
+    }
+
+    /// A connection of this pool, at once or after a wait.
+    async fn from(&mut self, pool: &Arc<Pool>) -> Result<Lease, Unserved> {
+        match pool.checkout(&self.ctl, Clock::now()) {
+            Checkout::Ready(l) => Ok(l),
+            Checkout::Wait(w) => self.wait(w).await,
+            Checkout::Refused(e) => Err(Unserved::Error(e)),
+        }
+    }
+
+    /// A replica, or what the configuration says for when there is none.
+    async fn on_replica(&mut self, d: Decision) -> Result<Lease, Unserved> {
+        let began = Clock::now();
+        // Those that turned out not to be reachable, for this transaction.
+        let mut failed: Vec<usize> = Vec::new();
+        loop {
+            let now = Clock::now();
+            let Some(routes) = self.route.as_ref().map(|r| r.routes.clone()) else {
+                return Err(Unserved::Error(Error::Internal("a route was lost".to_owned())));
+            };
+            let nobody = match self.pick(&routes, now, &failed) {
+                Ok(index) => match self.try_replica(&routes, index).await {
+                    Ok(Some(lease)) => {
+                        self.count(Role::Replica, d.reason);
+                        return Ok(lease);
+                    }
+                    // Not eligible any more when its turn came: another choice.
+                    Ok(None) => continue,
+                    Err(Unserved::Error(
+                        Error::ServerUnreachable { .. }
+                        | Error::ServerLogin(_)
+                        | Error::ServerProtocol { .. },
+                    )) => {
+                        failed.push(index);
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
+                Err(nobody) => nobody,
+            };
+            match routes.when_no_replica {
+                WhenNoReplica::Primary => {
+                    return self.on_primary(Decision { role: Role::Primary, reason: nobody.0 }).await;
+                }
+                WhenNoReplica::Error => {
+                    self.count(Role::Replica, nobody.0);
+                    let why = nobody.0.as_str();
+                    return Err(Unserved::Error(Error::NoReplica {
+                        database: routes.database.to_string(),
+                        why,
+                    }));
+                }
+                WhenNoReplica::Wait => {
+                    failed.clear();
+                    self.wait_for_change(&routes, began, nobody).await?;
+                }
+            }
+        }
+    }
+
+    fn pick(&mut self, routes: &Routes, now: Instant, failed: &[usize]) -> Result<usize, Nobody> {
+        let n = routes.replicas.len();
+        let (user, services) = (self.ctl.user.clone(), self.services.clone());
+        let pools: Vec<Option<Arc<Pool>>> = match &mut self.route {
+            Some(r) => (0..n).map(|i| r.replica(i, &user, &services)).collect(),
+            None => Vec::new(),
+        };
+        let outstanding = |index: usize| {
+            if failed.contains(&index) {
+                return None;
+            }
+            let pool = pools.get(index)?.as_ref()?;
+            if pool.has_run_dry() {
+                return None;
+            }
+            let c = pool.counts();
+            Some(c.leased + c.waiting)
+        };
+        routes.choose(now, None, &outstanding)
+    }
+
+    /// `None`: it is not eligible any more.
+    async fn try_replica(&mut self, routes: &Routes, index: usize) -> Result<Option<Lease>, Unserved> {
+        let (user, services) = (self.ctl.user.clone(), self.services.clone());
+        let pool = self.route.as_mut().and_then(|r| r.replica(index, &user, &services));
+        let Some(pool) = pool else { return Ok(None) };
+        let lease = match pool.checkout(&self.ctl, Clock::now()) {
+            Checkout::Ready(l) => l,
+            Checkout::Refused(e) => return Err(Unserved::Error(e)),
+            Checkout::Wait(w) => {
+                let lease = self.wait(w).await?;
+                if routes.standing(index, Clock::now()) != Standing::Eligible {
+                    lease.release_unused();
+                    return Ok(None);
+                }
+                lease
+            }
+        };
+        Ok(Some(lease))
+    }
+
+    /// Until a host's state changes, or query_wait_timeout is over.
+    async fn wait_for_change(
+        &mut self,
+        routes: &Routes,
+        began: Instant,
+        nobody: Nobody,
+    ) -> Result<(), Unserved> {
+        let limit = self.pool.spec().settings.query_wait_timeout;
+        let waited = Clock::now().saturating_duration_since(began);
+        let left = limit.map(|l| l.saturating_sub(waited));
+        let late = || {
+            let database = routes.database.to_string();
+            Unserved::Error(Error::NoReplica { database, why: nobody.0.as_str() })
+        };
+        if left.is_some_and(|l| l.is_zero()) {
+            self.services.counters.count("timeouts_total", "query_wait_timeout");
+            return Err(late());
+        }
+        // A limit of age can be kept or broken without any event; so it looks again after a while in any case.
+        const LOOK: std::time::Duration = std::time::Duration::from_millis(250);
+        self.ctl.set_state(ClientState::Waiting, self.services.clock.ms(Clock::now()));
+        let pause = left.map_or(LOOK, |l| l.min(LOOK));
+        let changed = routes.changed.notified();
+        self.while_waiting(async {
+            let _ = tokio::time::timeout(pause, changed).await;
+        })
+        .await
+        .map_err(Unserved::End)
+    }
+
+    /// Counts what a replica refused.
+    pub(super) fn after(&self, lease: &Lease, stats: TxStats) {
+        if self.route.is_none() || lease.pool().key.role != Role::Replica {
+            return;
+        }
+        for (n, sqlstate) in [(stats.refused_writes, "25006"), (stats.conflicts, "40001")] {
+            for _ in 0..n {
+                self.services.counters.count("replica_errors_total", sqlstate);
+            }
+        }
+    }
+
+    /// Waits in a pool's queue, and sees meanwhile whether the client leaves.
+    pub(super) async fn wait(&mut self, waiting: Waiting) -> Result<Lease, Unserved> {
+        let pool = waiting.pool().clone();
+        let ctl = self.ctl.clone();
+        match self.while_waiting(async move { pool.wait(waiting, &ctl).await }).await {
+            Ok(Ok(l)) => Ok(l),
+            Ok(Err(e)) => Err(Unserved::Error(e)),
+            Err(why) => Err(Unserved::End(why)),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Reads on replicas, writes on the primary: a real primary with two streaming replicas, and real drivers.
+
+#![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
+
+mod common;
+mod kit;
+
+use std::process::Command;
+
+use common::proxy::Howdah;
+use common::tools::succeed;
+use common::{Client, Cluster, app_options, cache, cluster, eventually, left_out, root};
+use kit::{app_with, metric, refusal};
+
+/// A primary and two replicas; ended with the test.
+struct Trio {
+    primary: Cluster,
+    replicas: [Cluster; 2],
+}
+
+impl Trio {
+    fn start(major: u32) -> Option<Self> {
+        let mut primary = cluster(major, app_options())?;
+        let replicas = [primary.replica().expect("a replica"), primary.replica().expect("another")];
+        for r in &replicas {
+            r.await_replay(&primary).expect("it follows");
+        }
+        Some(Self { primary, replicas })
+    }
+
+    fn replica_hosts(&self) -> String {
+        let hosts = self.replicas.iter().map(|r| format!("\"{}\"", r.tcp()));
+        hosts.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The database `app` with both replicas; lines for the top level, for the database, and whole sections.
+    fn config(&self, top: &str, database: &str, sections: &str) -> String {
+        format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
+             monitor_interval = \"200ms\"\n{top}\n[users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 5\n\
+             {database}\n[databases.app.replica]\nhost = [{}]\n{sections}\n",
+            self.primary.tcp(),
+            self.replica_hosts(),
+        )
+    }
+
+    fn howdah(&self, database: &str, sections: &str) -> Howdah {
+        let howdah = Howdah::start(&self.config("", database, sections));
+        eligible(&howdah, 2);
+        howdah
+    }
+
+    fn is_replica(&self, port: &str) -> bool {
+        self.replicas.iter().any(|r| r.port().to_string() == port)
+    }
+}
+
+/// Waits until so many replicas may serve reads.
+fn eligible(howdah: &Howdah, n: usize) {
+    eventually("replicas that may serve", || {
+        (metric(howdah, "howdah_replica_eligible", &[]) - n as f64).abs() < 0.1
+    });
+}
+
+fn routed(howdah: &Howdah, role: &str, reason: &str) -> f64 {
+    metric(howdah, "howdah_routed_transactions_total", &[("role", role), ("reason", reason)])
+}
+
+/// The port of the server that runs this transaction.
+fn port_in(client: &mut Client, begin: &str) -> String {
+    client.query(begin).expect("a block");
+    let port = client.value("SELECT inet_server_port()").expect("a port");
+    client.query("COMMIT").expect("its end");
+    port
+}
+
+fn drivers(major: u32) {
+    let Some(trio) = Trio::start(major) else { return };
+    let howdah = trio.howdah("when_no_replica = \"error\"", "");
+    let replicas = trio.replicas.iter().map(|r| r.port().to_string()).collect::<Vec<_>>().join(",");
+    for (driver, needs) in
+        [("psycopg", "venv/.psycopg"), ("asyncpg", "venv/.asyncpg"), ("sqlalchemy", "venv/.sqlalchemy")]
+    {
+        if !cache().join(needs).exists() {
+            left_out(driver, "not installed; tests/support/setup.sh installs it where it can");
+            continue;
+        }
+        let mut command = Command::new(cache().join("venv/bin/python"));
+        command.arg(root().join("tests/drivers/routing_check.py")).arg(driver);
+        command.arg(howdah.dsn("app", "app")).arg(trio.primary.dsn("app", "app"));
+        command.arg(trio.primary.port().to_string()).arg(&replicas);
+        succeed(command.env("PYTHONDONTWRITEBYTECODE", "1"), driver);
+    }
+    // A write in what said READ ONLY was refused by the replica itself, unchanged, and counted.
+    assert!(metric(&howdah, "howdah_replica_errors_total", &[("sqlstate", "25006")]) > 0.0);
+    assert!(routed(&howdah, "replica", "read_only_block") > 0.0);
+    assert!(routed(&howdah, "replica", "read_only_default") > 0.0);
+    assert!(routed(&howdah, "replica", "stated") > 0.0);
+    assert!(routed(&howdah, "primary", "serializable") > 0.0);
+}
+
+#[test]
+fn drivers_land_where_they_say_on_postgres_15() {
+    drivers(15);
+}
+
+#[test]
+fn drivers_land_where_they_say_on_postgres_18() {
+    drivers(18);
+}
+
+#[test]
+fn transactions_go_where_they_belong() {
+    let Some(mut trio) = Trio::start(15) else { return };
+    trio.primary.connect("app", "app").expect("direct").query("CREATE TABLE t (n int)").expect("a table");
+    for r in &trio.replicas {
+        r.await_replay(&trio.primary).expect("it follows");
+    }
+    let primary = trio.primary.port().to_string();
+    let howdah = trio.howdah(
+        "when_no_replica = \"primary\"\nroute_selects = true\nroute_hints = true\nroute_functions = [\"inet_server_port\"]",
+        "",
+    );
+    let mut c = kit::app(&howdah);
+
+    // Both replicas take their share.
+    let ports: std::collections::BTreeSet<String> =
+        (0..20).map(|_| port_in(&mut c, "BEGIN READ ONLY")).collect();
+    assert!(ports.iter().all(|p| trio.is_replica(p)) && ports.len() == 2, "{ports:?}");
+    assert_eq!(port_in(&mut c, "BEGIN"), primary);
+    assert_eq!(port_in(&mut c, "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"), primary);
+    // A harmless SELECT outside a block, by the operator's word about the function; a hint.
+    assert!(trio.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
+    assert_eq!(c.value("SELECT inet_server_port() FOR UPDATE").expect("a port"), primary);
+    assert_eq!(c.value("/* howdah: primary */ SELECT inet_server_port()").expect("a port"), primary);
+    let hinted = "/* howdah: replica */ SELECT inet_server_port() + length(pg_sleep(0)::text)";
+    assert!(trio.is_replica(&c.value(hinted).expect("a port")));
+    assert!(routed(&howdah, "replica", "hint") > 0.0 && routed(&howdah, "replica", "select") > 0.0);
+
+    // What is sent behind the end of a read-only transaction without waiting goes where it belongs.
+    let sent = ["BEGIN READ ONLY", "SELECT 1", "COMMIT", "INSERT INTO t VALUES (1)"];
+    for (sql, answer) in sent.iter().zip(c.queries(&sent).expect("answers")) {
+        assert!(answer.is_ok(), "{sql}: {answer:?}");
+    }
+    assert_eq!(
+        trio.primary.connect("app", "app").expect("direct").value("SELECT count(*) FROM t").expect("one"),
+        "1"
+    );
+
+    // Nobody serves reads any more: they go to the primary, as stated, and are counted.
+    for r in &mut trio.replicas {
+        r.stop(common::Stop::Immediate).expect("it stops");
+    }
+    eligible(&howdah, 0);
+    assert_eq!(port_in(&mut c, "BEGIN READ ONLY"), primary);
+    assert!(routed(&howdah, "primary", "no_replica") > 0.0);
+    // And back.
+    trio.replicas[0].start().expect("it starts");
+    eligible(&howdah, 1);
+    let port = trio.replicas[0].port().to_string();
+    eventually("reads on the replica that is back", || port_in(&mut c, "BEGIN READ ONLY") == port);
+}
+
+#[test]
+fn without_a_replica_it_happens_what_is_stated() {
+    let Some(mut trio) = Trio::start(15) else { return };
+    for r in &mut trio.replicas {
+        r.stop(common::Stop::Fast).expect("it stops");
+    }
+    let config = trio.config("", "when_no_replica = \"error\"", "");
+    let howdah = Howdah::start(&config);
+    let mut c = kit::app(&howdah);
+    let e = refusal(c.query("BEGIN READ ONLY"));
+    assert_eq!(e.code, "57P03", "{e:?}");
+    c.query("BEGIN").expect("the session goes on");
+    c.query("ROLLBACK").expect("and on");
+    assert!(routed(&howdah, "replica", "no_replica") > 0.0);
+
+    let howdah = Howdah::start(&config.replace("\"error\"", "\"wait\""));
+    let address = howdah.address();
+    let waiting = std::thread::spawn(move || {
+        let mut c = Client::connect(&common::Target::Tcp(address), "app", "app").expect("a login");
+        c.query("BEGIN READ ONLY").expect("it is served in the end");
+        c.value("SELECT inet_server_port()").expect("a port")
+    });
+    eventually("a client that waits", || metric(&howdah, "howdah_clients", &[("state", "waiting")]) > 0.0);
+    trio.replicas[1].start().expect("it starts");
+    assert_eq!(waiting.join().expect("no panic"), trio.replicas[1].port().to_string());
+}
+
+#[test]
+fn a_startup_option_needs_servers_of_its_role() {
+    let Some(trio) = Trio::start(15) else { return };
+    let howdah = trio.howdah("when_no_replica = \"error\"", "");
+    for (option, accepted) in [("replica", true), ("primary", true), ("admin", false), ("elsewhere", false)] {
+        let options = format!("-c howdah.role={option}");
+        let got = app_with(&howdah, &[("options", &options)]);
+        assert_eq!(got.is_ok(), accepted, "{option}");
+    }
+}
