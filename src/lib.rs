@@ -74,8 +74,8 @@
 //!
 //! # Room for what is to come
 //!
-//! TLS is a third kind of [`net::stream::Stream`]. Routing chooses the [`pool::PoolKey`] (whose role exists already)
-//! between the first message and the checkout.
+//! `auth_query` asks through a [`server::own::Own`]. Read-your-writes is one more reason in [`routing`] why a replica
+//! is not eligible. A takeover hands over what [`client::session`] and [`server::conn`] hold.
 
 pub mod app;
 pub mod auth;

@@ -261,12 +261,17 @@ fn f71_the_wall_clock_moves_no_timeout() {
     let mut all = Vec::new();
     sources(&common::root().join("src"), &mut all);
     assert!(all.len() > 30, "the sources were not found");
+    // They tell people and scrapers what time it is, and decide nothing by it.
+    let tells = ["/clock.rs", "/ops/stats.rs", "/metrics/events.rs", "/console/view.rs"];
     for (path, text) in &all {
+        if tells.iter().any(|t| path.ends_with(t)) {
+            continue;
+        }
         for wall in ["SystemTime", "UNIX_EPOCH", "chrono::", "CLOCK_REALTIME"] {
             assert!(!text.contains(wall), "{path} has {wall}");
         }
-        let own_clock = path.contains("/demo/") || path.ends_with("/clock.rs");
-        assert!(own_clock || !text.contains("Instant::now"), "{path} asks another clock than clock::Clock");
+        let apart = path.contains("/demo/") || path.ends_with("/tests.rs");
+        assert!(apart || !text.contains("Instant::now"), "{path} asks another clock than clock::Clock");
     }
     let lints = std::fs::read_to_string(common::root().join(".clippy.toml")).expect("the lints");
     assert!(lints.contains("std::time::SystemTime::now") && lints.contains("std::time::Instant::now"));

@@ -26,6 +26,8 @@ pub(super) struct Context<'a> {
     /// What relative paths are relative to.
     pub dir: PathBuf,
     pub profile: Profile,
+    /// Read from a pgbouncer.ini, where a [users] line is not yet a login.
+    pub ini: bool,
     pub variables: &'a BTreeMap<String, String>,
     pub warnings: Vec<String>,
 }
@@ -72,7 +74,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     builder.tls(tree, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
         let mut user = builder.user(table, &path, &global);
-        user.listed = config.users.get(name).is_some_and(|u| u.listed);
+        user.listed = !builder.context.ini || config.users.get(name).is_some_and(|u| u.listed);
         if user.secret.is_none() {
             // The section adds to an entry of the user list.
             user.secret = config.users.get(name).and_then(|u| u.secret.clone());

@@ -126,7 +126,14 @@ impl Writer {
         let origin: Arc<str> = "the result".into();
         let mut errors = Vec::new();
         let tree = raw::from_toml(&self.toml, &origin, &mut errors);
-        let start = Start { origin, dir: "".into(), profile: Profile::Native, warnings: Vec::new(), errors };
+        let start = Start {
+            origin,
+            dir: "".into(),
+            profile: Profile::Native,
+            ini: false,
+            warnings: Vec::new(),
+            errors,
+        };
         if let Err(errors) = finish(tree, start, &Overrides::default()) {
             for e in errors {
                 let _ = writeln!(self.report, "to decide: {e}");

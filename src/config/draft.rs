@@ -21,6 +21,7 @@ pub(super) struct Parts {
     pub(super) origin: Arc<str>,
     pub(super) dir: PathBuf,
     pub(super) profile: Profile,
+    pub(super) ini: bool,
     pub(super) variables: BTreeMap<String, String>,
     pub(super) warnings: Vec<String>,
 }
@@ -74,6 +75,7 @@ fn build_from(parts: &Parts, tree: Table) -> Result<Config, String> {
         origin: parts.origin.clone(),
         dir: parts.dir.clone(),
         profile: parts.profile,
+        ini: parts.ini,
         variables: &parts.variables,
         warnings: parts.warnings.clone(),
     };
@@ -87,6 +89,7 @@ fn build_from(parts: &Parts, tree: Table) -> Result<Config, String> {
         origin: parts.origin.clone(),
         dir: parts.dir.clone(),
         profile: parts.profile,
+        ini: parts.ini,
         variables: parts.variables.clone(),
         warnings: parts.warnings.clone(),
     });

@@ -72,6 +72,7 @@ pub fn from_flags(flags: &Flags, overrides: &Overrides) -> Result<Config, Vec<Co
         origin: Arc::from("command line"),
         dir: PathBuf::new(),
         profile: Profile::Native,
+        ini: false,
         warnings: Vec::new(),
         errors,
     };

@@ -78,7 +78,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigErro
         }
         (Profile::Native, tree)
     };
-    finish(tree, Start { origin, dir, profile, warnings, errors }, overrides)
+    finish(tree, Start { origin, dir, profile, ini: is_ini, warnings, errors }, overrides)
 }
 
 /// What is known when a tree has been read.
@@ -86,6 +86,7 @@ pub(super) struct Start {
     pub origin: Arc<str>,
     pub dir: PathBuf,
     pub profile: Profile,
+    pub ini: bool,
     pub warnings: Vec<String>,
     pub errors: Vec<ConfigError>,
 }
@@ -96,7 +97,7 @@ pub(super) fn finish(
     start: Start,
     overrides: &Overrides,
 ) -> Result<Config, Vec<ConfigError>> {
-    let Start { origin, dir, profile, warnings, mut errors } = start;
+    let Start { origin, dir, profile, ini, warnings, mut errors } = start;
     put_variables(&mut tree, &overrides.variables, &mut errors);
     for (path, value) in &overrides.flags {
         let source = Source::Flag(path.replace('_', "-"));
@@ -110,13 +111,14 @@ pub(super) fn finish(
         origin: origin.clone(),
         dir: dir.clone(),
         profile,
+        ini,
         variables: &overrides.variables,
         warnings: warnings.clone(),
     };
     let mut config = build::build(&tree, context, &mut errors);
     if errors.is_empty() {
         let variables = overrides.variables.clone();
-        config.notes.draft = Draft::new(Parts { tree, origin, dir, profile, variables, warnings });
+        config.notes.draft = Draft::new(Parts { tree, origin, dir, profile, ini, variables, warnings });
         return Ok(config);
     }
     errors.sort_by_key(|e| (e.file().is_none(), e.line()));

@@ -38,7 +38,6 @@ pub struct Routing {
     pub hints: bool,
     /// Functions that a harmless SELECT may call beside the built-in list; lower case.
     pub functions: Vec<String>,
-    pub defer_begin: bool,
     pub balance: Balance,
     /// By host; 1 where nothing is stated.
     pub weights: Vec<(HostAddr, u32)>,
@@ -47,9 +46,6 @@ pub struct Routing {
     pub zone: Option<String>,
     pub max_lag: Option<Duration>,
     pub max_lag_bytes: Option<u64>,
-    pub read_your_writes: bool,
-    /// How long a read waits for a replica that has replayed its session's writes, before it goes to the primary.
-    pub read_your_writes_wait: Option<Duration>,
     pub monitor_user: Option<String>,
     /// Users whose transactions go to the admin pool.
     pub admin_pool_users: Vec<String>,
@@ -63,15 +59,12 @@ pub(super) struct RoutingSection {
     pub selects: bool,
     pub hints: bool,
     pub functions: Vec<String>,
-    pub defer_begin: bool,
     pub balance: Balance,
     pub weights: Vec<(String, String)>,
     pub zones: Vec<(String, String)>,
     pub zone: Option<String>,
     pub max_lag: Option<Duration>,
     pub max_lag_bytes: Option<u64>,
-    pub read_your_writes: bool,
-    pub read_your_writes_wait: Option<Duration>,
     pub monitor_user: Option<String>,
     pub admin_pool_users: Vec<String>,
 }
@@ -105,15 +98,12 @@ impl RoutingSection {
             selects: self.selects,
             hints: self.hints,
             functions: self.functions.iter().map(|f| f.to_ascii_lowercase()).collect(),
-            defer_begin: self.defer_begin,
             balance: self.balance,
             weights,
             zones,
             zone: self.zone,
             max_lag: self.max_lag,
             max_lag_bytes: self.max_lag_bytes,
-            read_your_writes: self.read_your_writes,
-            read_your_writes_wait: self.read_your_writes_wait,
             monitor_user: self.monitor_user,
             admin_pool_users: self.admin_pool_users,
         };

@@ -481,11 +481,6 @@ settings! {
     /// statement decides where it goes.
     route_hints: DATABASE, Kind::Boolean, Is("false"), "comments do nothing unless the operator says so",
         NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.hints = *v;
-    /// Whether a bare BEGIN is answered at once and held back until the next statement tells where the
-    /// transaction belongs, so that SET TRANSACTION READ ONLY can follow it. now() is then the time of that
-    /// statement.
-    defer_begin: DATABASE, Kind::Boolean, Is("false"), "what the server answers is the server's word",
-        NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.defer_begin = *v;
     /// How one of the replicas is chosen: the one with the least outstanding work, or each in turn.
     replica_choice: DATABASE, Kind::Word(&["least_outstanding", "round_robin"]), Is("least_outstanding"),
         "a replica that is slow gets less",
@@ -507,18 +502,9 @@ settings! {
     max_lag_bytes: DATABASE, Kind::Bytes { min: 0, max: 1 << 40 }, Is("0B"),
         "only the application knows how old its reads may be",
         Live, NATIVE, Section |s, Bytes(v)| s.routing.max_lag_bytes = (*v > 0).then_some(*v);
-    /// `session`: once a client has committed what may be a write, its reads go only to a replica that has
-    /// replayed it, and otherwise to the primary. Clients that state the same `howdah.session` in their startup
-    /// options count as one. It holds within one Howdah.
-    read_your_writes: DATABASE, Kind::Word(&["off", "session"]), Is("off"),
-        "it keeps reads on the primary for a while, which nobody should be surprised by",
-        NewConnections, NATIVE, Section |s, Word(v)| s.routing.read_your_writes = *v == "session";
-    /// How long such a read waits for a replica before it goes to the primary; 0 is not at all.
-    read_your_writes_wait: DATABASE, Kind::ON_OFF, Is("0"), "a query is not slowed down unless that is asked for",
-        Live, NATIVE, Section |s, Timeout(v)| s.routing.read_your_writes_wait = *v;
     /// The user as whom the monitor asks the hosts where they stand; with a password under `users`. Give it
     /// pg_monitor, and it sees a replica's timeline at once.
-    monitor_user: DATABASE, Kind::Text, Unset, "the database's `user`, or the only user there is",
+    monitor_user: DATABASE, Kind::Text, Unset, "the database's `user`, or else the first user by name that has a password, or the first of all",
         Live, NATIVE, Section |s, Text(v)| s.routing.monitor_user = Some(v.clone());
     /// Users whose transactions use the admin pool. Only where there is an admin section.
     admin_pool_users: DATABASE, Kind::Names, Is(""), "clients ask for it by `howdah.role`, or by another database",

@@ -1,6 +1,6 @@
 //! What does not go together in the settings about several servers.
 
-use super::resolved::{Config, Database, PoolMode, Role};
+use super::resolved::{Config, Database, Role};
 use super::routing::Hosts;
 
 type Problem = (&'static str, String, Option<&'static str>);
@@ -37,11 +37,8 @@ pub(super) fn problems(config: &Config, database: &Database) -> Vec<Problem> {
         found.push(("max_lag", why.to_owned(), Some("more, or a shorter monitor_interval")));
     }
     if database.monitor_user(config).is_none() {
-        let why = "is missing: there are several users, and the monitor must be one of them";
+        let why = "is missing: there is no user, and the monitor must be one";
         found.push(("monitor_user", why.to_owned(), Some("the name of a user")));
-    }
-    if database.pool.mode == PoolMode::Statement && r.defer_begin {
-        found.push(("defer_begin", "has no meaning with pool_mode = \"statement\"".to_owned(), None));
     }
     for (key, hosts) in [
         ("weights", r.weights.iter().map(|(h, _)| h).collect::<Vec<_>>()),
@@ -59,7 +56,10 @@ pub(super) fn problems(config: &Config, database: &Database) -> Vec<Problem> {
 impl Database {
     /// As whom the monitor logs in.
     pub fn monitor_user(&self, config: &Config) -> Option<String> {
-        let only = || (config.users.len() == 1).then(|| config.users.keys().next().cloned()).flatten();
-        self.routing.monitor_user.clone().or_else(|| self.server_user.clone()).or_else(only)
+        let first = || {
+            let with_password = config.users.iter().filter(|(_, u)| u.secret.is_some()).map(|(n, _)| n).min();
+            with_password.or_else(|| config.users.keys().min()).cloned()
+        };
+        self.routing.monitor_user.clone().or_else(|| self.server_user.clone()).or_else(first)
     }
 }

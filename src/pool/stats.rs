@@ -136,8 +136,7 @@ mod tests {
 
     #[test]
     fn averages_are_over_one_to_two_periods() {
-        #[expect(clippy::disallowed_methods, reason = "any time will do")]
-        let start = Instant::now();
+        let start = crate::clock::Clock::now();
         let at = |s: u64| start + Duration::from_secs(s);
         let all = |n| HashMap::from([("app".to_owned(), figures(n))]);
         let statistics = Statistics::default();

@@ -333,11 +333,12 @@ impl Flow<'_> {
         }
         if !self.up.has_output() && !self.proto.terminating && !self.choked() {
             if !self.up.unscanned().is_empty() {
-                let before = self.up.unscanned().len();
+                // Of what was there for the client already, nothing may be written for long.
+                let before = (self.up.unscanned().len(), self.down.backlog());
                 if let Some(end) = self.scan_up() {
                     return Some(end);
                 }
-                if self.up.unscanned().len() != before || self.down.has_output() {
+                if (self.up.unscanned().len(), self.down.backlog()) != before {
                     *progress = true;
                 }
             }

@@ -204,8 +204,6 @@ fn quote_name(name: &str) -> String {
 /// A question whose answer is only that there is one.
 pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), &'static str> {
     let query = encode::query(sql).map_err(|_| "check_encoding")?;
-    conn.state.unnamed = Unnamed::Nobody;
-    conn.state.pipeline.sent(Expect::OwnQuery);
     match ask_all(conn, query, 1).await?.errors.pop().flatten() {
         None => Ok(()),
         Some(_) => Err("check_failed"),
