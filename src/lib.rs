@@ -74,8 +74,7 @@
 //!
 //! # Room for what is to come
 //!
-//! `auth_query` asks through a [`server::own::Own`]. Read-your-writes is one more reason in [`routing`] why a replica
-//! is not eligible. A takeover hands over what [`client::session`] and [`server::conn`] hold.
+//! `auth_query` asks through a [`server::own::Own`]. A takeover hands over what [`client::session`] and [`server::conn`] hold.
 
 pub mod app;
 pub mod auth;

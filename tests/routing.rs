@@ -9,58 +9,9 @@ use std::process::Command;
 
 use common::proxy::Howdah;
 use common::tools::succeed;
-use common::{Client, Cluster, app_options, cache, cluster, eventually, left_out, root};
+use common::{Client, cache, eventually, left_out, root};
+use kit::trio::{Trio, eligible};
 use kit::{app_with, metric, refusal};
-
-/// A primary and two replicas; ended with the test.
-struct Trio {
-    primary: Cluster,
-    replicas: [Cluster; 2],
-}
-
-impl Trio {
-    fn start(major: u32) -> Option<Self> {
-        let mut primary = cluster(major, app_options())?;
-        let replicas = [primary.replica().expect("a replica"), primary.replica().expect("another")];
-        for r in &replicas {
-            r.await_replay(&primary).expect("it follows");
-        }
-        Some(Self { primary, replicas })
-    }
-
-    fn replica_hosts(&self) -> String {
-        let hosts = self.replicas.iter().map(|r| format!("\"{}\"", r.tcp()));
-        hosts.collect::<Vec<_>>().join(", ")
-    }
-
-    /// The database `app` with both replicas; lines for the top level, for the database, and whole sections.
-    fn config(&self, top: &str, database: &str, sections: &str) -> String {
-        format!(
-            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
-             monitor_interval = \"200ms\"\n{top}\n[users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 5\n\
-             {database}\n[databases.app.replica]\nhost = [{}]\n{sections}\n",
-            self.primary.tcp(),
-            self.replica_hosts(),
-        )
-    }
-
-    fn howdah(&self, database: &str, sections: &str) -> Howdah {
-        let howdah = Howdah::start(&self.config("", database, sections));
-        eligible(&howdah, 2);
-        howdah
-    }
-
-    fn is_replica(&self, port: &str) -> bool {
-        self.replicas.iter().any(|r| r.port().to_string() == port)
-    }
-}
-
-/// Waits until so many replicas may serve reads.
-fn eligible(howdah: &Howdah, n: usize) {
-    eventually("replicas that may serve", || {
-        (metric(howdah, "howdah_replica_eligible", &[]) - n as f64).abs() < 0.1
-    });
-}
 
 fn routed(howdah: &Howdah, role: &str, reason: &str) -> f64 {
     metric(howdah, "howdah_routed_transactions_total", &[("role", role), ("reason", reason)])

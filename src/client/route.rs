@@ -1,7 +1,7 @@
 //! A session of a database with replicas: where its next transaction goes, and the way there.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ctl::{ClientCtl, ClientState};
 use super::session::{Goodbye, Session};
@@ -18,6 +18,7 @@ use crate::proto::startup::Startup;
 use crate::relay::state::{ClientProto, TxStats};
 use crate::routing::classify::{Reading, Verdict, classify};
 use crate::routing::first::{First, Known, look};
+use crate::routing::own_writes::{Key, Need};
 use crate::routing::{Decision, Reason, Stated, decide, stated_role};
 use crate::services::Services;
 
@@ -31,12 +32,54 @@ pub(super) struct Route {
     /// Pools of the replicas, in their order, as far as they were needed.
     replicas: Vec<Option<Arc<Pool>>>,
     admin: Option<Arc<Pool>>,
+    /// What its session has written, where that matters to its reads.
+    key: Option<Key>,
+    writing: Option<Writing>,
+}
+
+/// A transaction that may write, from before it gets a server until after it has given it back.
+#[derive(Debug)]
+struct Writing {
+    key: Key,
+    routes: Arc<Routes>,
+}
+
+impl Writing {
+    fn begin(key: &Key, routes: &Arc<Routes>) -> Self {
+        key.lock().begin();
+        Self { key: key.clone(), routes: routes.clone() }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let now = Clock::now();
+        self.key.lock().end(now);
+        self.routes.wrote(now);
+    }
 }
 
 impl Route {
-    pub(super) fn new(services: &Services, routes: Arc<Routes>, stated: Option<Role>) -> Self {
+    pub(super) fn new(
+        services: &Services,
+        routes: Arc<Routes>,
+        stated: Option<Role>,
+        session: Option<&str>,
+    ) -> Self {
         let replicas = vec![None; routes.replicas.len()];
-        Self { version: services.monitor.version(), routes, stated, replicas, admin: None }
+        let key = routes.read_your_writes().then(|| routes.key(session));
+        let version = services.monitor.version();
+        Self { version, routes, stated, replicas, admin: None, key, writing: None }
+    }
+
+    /// No transaction is under way any more.
+    pub(super) fn over(&mut self) {
+        self.writing = None;
+    }
+
+    /// What a replica must have replayed for the next read.
+    fn need(&self) -> Need {
+        self.key.as_ref().map_or(Need::Nothing, |k| self.routes.need(k))
     }
 
     /// The pool that a login asks for what servers report: one that knows it, or one that is sure to be of use.
@@ -70,6 +113,9 @@ impl Route {
         if let Some(routes) = services.monitor.routes(&self.routes.database) {
             self.replicas = vec![None; routes.replicas.len()];
             self.routes = routes;
+            if let Some(k) = &self.key {
+                k.lock().forget_place();
+            }
         }
         self.admin = None;
         self.version = version;
@@ -135,10 +181,12 @@ pub(super) fn at_login(
             Some(role)
         }
     };
-    let _ = session;
+    if session.is_some() && !routes.as_ref().is_some_and(|r| r.read_your_writes()) {
+        return refused("howdah.session, but read_your_writes is not in force for this database");
+    }
     let admin = || db.routing.admin_pool_users.contains(&startup.user).then_some(Role::Admin);
     let stated = role.or_else(admin).or(db.routing.fixed);
-    Ok(routes.map(|r| Route::new(services, r, stated)))
+    Ok(routes.map(|r| Route::new(services, r, stated, session.as_deref())))
 }
 
 /// The verdict about a prepared statement, made once for each text and kept with it.
@@ -184,6 +232,11 @@ impl Session {
             r.refresh(&self.services);
         }
         let decision = self.decision().await.map_err(Some)?;
+        if let Some(r) = &mut self.route
+            && let Some(key) = &r.key
+        {
+            r.writing = (!decision.reads()).then(|| Writing::begin(key, &r.routes));
+        }
         let lease = match decision.role {
             Role::Primary => self.on_primary(decision).await,
             Role::Replica => self.on_replica(decision).await,
@@ -193,10 +246,13 @@ impl Session {
             Ok(mut lease) => {
                 self.hot = lease.pool().hot();
                 let replica = lease.pool().key.role == Role::Replica;
+                // On the primary only where it must be known what belongs to the read.
+                let apart =
+                    replica || decision.reads() && self.route.as_ref().is_some_and(|r| r.key.is_some());
                 if let Some(conn) = lease.conn() {
                     // What may not be the last of its transaction is not followed by anything before it is answered:
                     // the next transaction may belong elsewhere.
-                    conn.state.one_at_a_time = replica;
+                    conn.state.one_at_a_time = apart;
                 }
                 Ok(lease)
             }
@@ -280,19 +336,27 @@ impl Session {
         let began = Clock::now();
         // Those that turned out not to be reachable, for this transaction.
         let mut failed: Vec<usize> = Vec::new();
+        // Those whose connection nothing is known of: it is younger than what the monitor knows.
+        let mut unproven: Vec<usize> = Vec::new();
         loop {
             let now = Clock::now();
             let Some(routes) = self.route.as_ref().map(|r| r.routes.clone()) else {
                 return Err(Unserved::Error(Error::Internal("a route was lost".to_owned())));
             };
-            let nobody = match self.pick(&routes, now, &failed) {
-                Ok(index) => match self.try_replica(&routes, index).await {
+            let need = self.route.as_ref().map_or(Need::Nothing, |r| r.need());
+            let nobody = match self.pick(&routes, now, need, &failed, &unproven) {
+                Ok(index) => match self.try_replica(&routes, index, need).await {
                     Ok(Some(lease)) => {
                         self.count(Role::Replica, d.reason);
                         return Ok(lease);
                     }
                     // Not eligible any more when its turn came: another choice.
-                    Ok(None) => continue,
+                    Ok(None) => {
+                        if need != Need::Nothing && routes.standing(index, now) == Standing::Eligible {
+                            unproven.push(index);
+                        }
+                        continue;
+                    }
                     Err(Unserved::Error(
                         Error::ServerUnreachable { .. }
                         | Error::ServerLogin(_)
@@ -305,6 +369,14 @@ impl Session {
                 },
                 Err(nobody) => nobody,
             };
+            if nobody.0 == Reason::OwnWrites {
+                unproven.clear();
+                if now.saturating_duration_since(began) < routes.routing.read_your_writes_wait {
+                    self.wait_for_change(&routes, began, nobody).await?;
+                    continue;
+                }
+                return self.on_primary(Decision { role: Role::Primary, reason: nobody.0 }).await;
+            }
             match routes.when_no_replica {
                 WhenNoReplica::Primary => {
                     return self.on_primary(Decision { role: Role::Primary, reason: nobody.0 }).await;
@@ -325,7 +397,19 @@ impl Session {
         }
     }
 
-    fn pick(&mut self, routes: &Routes, now: Instant, failed: &[usize]) -> Result<usize, Nobody> {
+    fn pick(
+        &mut self,
+        routes: &Routes,
+        now: Instant,
+        need: Need,
+        failed: &[usize],
+        unproven: &[usize],
+    ) -> Result<usize, Nobody> {
+        let bound = match need {
+            Need::Nothing => None,
+            Need::Replayed(bound) => Some(bound),
+            Need::Primary => return Err(Nobody(Reason::OwnWrites)),
+        };
         let n = routes.replicas.len();
         let (user, services) = (self.ctl.user.clone(), self.services.clone());
         let pools: Vec<Option<Arc<Pool>>> = match &mut self.route {
@@ -333,7 +417,7 @@ impl Session {
             None => Vec::new(),
         };
         let outstanding = |index: usize| {
-            if failed.contains(&index) {
+            if failed.contains(&index) || unproven.contains(&index) {
                 return None;
             }
             let pool = pools.get(index)?.as_ref()?;
@@ -343,15 +427,22 @@ impl Session {
             let c = pool.counts();
             Some(c.leased + c.waiting)
         };
-        routes.choose(now, None, &outstanding)
+        routes
+            .choose(now, bound, &outstanding)
+            .map_err(|nobody| if unproven.is_empty() { nobody } else { Nobody(Reason::OwnWrites) })
     }
 
-    /// `None`: it is not eligible any more.
-    async fn try_replica(&mut self, routes: &Routes, index: usize) -> Result<Option<Lease>, Unserved> {
+    /// `None`: it is not eligible any more, or its connection is not known to have what is needed.
+    async fn try_replica(
+        &mut self,
+        routes: &Routes,
+        index: usize,
+        need: Need,
+    ) -> Result<Option<Lease>, Unserved> {
         let (user, services) = (self.ctl.user.clone(), self.services.clone());
         let pool = self.route.as_mut().and_then(|r| r.replica(index, &user, &services));
         let Some(pool) = pool else { return Ok(None) };
-        let lease = match pool.checkout(&self.ctl, Clock::now()) {
+        let mut lease = match pool.checkout(&self.ctl, Clock::now()) {
             Checkout::Ready(l) => l,
             Checkout::Refused(e) => return Err(Unserved::Error(e)),
             Checkout::Wait(w) => {
@@ -363,6 +454,14 @@ impl Session {
                 lease
             }
         };
+        if let Need::Replayed(bound) = need
+            && !lease.conn().is_some_and(|c| routes.covers(index, bound, c.opened))
+        {
+            lease.release_unused();
+            // It will count for the next one.
+            routes.ask_replica(index);
+            return Ok(None);
+        }
         Ok(Some(lease))
     }
 
@@ -385,9 +484,12 @@ impl Session {
             return Err(late());
         }
         // A limit of age can be kept or broken without any event; so it looks again after a while in any case.
-        const LOOK: std::time::Duration = std::time::Duration::from_millis(250);
+        const LOOK: Duration = Duration::from_millis(250);
+        // A replica that is in step gets there while this is being read.
+        const SOON: Duration = Duration::from_millis(5);
         self.ctl.set_state(ClientState::Waiting, self.services.clock.ms(Clock::now()));
-        let pause = left.map_or(LOOK, |l| l.min(LOOK));
+        let look = if nobody.0 == Reason::OwnWrites { SOON } else { LOOK };
+        let pause = left.map_or(look, |l| l.min(look));
         let changed = routes.changed.notified();
         self.while_waiting(async {
             let _ = tokio::time::timeout(pause, changed).await;
@@ -398,7 +500,17 @@ impl Session {
 
     /// Counts what a replica refused.
     pub(super) fn after(&self, lease: &Lease, stats: TxStats) {
-        if self.route.is_none() || lease.pool().key.role != Role::Replica {
+        let replica = lease.pool().key.role == Role::Replica;
+        if stats.wrote
+            && !replica
+            && let Some(r) = &self.route
+            && let Some(key) = &r.key
+        {
+            let now = Clock::now();
+            key.lock().wrote(now);
+            r.routes.wrote(now);
+        }
+        if self.route.is_none() || !replica {
             return;
         }
         for (n, sqlstate) in [(stats.refused_writes, "25006"), (stats.conflicts, "40001")] {

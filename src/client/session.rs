@@ -104,7 +104,11 @@ impl Session {
                 Next::Begin => {}
                 Next::End(why) => return why,
             }
-            if let Some(why) = self.transaction().await {
+            let end = self.transaction().await;
+            if let Some(r) = &mut self.route {
+                r.over();
+            }
+            if let Some(why) = end {
                 return why;
             }
         }

@@ -26,6 +26,16 @@ pub enum Balance {
     RoundRobin,
 }
 
+/// Whether reads wait for writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadYourWrites {
+    /// A replica may lack what its reader has just written.
+    #[default]
+    Off,
+    /// A session, or all that share its key, reads where its own writes have been replayed.
+    Session,
+}
+
 /// All of it, resolved.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Routing {
@@ -46,6 +56,9 @@ pub struct Routing {
     pub zone: Option<String>,
     pub max_lag: Option<Duration>,
     pub max_lag_bytes: Option<u64>,
+    pub read_your_writes: ReadYourWrites,
+    /// How long a read waits for a replica that has its session's writes before the primary serves it.
+    pub read_your_writes_wait: Duration,
     pub monitor_user: Option<String>,
     /// Users whose transactions go to the admin pool.
     pub admin_pool_users: Vec<String>,
@@ -65,6 +78,8 @@ pub(super) struct RoutingSection {
     pub zone: Option<String>,
     pub max_lag: Option<Duration>,
     pub max_lag_bytes: Option<u64>,
+    pub read_your_writes: ReadYourWrites,
+    pub read_your_writes_wait: Duration,
     pub monitor_user: Option<String>,
     pub admin_pool_users: Vec<String>,
 }
@@ -104,6 +119,8 @@ impl RoutingSection {
             zone: self.zone,
             max_lag: self.max_lag,
             max_lag_bytes: self.max_lag_bytes,
+            read_your_writes: self.read_your_writes,
+            read_your_writes_wait: self.read_your_writes_wait,
             monitor_user: self.monitor_user,
             admin_pool_users: self.admin_pool_users,
         };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::resolved::{AuthMethod, CapacityCheck, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica};
-use super::routing::Balance;
+use super::routing::{Balance, ReadYourWrites};
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
 use crate::tls::Mode;
@@ -502,6 +502,16 @@ settings! {
     max_lag_bytes: DATABASE, Kind::Bytes { min: 0, max: 1 << 40 }, Is("0B"),
         "only the application knows how old its reads may be",
         Live, NATIVE, Section |s, Bytes(v)| s.routing.max_lag_bytes = (*v > 0).then_some(*v);
+    /// With `session`, reads of a client that has written go only to a replica that has replayed its writes, and to
+    /// the primary while there is none. Clients that name the same key (`options=-c howdah.session=KEY`) count as
+    /// one. It holds within one Howdah process and one section of the configuration.
+    read_your_writes: DATABASE, Kind::Word(&["off", "session"]), Is("off"),
+        "it costs questions to the servers, and reads on the primary, that not everybody needs",
+        NewConnections, NATIVE, Section |s, Word(v)| s.routing.read_your_writes =
+            if *v == "session" { ReadYourWrites::Session } else { ReadYourWrites::Off };
+    /// How long a read waits for a replica that has its session's writes before it goes to the primary.
+    read_your_writes_wait: DATABASE, Kind::ON_OFF, Is("0"), "the primary can serve it at once",
+        Live, NATIVE, Section |s, Timeout(v)| s.routing.read_your_writes_wait = v.unwrap_or_default();
     /// The user as whom the monitor asks the hosts where they stand; with a password under `users`. Give it
     /// pg_monitor, and it sees a replica's timeline at once.
     monitor_user: DATABASE, Kind::Text, Unset, "the database's `user`, or else the first user by name that has a password, or the first of all",

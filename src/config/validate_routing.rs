@@ -1,7 +1,7 @@
 //! What does not go together in the settings about several servers.
 
 use super::resolved::{Config, Database, Role};
-use super::routing::Hosts;
+use super::routing::{Hosts, ReadYourWrites};
 
 type Problem = (&'static str, String, Option<&'static str>);
 
@@ -28,6 +28,9 @@ pub(super) fn problems(config: &Config, database: &Database) -> Vec<Problem> {
         found.push(("admin_pool_users", "the database has no admin section".to_owned(), None));
     }
     if !database.has_replicas() {
+        if r.read_your_writes != ReadYourWrites::Off {
+            found.push(("read_your_writes", "the database has no replicas".to_owned(), Some("off")));
+        }
         return found;
     }
     if let Some(lag) = r.max_lag

@@ -9,7 +9,7 @@ pub mod routes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::{Database, HostAddr, Role};
 use crate::pool::{PoolKey, PoolSpec};
+use crate::routing::own_writes::Bound;
 use crate::server::connect::Target;
 use crate::server::own::{Own, OwnError, Rows};
 use crate::services::Services;
@@ -61,6 +62,11 @@ impl Host {
     /// Asks as soon as may be.
     pub fn ask(&self) {
         self.poke.notify_one();
+    }
+
+    /// Since when it is known that it has replayed what is before a bound.
+    fn replayed(&self, bound: Bound) -> Option<Instant> {
+        core::replayed(&self.core(), bound.timeline, Lsn(bound.lsn))
     }
 
     pub fn connection_lost(&self) {
@@ -217,6 +223,8 @@ fn target(addr: &HostAddr, config: &Config) -> Option<Target> {
 /// Asks one host for as long as it is configured.
 async fn watch(host: Arc<Host>, services: Arc<Services>) {
     let mut own = None;
+    // Somebody waits for it to replay more: it is asked soon, and less soon with every time that it has not.
+    let mut soon = LEAST_PAUSE;
     loop {
         let config = services.config();
         let interval = config.limits.monitor_interval;
@@ -233,7 +241,13 @@ async fn watch(host: Arc<Host>, services: Arc<Services>) {
             }
         };
         tell(&host, change, &services);
-        let pause = host.core().pause(interval);
+        let mut pause = host.core().pause(interval);
+        if services.monitor.routes_of(&host).iter().any(|r| r.awaits(&host)) {
+            pause = pause.min(soon);
+            soon = soon.saturating_mul(2).min(interval);
+        } else {
+            soon = LEAST_PAUSE;
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = async {
@@ -315,12 +329,10 @@ fn tell(host: &Arc<Host>, change: Change, services: &Arc<Services>) {
             let primary = routes.primary().map_or_else(|| "none".to_owned(), |h| h.addr.to_string());
             tracing::info!(database = %routes.database, %primary, "the primary is another one");
         }
-        if routes.primary().is_some_and(|p| Arc::ptr_eq(p, host)) && change == Change::None {
+        if routes.sampled(host) && change == Change::None {
             // A mark of the primary is worth most when the replicas are asked right behind it.
             for r in routes.replicas.iter().filter(|r| !Arc::ptr_eq(&r.host, host)) {
-                if routes.routing.max_lag.is_some() {
-                    r.host.ask();
-                }
+                r.host.ask();
             }
         }
         if change != Change::None {

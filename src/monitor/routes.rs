@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Host;
-use super::core::{self, Limits, Lsn, Standing};
+use super::core::{self, Limits, Standing};
 use crate::config::resolved::{Database, HostAddr, Role, WhenNoReplica};
-use crate::config::routing::{Hosts, Routing};
+use crate::config::routing::{Hosts, ReadYourWrites, Routing};
 use crate::routing::choose::{Candidate, choose};
+use crate::routing::own_writes::{Bound, Demand, Key, Keys, Need};
 use crate::routing::{Decision, Reason};
 
 /// A host that can be a replica.
@@ -42,6 +43,9 @@ pub struct Routes {
     moved: AtomicBool,
     counts: Arc<Counts>,
     turn: AtomicU64,
+    /// Who has written what; see [`crate::routing::own_writes`].
+    keys: Arc<Mutex<Keys>>,
+    demand: Mutex<Demand>,
     /// The state of some host of this database has changed.
     pub changed: Notify,
 }
@@ -87,6 +91,8 @@ impl Routes {
             moved: AtomicBool::new(false),
             counts: old.map_or_else(Arc::default, |o| o.counts.clone()),
             turn: AtomicU64::new(0),
+            keys: old.map_or_else(Arc::default, |o| o.keys.clone()),
+            demand: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -205,7 +211,7 @@ impl Routes {
     pub fn choose(
         &self,
         now: Instant,
-        bound: Option<(u32, Lsn)>,
+        bound: Option<Bound>,
         outstanding: &dyn Fn(usize) -> Option<usize>,
     ) -> Result<usize, Nobody> {
         let mut why = Reason::NoReplica;
@@ -219,9 +225,7 @@ impl Routes {
                 }
                 Standing::Eligible => {}
             }
-            if let Some((timeline, lsn)) = bound
-                && core::replayed(&r.host.core(), timeline, lsn).is_none()
-            {
+            if bound.is_some_and(|b| r.host.replayed(b).is_none()) {
                 why = why.max(Reason::OwnWrites);
                 continue;
             }
@@ -231,6 +235,79 @@ impl Routes {
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         choose(self.routing.balance, turn, &candidates).ok_or(Nobody(why))
+    }
+
+    // ---- read your writes
+
+    pub fn read_your_writes(&self) -> bool {
+        self.routing.read_your_writes == ReadYourWrites::Session && self.watches_roles()
+    }
+
+    /// That of a session, or the one that sessions share by its name.
+    pub fn key(&self, name: Option<&str>) -> Key {
+        match name {
+            Some(name) => self.keys.lock().get(name),
+            None => Key::default(),
+        }
+    }
+
+    /// A write is over: its place is asked for, once for all that wait.
+    pub fn wrote(&self, now: Instant) {
+        self.demand.lock().wrote(now);
+        if let Some(p) = self.primary() {
+            p.ask();
+        }
+    }
+
+    /// What a replica must have replayed for this key. One lock at a time.
+    pub fn need(&self, key: &Key) -> Need {
+        let primary = self.primary();
+        let timeline = primary.and_then(|p| p.core().sample().map(|s| s.facts.timeline));
+        let need = key.lock().need(timeline);
+        need.unwrap_or_else(|then| {
+            let place = primary.and_then(|p| {
+                let core = p.core();
+                let mark = core.mark_after(then)?;
+                Some(Bound { timeline: core.timeline(), lsn: mark.lsn.0 })
+            });
+            key.lock().placed(then, place)
+        })
+    }
+
+    /// Whether a connection to a replica that was opened then is known to serve what is before a bound.
+    pub fn covers(&self, index: usize, bound: Bound, opened: Instant) -> bool {
+        let since = self.replicas.get(index).and_then(|r| r.host.replayed(bound));
+        since.is_some_and(|asked| opened < asked)
+    }
+
+    /// A replica is asked where it stands.
+    pub fn ask_replica(&self, index: usize) {
+        if let Some(r) = self.replicas.get(index) {
+            r.host.ask();
+        }
+    }
+
+    /// A host has answered; true if the replicas are worth asking behind it.
+    pub(super) fn sampled(&self, host: &Arc<Host>) -> bool {
+        if !self.primary().is_some_and(|p| Arc::ptr_eq(p, host)) {
+            return false;
+        }
+        let placed = self.read_your_writes() && {
+            let at = host.core().sample().map(|s| (s.asked, s.facts.timeline, s.facts.lsn.0));
+            at.is_some_and(|(asked, timeline, lsn)| self.demand.lock().placed(asked, Bound { timeline, lsn }))
+        };
+        placed || self.routing.max_lag.is_some()
+    }
+
+    /// Whether somebody waits for a replica to come further.
+    pub(super) fn awaits(&self, host: &Host) -> bool {
+        let place = host
+            .core()
+            .sample()
+            .filter(|s| s.facts.in_recovery)
+            .map(|s| &s.facts)
+            .map(|f| Bound { timeline: f.timeline, lsn: f.lsn.0 });
+        place.is_some_and(|at| self.demand.lock().awaits(at))
     }
 
     // ---- counting

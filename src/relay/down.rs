@@ -133,6 +133,9 @@ fn step(
             if let [b'S' | b'R' | b'L' | b'P' | b'D' | b'C', ..] = tag {
                 command_tag(tag, c, s);
             }
+            if s.one_at_a_time {
+                c.stats.see(tag);
+            }
             let executed = matches!(s.pipeline.front(), Some(Expect::Execute));
             if executed || matches!(s.pipeline.front(), Some(Expect::Query)) {
                 s.calls.tag(tag);

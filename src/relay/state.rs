@@ -266,6 +266,35 @@ pub struct TxStats {
     pub refused_writes: u64,
     /// Serialization failures, which recovery conflicts are (40001).
     pub conflicts: u64,
+    /// What was taken for a read has done more: see [`TxStats::see`].
+    pub wrote: bool,
+    ended: bool,
+}
+
+impl TxStats {
+    /// A completion tag in what was taken for one transaction that only reads, and runs where it could write. A
+    /// text can go on behind its COMMIT, and SET can make a block one that writes.
+    pub fn see(&mut self, tag: &[u8]) {
+        const READS: [&[u8]; 11] = [
+            b"BEGIN",
+            b"START",
+            b"SELECT",
+            b"SHOW",
+            b"FETCH",
+            b"MOVE",
+            b"DECLARE",
+            b"CLOSE",
+            b"EXPLAIN",
+            b"SAVEPOINT",
+            b"RELEASE",
+        ];
+        let word = tag.split(|b| matches!(b, b' ' | 0)).next().unwrap_or_default();
+        if matches!(word, b"COMMIT" | b"ROLLBACK") {
+            self.ended = true;
+        } else {
+            self.wrote |= self.ended || !READS.contains(&word);
+        }
+    }
 }
 
 impl ClientProto {

@@ -5,6 +5,7 @@ pub mod choose;
 pub mod classify;
 pub mod first;
 mod functions;
+pub mod own_writes;
 
 use self::classify::{Class, Hint, Verdict};
 use crate::config::resolved::Role;
@@ -72,6 +73,13 @@ impl Reason {
 pub struct Decision {
     pub role: Role,
     pub reason: Reason,
+}
+
+impl Decision {
+    /// Whether the transaction is taken to read only, wherever it goes; every other one counts as a write.
+    pub fn reads(self) -> bool {
+        self.role == Role::Replica || self.reason == Reason::Serializable
+    }
 }
 
 /// What a session has stated outside of its statements.

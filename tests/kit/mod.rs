@@ -1,6 +1,8 @@
 //! What the feature tests share: configurations in one line, the ops port, sessions that panic with reasons.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
 
+pub mod trio;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
