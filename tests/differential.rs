@@ -115,6 +115,22 @@ fn proxied_equals_direct_on_postgres_18() {
     proxied_equals_direct(18);
 }
 
+/// A BEGIN that is held back is seen by nobody.
+#[test]
+fn a_deferred_begin_shows_nowhere() {
+    let Some(cluster) = common::shared(15) else { return };
+    // The replica is down: whatever goes there goes to the primary, by the configuration.
+    let text = CONFIG.replace("{pg}", &cluster.port().to_string()).replace("{mode}", "transaction");
+    let down = common::free_port().expect("a port");
+    let text = format!(
+        "{text}when_no_replica = \"primary\"\ndefer_begin = true\n[databases.app.replica]\nhost = \"127.0.0.1:{down}\"\n"
+    );
+    let howdah = Howdah::start(&text);
+    let direct = Dsn::local(cluster.port(), "app", "app");
+    let proxied = Dsn::local(howdah.port(), "app", "app");
+    verdict(&compare(&binding(), ("direct", &direct), ("deferred", &proxied)));
+}
+
 /// Compared too, yet on their own: both sides end the connection, perhaps in other words.
 #[test]
 fn violations_end_alike() {

@@ -149,3 +149,53 @@ fn a_startup_option_needs_servers_of_its_role() {
         assert_eq!(got.is_ok(), accepted, "{option}");
     }
 }
+
+#[test]
+fn a_begin_waits_for_what_is_behind_it() {
+    let Some(mut trio) = Trio::start(15) else { return };
+    let database = "when_no_replica = \"error\"\ndefer_begin = true";
+    let howdah = Howdah::start(&trio.config("query_wait_timeout = \"500ms\"", database, ""));
+    eligible(&howdah, 2);
+    let ends = |end: &str| metric(&howdah, "howdah_deferred_begins_total", &[("end", end)]);
+    let mut c = kit::app(&howdah);
+    for level in ["", " ISOLATION LEVEL REPEATABLE READ"] {
+        c.query(&format!("BEGIN{level}")).expect("a block");
+        assert_eq!(c.status(), 'T');
+        c.query("SET TRANSACTION READ ONLY").expect("said");
+        assert!(trio.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
+        c.query("COMMIT").expect("its end");
+    }
+    assert!(routed(&howdah, "replica", "set_transaction") > 1.0);
+    // All at once, too.
+    let sent = ["BEGIN", "SET TRANSACTION READ ONLY", "SELECT inet_server_port()", "COMMIT"];
+    let answers = c.queries(&sent).expect("answers");
+    let port = answers[2].as_ref().expect("a port").value().expect("one").to_owned();
+    assert!(trio.is_replica(&port));
+    c.query("START TRANSACTION").expect("a block");
+    assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), trio.primary.port().to_string());
+    c.query("COMMIT").expect("its end");
+    // Outside of a block it says nothing about what follows.
+    c.query("SET TRANSACTION READ ONLY").expect("a warning");
+    assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), trio.primary.port().to_string());
+    // Nothing in it: no server.
+    let served = ends("server");
+    for end in ["COMMIT", "ROLLBACK"] {
+        c.query("BEGIN").expect("a block");
+        c.query(end).expect("its end");
+        assert_eq!(c.status(), 'I');
+    }
+    assert_eq!((ends("local"), ends("server")), (2.0, served));
+
+    trio.primary.stop(common::Stop::Immediate).expect("it stops");
+    eventually("the monitor sees it", || metric(&howdah, "howdah_host_up", &[]) < 2.5);
+    c.query("BEGIN").expect("a block, as far as anybody knows");
+    let e = refusal(c.query("SELECT 1"));
+    assert_eq!((e.severity.as_str(), c.status()), ("ERROR", 'E'), "{e:?}");
+    assert_eq!(refusal(c.query("SELECT 1")).code, "25P02");
+    assert_eq!(c.status(), 'E');
+    assert_eq!(c.query("COMMIT").expect("its end").tags, ["ROLLBACK"]);
+    assert_eq!(c.status(), 'I');
+    assert!(ends("failed") > 0.0);
+    // The session goes on.
+    assert!(trio.is_replica(&port_in(&mut c, "BEGIN READ ONLY")));
+}

@@ -1,6 +1,7 @@
 //! Clients: login, session, and what others may know of them.
 
 pub mod ctl;
+mod held;
 pub mod login;
 mod route;
 pub mod session;

@@ -18,8 +18,9 @@ use crate::proto::startup::Startup;
 use crate::relay::state::{ClientProto, TxStats};
 use crate::routing::classify::{Reading, Verdict, classify};
 use crate::routing::first::{First, Known, look};
+use crate::routing::held::Held;
 use crate::routing::own_writes::{Key, Need};
-use crate::routing::{Decision, Reason, Stated, decide, stated_role};
+use crate::routing::{Decision, Reason, Stated, behind_begin, decide, stated_role};
 use crate::services::Services;
 
 /// What a session keeps about its database's servers.
@@ -35,6 +36,8 @@ pub(super) struct Route {
     /// What its session has written, where that matters to its reads.
     key: Option<Key>,
     writing: Option<Writing>,
+    /// Its transaction, while no server knows of it.
+    pub(super) held: Held,
 }
 
 /// A transaction that may write, from before it gets a server until after it has given it back.
@@ -69,7 +72,7 @@ impl Route {
         let replicas = vec![None; routes.replicas.len()];
         let key = routes.read_your_writes().then(|| routes.key(session));
         let version = services.monitor.version();
-        Self { version, routes, stated, replicas, admin: None, key, writing: None }
+        Self { version, routes, stated, replicas, admin: None, key, writing: None, held: Held::No }
     }
 
     /// No transaction is under way any more.
@@ -281,13 +284,20 @@ impl Session {
                 look(self.up.unscanned(), &known, reading)
             };
             match first {
-                First::Is(v) => return Ok(decide(routing, stated, v)),
+                First::Is(v) => {
+                    let begun = self.has_begun();
+                    return Ok(if begun {
+                        behind_begin(routing, stated, v)
+                    } else {
+                        decide(routing, stated, v)
+                    });
+                }
                 First::NeedMore => self.more().await?,
             }
         }
     }
 
-    fn stated(&self, role: Option<Role>) -> Stated {
+    pub(super) fn stated(&self, role: Option<Role>) -> Stated {
         let of = |name: &str| self.proto.view.get(name).or_else(|| self.proto.overrides.get(name));
         let on = |v: &[u8]| matches!(v, b"on" | b"true" | b"yes" | b"1");
         Stated {

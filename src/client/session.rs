@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use super::ctl::{ClientCtl, ClientState, Link, Signal};
+use super::held::Front;
 use super::route::{Route, Unserved};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
@@ -262,12 +263,20 @@ impl Session {
                 }
             }
             let Some(h) = up::next_header(&self.up, max)? else { return Ok(None) };
+            if self.route.is_some() && !self.skip_to_sync {
+                match self.front(h) {
+                    Front::Dealt => continue,
+                    Front::NeedMore => return Ok(None),
+                    Front::Pass => {}
+                }
+            }
             match h.tag {
                 fe::TERMINATE => return Ok(Some(Next::End("terminate"))),
                 fe::SYNC => {
                     self.up.discard(h.total);
                     self.skip_to_sync = false;
-                    self.down.insert().extend_from_slice(&encode::ready_for_query(TxStatus::Idle));
+                    let status = self.status();
+                    self.down.insert().extend_from_slice(&encode::ready_for_query(status));
                 }
                 // PostgreSQL ignores the rest of a COPY that has failed, and a Flush has nothing to flush.
                 fe::COPY_DATA | fe::COPY_DONE | fe::COPY_FAIL | fe::FLUSH => self.up.discard(h.total),
@@ -283,6 +292,15 @@ impl Session {
                 _ => return Ok(Some(Next::Begin)),
             }
         }
+    }
+
+    pub(super) fn tell(&mut self, bytes: &[u8]) {
+        self.down.insert().extend_from_slice(bytes);
+    }
+
+    /// The rest of the batch is skipped.
+    pub(super) fn skip(&mut self) {
+        self.skip_to_sync = true;
     }
 
     // ---- with a server
@@ -328,6 +346,12 @@ impl Session {
         let in_step = lease.conn().is_some_and(|c| params::in_step(&self.proto, c));
         if !in_step {
             match Box::pin(self.prepare(lease)).await {
+                Ok(l) => lease = l,
+                Err(out) => return out,
+            }
+        }
+        if self.status() != TxStatus::Idle {
+            match Box::pin(self.begin_held(lease)).await {
                 Ok(l) => lease = l,
                 Err(out) => return out,
             }
@@ -478,8 +502,12 @@ impl Session {
 
     /// No server could be had: the request is answered with the error and forgotten, and nothing of it runs.
     pub(super) async fn not_served(&mut self, e: Error) -> Option<Goodbye> {
-        let r = self.services.report(&e);
+        let mut r = self.services.report(&e);
         self.count_error(r.code);
+        if self.has_begun() {
+            // As far as the client knows, this is an error inside of its transaction.
+            r = crate::error::Report { severity: Severity::Error, verbatim: None, ..r };
+        }
         if r.severity == Severity::Fatal || r.verbatim.is_some() {
             self.farewell(&e).await;
             return Some("not_served");
@@ -491,11 +519,13 @@ impl Session {
     /// Answers the request at the front with `error` in place of a server.
     fn answer_locally(&mut self, error: &[u8]) {
         let max = self.hot.max_message;
+        self.fail_held();
+        let status = self.status();
         self.down.insert().extend_from_slice(error);
         match up::next_header(&self.up, max) {
             Ok(Some(h)) if matches!(h.tag, fe::QUERY | fe::FUNCTION_CALL) => {
                 self.up.discard(h.total);
-                self.down.insert().extend_from_slice(&encode::ready_for_query(TxStatus::Idle));
+                self.down.insert().extend_from_slice(&encode::ready_for_query(status));
             }
             // A bad header is met again, and refused, by whoever looks next.
             _ => self.skip_to_sync = true,

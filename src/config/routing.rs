@@ -56,6 +56,8 @@ pub struct Routing {
     pub zone: Option<String>,
     pub max_lag: Option<Duration>,
     pub max_lag_bytes: Option<u64>,
+    /// A bare BEGIN is held back until the statement behind it says where its transaction belongs.
+    pub defer_begin: bool,
     pub read_your_writes: ReadYourWrites,
     /// How long a read waits for a replica that has its session's writes before the primary serves it.
     pub read_your_writes_wait: Duration,
@@ -78,6 +80,7 @@ pub(super) struct RoutingSection {
     pub zone: Option<String>,
     pub max_lag: Option<Duration>,
     pub max_lag_bytes: Option<u64>,
+    pub defer_begin: bool,
     pub read_your_writes: ReadYourWrites,
     pub read_your_writes_wait: Duration,
     pub monitor_user: Option<String>,
@@ -119,6 +122,7 @@ impl RoutingSection {
             zone: self.zone,
             max_lag: self.max_lag,
             max_lag_bytes: self.max_lag_bytes,
+            defer_begin: self.defer_begin,
             read_your_writes: self.read_your_writes,
             read_your_writes_wait: self.read_your_writes_wait,
             monitor_user: self.monitor_user,

@@ -502,6 +502,12 @@ settings! {
     max_lag_bytes: DATABASE, Kind::Bytes { min: 0, max: 1 << 40 }, Is("0B"),
         "only the application knows how old its reads may be",
         Live, NATIVE, Section |s, Bytes(v)| s.routing.max_lag_bytes = (*v > 0).then_some(*v);
+    /// Whether a BEGIN that says neither READ ONLY nor READ WRITE is answered at once and sent to a server with the
+    /// next statement: SET TRANSACTION READ ONLY then takes the transaction to a replica, and a transaction that
+    /// ends without a statement needs no server. Then now() is the time of that statement, and an error about
+    /// servers comes there, after which the transaction has failed. In transaction mode only.
+    defer_begin: DATABASE, Kind::Boolean, Is("false"), "now() of a transaction is the time of its BEGIN",
+        NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.defer_begin = *v;
     /// With `session`, reads of a client that has written go only to a replica that has replayed its writes, and to
     /// the primary while there is none. Clients that name the same key (`options=-c howdah.session=KEY`) count as
     /// one. It holds within one Howdah process and one section of the configuration.

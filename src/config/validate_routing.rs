@@ -31,6 +31,9 @@ pub(super) fn problems(config: &Config, database: &Database) -> Vec<Problem> {
         if r.read_your_writes != ReadYourWrites::Off {
             found.push(("read_your_writes", "the database has no replicas".to_owned(), Some("off")));
         }
+        if r.defer_begin {
+            found.push(("defer_begin", "the database has no replicas".to_owned(), Some("false")));
+        }
         return found;
     }
     if let Some(lag) = r.max_lag

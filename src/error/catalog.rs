@@ -56,6 +56,7 @@ samples! {
     Error::UnsupportedStartupOption(_) => Error::UnsupportedStartupOption("-x".to_owned());
     Error::FeatureNotSupported(_) => Error::FeatureNotSupported("what was asked for is not supported");
     Error::TransactionInStatementMode => Error::TransactionInStatementMode;
+    Error::TransactionFailed => Error::TransactionFailed;
     Error::NoUserName => Error::NoUserName;
     Error::TlsRequired => Error::TlsRequired;
     Error::AuthenticationFailed { .. } => Error::AuthenticationFailed { user: "alice".to_owned() };

@@ -106,6 +106,9 @@ pub enum Error {
     FeatureNotSupported(&'static str),
     #[error("transaction blocks not allowed in statement pooling mode")]
     TransactionInStatementMode,
+    /// No server could be had for a transaction that was begun; it waits for its ROLLBACK.
+    #[error("current transaction is aborted, commands ignored until end of transaction block")]
+    TransactionFailed,
 
     // --- the client may not come in
     #[error("no PostgreSQL user name specified in startup packet")]

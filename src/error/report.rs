@@ -140,6 +140,15 @@ pub fn report(error: &Error) -> Report {
             ),
             "Set pool_mode = \"transaction\" for this database or user.",
         ),
+        Error::TransactionFailed => h(
+            r(
+                E,
+                S::IN_FAILED_TRANSACTION,
+                "transaction_failed",
+                "current transaction is aborted, commands ignored until end of transaction block".to_owned(),
+            ),
+            "No server could be had for it; the error before this one says why. Send ROLLBACK and begin again.",
+        ),
         Error::NoUserName => r(
             F,
             S::INVALID_AUTHORIZATION,

@@ -9,6 +9,7 @@ impl SqlState {
     pub const CANNOT_CONNECT: Self = Self("08001");
     pub const PROTOCOL_VIOLATION: Self = Self("08P01");
     pub const FEATURE_NOT_SUPPORTED: Self = Self("0A000");
+    pub const IN_FAILED_TRANSACTION: Self = Self("25P02");
     pub const IDLE_IN_TRANSACTION_TIMEOUT: Self = Self("25P03");
     pub const TRANSACTION_TIMEOUT: Self = Self("25P04");
     pub const INVALID_AUTHORIZATION: Self = Self("28000");

@@ -5,6 +5,7 @@ pub mod choose;
 pub mod classify;
 pub mod first;
 mod functions;
+pub mod held;
 pub mod own_writes;
 
 use self::classify::{Class, Hint, Verdict};
@@ -126,6 +127,17 @@ pub fn decide(routing: &Routing, stated: Stated, v: Verdict) -> Decision {
         _ if stated.read_only => to(Role::Replica, Reason::ReadOnlyDefault),
         Class::HarmlessSelect => to(Role::Replica, Reason::Select),
         _ => to(Role::Primary, Reason::Write),
+    }
+}
+
+/// Where a transaction belongs whose BEGIN was held back, by the statement behind it.
+pub fn behind_begin(routing: &Routing, stated: Stated, v: Verdict) -> Decision {
+    match v.class {
+        Class::SetReadOnly if stated.serializable => {
+            Decision { role: Role::Primary, reason: Reason::Serializable }
+        }
+        Class::SetReadOnly => Decision { role: Role::Replica, reason: Reason::SetTransaction },
+        _ => decide(routing, stated, Verdict { class: Class::BareBlock, hint: None }),
     }
 }
 
