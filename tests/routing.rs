@@ -6,11 +6,14 @@ mod common;
 mod kit;
 
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use common::proxy::Howdah;
 use common::tools::succeed;
 use common::{Client, cache, eventually, left_out, root};
-use kit::trio::{Trio, eligible};
+use kit::trio::{Replay, Trio, eligible};
 use kit::{app_with, metric, refusal};
 
 fn routed(howdah: &Howdah, role: &str, reason: &str) -> f64 {
@@ -83,6 +86,11 @@ fn transactions_go_where_they_belong() {
     // A harmless SELECT outside a block, by the operator's word about the function; a hint.
     assert!(trio.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
     assert_eq!(c.value("SELECT inet_server_port() FOR UPDATE").expect("a port"), primary);
+    // What the reader of texts cannot read is the primary's (F74).
+    let long = format!("SELECT inet_server_port(), '{}'", "x".repeat(100_000));
+    assert_eq!(c.value(&long).expect("a port"), primary);
+    let e = refusal(c.query("SELECT inet_server_port() $ (("));
+    assert_eq!(e.code, "42601", "the server's own word: {e:?}");
     assert_eq!(c.value("/* howdah: primary */ SELECT inet_server_port()").expect("a port"), primary);
     let hinted = "/* howdah: replica */ SELECT inet_server_port() + length(pg_sleep(0)::text)";
     assert!(trio.is_replica(&c.value(hinted).expect("a port")));
@@ -198,4 +206,91 @@ fn a_begin_waits_for_what_is_behind_it() {
     assert!(ends("failed") > 0.0);
     // The session goes on.
     assert!(trio.is_replica(&port_in(&mut c, "BEGIN READ ONLY")));
+}
+
+/// A replica whose replay stands still leaves the set within its limit of lag, serves nothing that is older, and
+/// comes back.
+fn paused(major: u32) {
+    const LIMIT: Duration = Duration::from_millis(600);
+    let Some(trio) = Trio::start(major) else { return };
+    trio.primary
+        .connect("app", "app")
+        .expect("direct")
+        .query("CREATE TABLE beat (n bigint)")
+        .expect("a table");
+    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
+    let config = trio.config(
+        "",
+        "when_no_replica = \"error\"\nmax_lag = \"600ms\"\nmonitor_user = \"postgres\"",
+        "[users.postgres]",
+    );
+    let howdah = Howdah::start(&config);
+    eligible(&howdah, 2);
+    let paused = trio.replicas[0].port().to_string();
+    let end = AtomicBool::new(false);
+    // When each number was committed, by the time of this process.
+    let committed = Mutex::new(vec![Instant::now()]);
+    let reads = AtomicU64::new(0);
+    let on_paused = AtomicU64::new(0);
+    let address = howdah.address();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut c = Client::connect(&common::Target::Tcp(address), "app", "app").expect("a login");
+            c.query("INSERT INTO beat VALUES (0)").expect("a row");
+            while !end.load(Ordering::Relaxed) {
+                let n = committed.lock().expect("no panic").len();
+                c.query(&format!("UPDATE beat SET n = {n}")).expect("written");
+                committed.lock().expect("no panic").push(Instant::now());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        for _ in 0..3 {
+            s.spawn(|| {
+                let mut c = Client::connect(&common::Target::Tcp(address), "app", "app").expect("a login");
+                while !end.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let row = "BEGIN READ ONLY; SELECT coalesce(max(n), 0) || ' ' || inet_server_port() FROM beat; COMMIT";
+                    let answer = c.value(row).expect("the other replica serves");
+                    let (n, port) = answer.split_once(' ').expect("two words");
+                    let n: usize = n.parse().expect("a number");
+                    // The next one was committed so long before this read began.
+                    let next = committed.lock().expect("no panic").get(n + 1).copied();
+                    let age = next.map_or(Duration::ZERO, |t| began.saturating_duration_since(t));
+                    assert!(age <= LIMIT, "{n} was {age:?} old on {port}");
+                    reads.fetch_add(1, Ordering::Relaxed);
+                    on_paused.fetch_add(u64::from(port == paused), Ordering::Relaxed);
+                }
+            });
+        }
+        let some_more = |what: &AtomicU64| {
+            let before = what.load(Ordering::Relaxed);
+            eventually("reads", || what.load(Ordering::Relaxed) > before + 20);
+        };
+        some_more(&on_paused);
+        let mut replay = Replay::of(&trio.replicas[0]);
+        replay.pause();
+        let since = Instant::now();
+        eligible(&howdah, 1);
+        println!("out of the set after {:?}", since.elapsed());
+        let before = on_paused.load(Ordering::Relaxed);
+        some_more(&reads);
+        some_more(&reads);
+        // Those that were on their way when it went.
+        assert!(on_paused.load(Ordering::Relaxed) <= before + 3, "it serves no more");
+        replay.resume();
+        eligible(&howdah, 2);
+        some_more(&on_paused);
+        end.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(routed(&howdah, "primary", "lag"), 0.0);
+}
+
+#[test]
+fn a_replica_that_stands_still_leaves_and_comes_back_on_postgres_15() {
+    paused(15);
+}
+
+#[test]
+fn a_replica_that_stands_still_leaves_and_comes_back_on_postgres_18() {
+    paused(18);
 }

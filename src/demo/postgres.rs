@@ -5,6 +5,8 @@
 //! fixed wait. Dropping a [`Cluster`] ends the server and removes the directory, and so does the death of the
 //! process that made it.
 
+mod rejoin;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
