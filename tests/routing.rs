@@ -28,10 +28,15 @@ fn port_in(client: &mut Client, begin: &str) -> String {
     port
 }
 
+fn tool(name: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|d| d.join(name).is_file())
+}
+
 fn drivers(major: u32) {
     let Some(trio) = Trio::start(major) else { return };
     let howdah = trio.howdah("when_no_replica = \"error\"", "");
     let replicas = trio.replicas.iter().map(|r| r.port().to_string()).collect::<Vec<_>>().join(",");
+    let mut ran = 0;
     for (driver, needs) in
         [("psycopg", "venv/.psycopg"), ("asyncpg", "venv/.asyncpg"), ("sqlalchemy", "venv/.sqlalchemy")]
     {
@@ -44,6 +49,24 @@ fn drivers(major: u32) {
         command.arg(howdah.dsn("app", "app")).arg(trio.primary.dsn("app", "app"));
         command.arg(trio.primary.port().to_string()).arg(&replicas);
         succeed(command.env("PYTHONDONTWRITEBYTECODE", "1"), driver);
+        ran += 1;
+    }
+    let jar = std::path::Path::new("/usr/share/java/postgresql.jar");
+    if jar.exists() && tool("javac") {
+        let mut command = Command::new("java");
+        command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]).arg(jar);
+        command.arg(root().join("tests/drivers/RoutingCheck.java"));
+        command.arg(howdah.port().to_string()).arg(trio.primary.port().to_string());
+        succeed(command.arg(trio.primary.port().to_string()).arg(&replicas), "pgjdbc");
+        ran += 1;
+    } else {
+        left_out(
+            "pgjdbc",
+            "no JDK or no libpostgresql-jdbc-java; tests/support/setup.sh installs them where it can",
+        );
+    }
+    if ran == 0 {
+        return;
     }
     // A write in what said READ ONLY was refused by the replica itself, unchanged, and counted.
     assert!(metric(&howdah, "howdah_replica_errors_total", &[("sqlstate", "25006")]) > 0.0);

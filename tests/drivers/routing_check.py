@@ -115,6 +115,29 @@ def sqlalchemy_driver(proxied, direct, primary, replicas):
     for _ in range(10):
         with reads.connect() as conn:
             check("postgresql_readonly", tuple(conn.execute(sqlalchemy.text(WHERE)).one()), replicas)
+    # One engine, both ways in turn; a write in what only reads is refused as PostgreSQL refuses it.
+    with engine.begin() as conn:
+        conn.execute(sqlalchemy.text("CREATE TABLE IF NOT EXISTS alchemy_t (n int)"))
+    for i in range(5):
+        with engine.begin() as conn:
+            conn.execute(sqlalchemy.text("INSERT INTO alchemy_t VALUES (:n)"), {"n": i})
+            check("a write", tuple(conn.execute(sqlalchemy.text(WHERE)).one()), primary)
+        with reads.connect() as conn:
+            check("a read", tuple(conn.execute(sqlalchemy.text(WHERE)).one()), replicas)
+    seen = []
+    for dsn in (direct, proxied):
+        e = sqlalchemy.create_engine(dsn.replace("postgresql://", "postgresql+psycopg://"))
+        lines = []
+        with e.execution_options(postgresql_readonly=True).connect() as conn:
+            for sql in ("SELECT 1 AS one", "CREATE TABLE alchemy_none (n int)", "SELECT 1/0", "SHOW transaction_read_only"):
+                try:
+                    lines.append(list(conn.execute(sqlalchemy.text(sql)).mappings()))
+                except sqlalchemy.exc.DBAPIError as error:
+                    lines.append((error.orig.sqlstate, error.orig.diag.message_primary))
+                    conn.rollback()
+        seen.append(repr(lines))
+    if seen[0] != seen[1]:
+        sys.exit(f"direct:  {seen[0]}\nproxied: {seen[1]}")
 
 
 def main():

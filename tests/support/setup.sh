@@ -13,6 +13,7 @@ cache=${HOWDAH_TEST_CACHE:-$PWD/tests/.cache}
 psycopg=3.3.9
 asyncpg=0.32.0
 node_pg=8.23.1
+sqlalchemy=2.1.9
 mkdir -p "$cache" target
 
 missing() {
@@ -88,6 +89,14 @@ python_drivers() {
     fi
     python_driver psycopg 'psycopg[binary]' "$psycopg"
     python_driver asyncpg asyncpg "$asyncpg"
+    python_driver sqlalchemy sqlalchemy "$sqlalchemy"
+}
+
+# pgjdbc, and a JDK that runs a program from its source.
+java_driver() {
+    [ -e /usr/share/java/postgresql.jar ] || apt_install libpostgresql-jdbc-java ||
+        { missing "pgjdbc" "not installed, and could not be"; return; }
+    command -v javac >/dev/null || apt_install default-jdk-headless || missing "pgjdbc" "no JDK, and none could be installed"
 }
 
 node_driver() {
@@ -115,6 +124,7 @@ if [ "$what" = test ]; then
     client_tools
     python_drivers
     node_driver
+    java_driver
     # What the dashboards, alerts and the page are checked with; the tests go without where they cannot be had.
     command -v promtool >/dev/null || apt_install prometheus || missing "promtool" "not installed, and could not be"
     command -v chromium >/dev/null || apt_install chromium fonts-dejavu-core ||
