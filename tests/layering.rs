@@ -96,8 +96,8 @@ const RULES: &[Rule] = &[
     rule(
         "console",
         &[
-            "client", "clock", "config", "console", "control", "error", "net", "pool", "proto", "server",
-            "services",
+            "client", "clock", "config", "console", "control", "error", "monitor", "net", "pool", "proto",
+            "routing", "server", "services",
         ],
         false,
     ),

@@ -317,3 +317,28 @@ fn a_replica_that_stands_still_leaves_and_comes_back_on_postgres_15() {
 fn a_replica_that_stands_still_leaves_and_comes_back_on_postgres_18() {
     paused(18);
 }
+
+#[test]
+fn the_console_tells_where_a_statement_would_go() {
+    let Some(mut trio) = Trio::start(15) else { return };
+    let database = "when_no_replica = \"primary\"\nroute_selects = true\nroute_hints = true";
+    let howdah = Howdah::start(&trio.config("stats_users = [\"app\"]", database, ""));
+    eligible(&howdah, 2);
+    let mut console = howdah.connect("app", "howdah").expect("the console");
+    let mut ask = |text: &str| {
+        let rows = console.query(text).expect("rows").rows;
+        let word = |n: usize| rows[0][n].clone().unwrap_or_default();
+        (rows.len(), word(1), word(2), word(3), word(4))
+    };
+    let primary = trio.primary.tcp().to_string();
+    assert_eq!(ask("SHOW ROUTES").0, 3);
+    let (_, class, role, reason, to) = ask("SHOW ROUTES 'SELECT ''x'''");
+    assert_eq!((&*class, &*role, &*reason), ("harmless select", "replica", "select"));
+    assert!(trio.replicas.iter().any(|r| r.tcp().to_string() == to), "{to}");
+    let (_, class, role, reason, to) = ask("SHOW ROUTES app 'SELECT now() FOR UPDATE'");
+    assert_eq!((&*class, &*role, &*reason, &*to), ("may write", "primary", "write", &*primary));
+    trio.replicas.iter_mut().for_each(|r| r.stop(common::Stop::Immediate).expect("it stops"));
+    eligible(&howdah, 0);
+    let (_, class, role, reason, to) = ask("SHOW ROUTES app 'BEGIN READ ONLY'");
+    assert_eq!((&*class, &*role, &*reason, &*to), ("read-only block", "primary", "no_replica", &*primary));
+}

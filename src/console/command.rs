@@ -18,6 +18,12 @@ pub(super) enum Statement {
         key: String,
         value: String,
     },
+    /// SHOW of something about a text in single quotes, perhaps of one database.
+    ShowAbout {
+        name: String,
+        database: Option<String>,
+        text: String,
+    },
 }
 
 /// Reads one statement; the error names it.
@@ -43,6 +49,16 @@ pub(super) fn parse(text: &str) -> Result<Statement, Refusal> {
                 _ => return Err(invalid()),
             };
             Statement::Set { key: key.to_lowercase(), value }
+        }
+        [Token::Word(show), Token::Word(name), of @ .., Token::Text(text)]
+            if show.eq_ignore_ascii_case("show") && of.len() <= 1 =>
+        {
+            let database = match of {
+                [] => None,
+                [Token::Word(d) | Token::Quoted(d)] => Some(d.clone()),
+                _ => return Err(invalid()),
+            };
+            Statement::ShowAbout { name: name.to_uppercase(), database, text: text.clone() }
         }
         [Token::Word(verb)] => Statement::Words { verb: verb.to_uppercase(), argument: None },
         [Token::Word(verb), Token::Word(a) | Token::Quoted(a)] => {

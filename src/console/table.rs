@@ -7,7 +7,7 @@
 
 use super::protocol::Answer;
 use super::rows::{Column, Row};
-use super::show::{clients, config, databases, internal, own, pools, see, stats, users};
+use super::show::{clients, config, databases, internal, own, pools, routes, see, stats, users};
 use super::view::View;
 use crate::error::Refusal;
 
@@ -70,6 +70,7 @@ pub const SHOWS: &[Show] = &[
     show("POOLS", Stats, pools::POOLS, pools::pools),
     show("PREPARED_STATEMENTS", Stats, own::PREPARED_STATEMENTS, own::prepared_statements),
     show("QUERIES", Stats, see::QUERIES, see::queries),
+    show("ROUTES", Stats, routes::ROUTES, routes::routes),
     show("SERVERS", Stats, clients::CLIENTS, clients::servers),
     show("SOCKETS", Stats, clients::SOCKETS, clients::sockets),
     show("STATE", Stats, internal::STATE, internal::state),
@@ -156,6 +157,8 @@ pub(super) enum Command {
         key: String,
         value: String,
     },
+    /// SHOW ROUTES of a statement: the database, if one is named, and the text.
+    Explain(Option<String>, String),
     Do(Verb, Option<String>),
 }
 
@@ -163,7 +166,7 @@ impl Command {
     /// The one place that says who may do what.
     pub(super) fn right(&self) -> Right {
         match self {
-            Self::Empty | Self::Help | Self::Variable(_) | Self::SetVariable => Stats,
+            Self::Empty | Self::Help | Self::Variable(_) | Self::SetVariable | Self::Explain(..) => Stats,
             Self::Show(s) => s.right,
             Self::Set { .. } => Admin,
             Self::Do(verb, _) => VERBS.iter().find(|v| v.1 == *verb).map_or(Admin, |v| v.2),
@@ -174,6 +177,7 @@ impl Command {
     pub(super) fn columns(&self) -> Option<&'static [Column]> {
         match self {
             Self::Show(s) => Some(s.columns),
+            Self::Explain(..) => Some(routes::ROUTES),
             Self::Variable(n) => VARIABLES.get(*n).map(|v| v.2),
             _ => None,
         }
@@ -183,6 +187,10 @@ impl Command {
     pub(super) fn look(&self, view: &View) -> Option<Answer> {
         Some(match self {
             Self::Show(s) => Answer::Rows { columns: s.columns, rows: (s.rows)(view) },
+            Self::Explain(database, text) => {
+                let rows = routes::explain(view, database.as_deref(), text);
+                Answer::Rows { columns: routes::ROUTES, rows }
+            }
             Self::Variable(n) => {
                 let (_, value, columns) = VARIABLES.get(*n)?;
                 Answer::Rows { columns, rows: vec![super::rows::row![*value]] }
@@ -207,6 +215,7 @@ fn help() -> String {
     for line in names.chunks(6) {
         out.push_str(&format!("\n\tSHOW {}", line.join("|")));
     }
+    out.push_str("\n\tSHOW ROUTES [db] 'statement'");
     out.push_str("\n\tSET key = value");
     for verb in VERBS {
         out.push_str(&format!("\n\t{}", verb.4));
@@ -225,6 +234,10 @@ pub(super) fn resolve(text: &str, statement: Statement) -> Result<Command, Refus
         Statement::Empty => return Ok(Command::Empty),
         Statement::Set { key, .. } if variable(&key).is_some() => return Ok(Command::SetVariable),
         Statement::Set { key, value } => return Ok(Command::Set { key, value }),
+        Statement::ShowAbout { name, database, text } if name == "ROUTES" => {
+            return Ok(Command::Explain(database, text));
+        }
+        Statement::ShowAbout { .. } => return Err(invalid()),
         Statement::Words { verb, argument } => (verb, argument),
     };
     if verb == "SHOW" || verb == "SELECT" {
@@ -281,6 +294,12 @@ mod tests {
         for text in ["show", "show nothing", "begin", "select 1", "reload now", "shutdown soon"] {
             assert_eq!(try_it(text), Err(Refusal::InvalidCommand { text: text.to_owned() }));
         }
+        assert_eq!(
+            try_it("show pools 'x'"),
+            Err(Refusal::InvalidCommand { text: "show pools 'x'".to_owned() })
+        );
+        let explain = Command::Explain(Some("db".to_owned()), "SELECT 'x'".to_owned());
+        assert_eq!(try_it("show routes db 'SELECT ''x''';"), Ok(explain));
         assert_eq!(try_it("disable"), Err(Refusal::DatabaseRequired));
         assert!(matches!(try_it("select Version;"), Ok(Command::Show(s)) if s.name == "VERSION"));
         assert_eq!(try_it("set TimeZone = 'UTC'"), Ok(Command::SetVariable));

@@ -6,6 +6,7 @@ pub(super) mod databases;
 pub(super) mod internal;
 pub(super) mod own;
 pub(super) mod pools;
+pub(super) mod routes;
 pub(super) mod see;
 pub(super) mod stats;
 pub(super) mod users;
