@@ -505,7 +505,7 @@ async fn enter(
     let proto = ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone());
     let welcome = welcome_of(&greeting.statuses, &ctl, config.compat.login.notify.as_deref())?;
     let mut session = Session::new(services.clone(), ctl, pool, proto);
-    session.route = route.map(Box::new);
+    session.take_route(route);
     Ok(Entered { session, welcome, places })
 }
 

@@ -229,6 +229,19 @@ pub(super) enum Unserved {
 }
 
 impl Session {
+    /// Where its database has several servers. A session of the admin pool has that pool's mode from its first
+    /// message on.
+    pub(super) fn take_route(&mut self, route: Option<Route>) {
+        self.route = route.map(Box::new);
+        let (user, services) = (self.ctl.user.clone(), self.services.clone());
+        if let Some(r) = &mut self.route
+            && r.stated == Some(Role::Admin)
+            && let Some(pool) = r.admin(&user, &services)
+        {
+            self.hot = pool.hot();
+        }
+    }
+
     /// A server for the transaction at the front of what the client sent.
     pub(super) async fn routed(&mut self) -> Result<Lease, Option<Goodbye>> {
         if let Some(r) = &mut self.route {
