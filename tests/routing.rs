@@ -342,3 +342,61 @@ fn the_console_tells_where_a_statement_would_go() {
     let (_, class, role, reason, to) = ask("SHOW ROUTES app 'BEGIN READ ONLY'");
     assert_eq!((&*class, &*role, &*reason, &*to), ("read-only block", "primary", "no_replica", &*primary));
 }
+
+#[test]
+fn aliases_and_roles_say_where_and_conflicts_reach_the_client() {
+    let options = common::app_options()
+        .setting("max_standby_streaming_delay", "0")
+        .sql("CREATE ROLE reads LOGIN")
+        .sql("ALTER ROLE reads SET default_transaction_read_only = on");
+    let Some(mut trio) = Trio::start_with(15, options) else { return };
+    trio.primary.connect("app", "app").expect("direct").query("CREATE TABLE gone (n int)").expect("a table");
+    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
+    let alias = format!(
+        "[users.reads]\n[databases.app_reads]\nhost = \"{}\"\ndbname = \"app\"\npool_size = 5\nroute = \"replica\"\n\
+         when_no_replica = \"primary\"\n[databases.app_reads.replica]\nhost = [{}]\n",
+        trio.primary.tcp(),
+        trio.replica_hosts(),
+    );
+    let howdah = trio.howdah_with("when_no_replica = \"error\"", &alias, 4);
+    let primary = trio.primary.port().to_string();
+    let port = "SELECT inet_server_port()";
+    // Without any opt-in: by the role's default, and by the alias.
+    let mut by_role = howdah.connect("reads", "app").expect("a login");
+    assert!(trio.is_replica(&by_role.value(port).expect("a port")));
+    assert_eq!(by_role.parameters().get("in_hot_standby").map(String::as_str), Some("off"));
+    by_role.query("BEGIN READ WRITE").expect("a block that writes");
+    assert_eq!(by_role.value(port).expect("a port"), primary);
+    by_role.query("COMMIT").expect("its end");
+    let mut alias = howdah.connect("app", "app_reads").expect("a login");
+    assert!(trio.is_replica(&alias.value(port).expect("a port")));
+    assert_eq!(alias.parameters().get("in_hot_standby").map(String::as_str), Some("on"));
+    let e = refusal(alias.query("CREATE TABLE nowhere (n int)"));
+    assert_eq!(e.code, "25006", "{e:?}");
+    assert!(
+        routed(&howdah, "replica", "read_only_default") > 0.0 && routed(&howdah, "replica", "stated") > 0.0
+    );
+
+    // A recovery conflict is the replica's to tell.
+    let (mut reader, errors) =
+        (kit::app(&howdah), || metric(&howdah, "howdah_replica_errors_total", &[("sqlstate", "40001")]));
+    let reading = std::thread::spawn(move || {
+        reader.query("BEGIN READ ONLY; SELECT count(*), pg_sleep(60) FROM (SELECT count(*) FROM gone) AS x")
+    });
+    let waiting = "application_name <> 'x' AND query LIKE '%pg_sleep(60)%'";
+    eventually("a reader", || trio.replicas.iter().any(|r| common::count(r, waiting) > 0));
+    trio.primary.connect("app", "app").expect("direct").query("DROP TABLE gone").expect("dropped");
+    let e = refusal(reading.join().expect("no panic"));
+    assert_eq!(e.code, "40001", "{e:?}");
+    eventually("it is counted", || errors() > 0.0);
+
+    // Its alias shows what it showed, also where the primary serves.
+    trio.replicas.iter_mut().for_each(|r| r.stop(common::Stop::Immediate).expect("it stops"));
+    eligible(&howdah, 0);
+    let mut again = howdah.connect("app", "app_reads").expect("a login");
+    for c in [&mut again, &mut alias] {
+        // The connection that it had may be told to be gone once.
+        eventually("the primary serves", || c.value(port).is_ok_and(|p| p == primary));
+        assert_eq!(c.parameters().get("in_hot_standby").map(String::as_str), Some("on"));
+    }
+}

@@ -626,6 +626,7 @@ impl Session {
         let effects = self.proto.effects;
         self.book(&mut lease, Clock::now());
         let stats = self.reset_transaction();
+        self.after(&lease, stats);
         match end {
             End::Boundary => None,
             End::ClientGone(why) => {

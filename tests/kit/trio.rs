@@ -40,8 +40,13 @@ impl Trio {
     }
 
     pub fn howdah(&self, database: &str, sections: &str) -> Howdah {
+        self.howdah_with(database, sections, 2)
+    }
+
+    /// The same, once so many replicas may serve, those of further databases in `sections` included.
+    pub fn howdah_with(&self, database: &str, sections: &str, replicas: usize) -> Howdah {
         let howdah = Howdah::start(&self.config("", database, sections));
-        eligible(&howdah, 2);
+        eligible(&howdah, replicas);
         howdah
     }
 
