@@ -46,6 +46,7 @@ const RULES: &[Rule] = &[
     rule("capacity/admit.rs", &["config", "services"], false),
     rule("net", &["config"], false),
     rule("monitor/core.rs", &[], true),
+    rule("monitor/names.rs", &[], true),
     rule("monitor", &["clock", "config", "monitor", "pool", "routing", "server", "services"], false),
     rule("metrics", &["error"], false),
     rule(

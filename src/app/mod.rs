@@ -3,6 +3,7 @@
 pub mod cli;
 mod janitor;
 mod listen;
+mod names;
 mod papers;
 mod start;
 mod statistics;
@@ -101,6 +102,7 @@ impl Service {
             );
         }
         tasks.push(tokio::spawn(janitor::run(services.clone())));
+        tasks.push(tokio::spawn(names::run(services.clone())));
         services.monitor.reconfigure(&config, &services);
         drop(guard);
         let all_asked = runtime.block_on(start::prove(&services, &config))?;

@@ -67,6 +67,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             buffer_size: 0,
             server_repair_timeout: Duration::ZERO,
             monitor_interval: Duration::ZERO,
+            dns_check_interval: None,
         },
         capacity: Capacity {
             instances: 1,

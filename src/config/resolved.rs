@@ -218,6 +218,8 @@ pub struct Limits {
     pub server_repair_timeout: Duration,
     /// How often the monitor asks a host where it stands.
     pub monitor_interval: Duration,
+    /// How often host names are looked up again.
+    pub dns_check_interval: Option<Duration>,
 }
 
 /// What is stated about the whole of which this process is a part, and what follows when it does not fit.

@@ -355,6 +355,8 @@ pub const METRICS: &[Metric] = &[
     event("howdah_fences_total", "fences", &["reason"], &["role_change", "login"], "Times that connections were kept from clients because their server has another role than their pool: all of a pool after a change of roles, or one at its login."),
     event("howdah_monitor_failures_total", "questions", &[], &[], "Questions of the monitor that a server did not answer."),
     event("howdah_replica_errors_total", "errors", &["sqlstate"], &["25006", "40001"], "Errors of replicas that reached clients unchanged: writes in what was taken for read-only, and recovery conflicts."),
+    event("howdah_dns_changes_total", "changes", &["change"], &["changed", "moved"], "Host names that were found to have other addresses: some of them, or none of the old ones any more."),
+    event("howdah_dns_errors_total", "look-ups", &[], &[], "Look-ups of host names that failed; connections that are open stay."),
     event("howdah_deferred_begins_total", "transactions", &["end"], &["server", "local", "failed"], "Transactions whose BEGIN was held back (defer_begin), by what became of them: they got a server, they ended without one, or no server could be had."),
     event("howdah_transaction_leaks_total", "transactions", &["action"], &["reported", "ended"], "Transactions that were idle for longer than leak_threshold, by what was done."),
     event("howdah_log_suppressed_total", "events", &["event"], &["query_wait_timeout"], "Events that the log did not tell one by one, because there were many."),

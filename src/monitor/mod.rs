@@ -4,11 +4,12 @@
 //! [`core`] says what the answers mean, [`routes`] what follows for a database; here is only what asks.
 
 pub mod core;
+pub mod names;
 pub mod routes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -51,6 +52,8 @@ pub struct Host {
     core: Mutex<HostCore>,
     /// Somebody needs an answer now.
     poke: Notify,
+    /// Its name leads elsewhere: the monitor's connection is to be opened anew.
+    moved: AtomicBool,
     task: Mutex<Option<AbortHandle>>,
 }
 
@@ -117,6 +120,15 @@ impl Monitor {
         all
     }
 
+    /// The names of these hosts lead elsewhere: nothing that is known of them holds.
+    pub fn moved(&self, is: &dyn Fn(&HostAddr) -> bool) {
+        let all: Vec<_> = self.hosts.read().values().filter(|h| is(&h.addr)).cloned().collect();
+        for h in all {
+            h.moved.store(true, Ordering::Release);
+            h.connection_lost();
+        }
+    }
+
     /// Every watched host, by address.
     pub fn figures(&self) -> Vec<HostFigures> {
         let mut all: Vec<_> = self.hosts.read().values().cloned().collect();
@@ -160,6 +172,7 @@ impl Monitor {
                         addr: addr.clone(),
                         core: Mutex::default(),
                         poke: Notify::new(),
+                        moved: AtomicBool::new(false),
                         task: Mutex::new(None),
                     })
                 };
@@ -228,6 +241,11 @@ async fn watch(host: Arc<Host>, services: Arc<Services>) {
     loop {
         let config = services.config();
         let interval = config.limits.monitor_interval;
+        if host.moved.swap(false, Ordering::AcqRel) {
+            own = None;
+            let change = host.core().failed("its name leads to other addresses".to_owned());
+            tell(&host, change, &services);
+        }
         let change = match ask(&host, &mut own, &services, &config).await {
             Ok(change) => change,
             Err(why) => {

@@ -63,6 +63,11 @@ impl Howdah {
 
     /// Starts it with more arguments after the configuration's path, and does not wait.
     pub fn spawn(config: &str, arguments: &[&str]) -> Self {
+        Self::spawn_by(&[], config, arguments)
+    }
+
+    /// The same, run by another program, which becomes it.
+    pub fn spawn_by(runner: &[&str], config: &str, arguments: &[&str]) -> Self {
         let (port, ops_port) = (free_port().expect("a port"), free_port().expect("a port"));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config = config
@@ -72,7 +77,10 @@ impl Howdah {
         let path = directory.path().join("howdah.toml");
         let capacity = ["capacity_check", "instances", "[fleet]"].iter().any(|k| config.contains(k));
         std::fs::write(&path, config).expect("the configuration is written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
+        let program = env!("CARGO_BIN_EXE_howdah");
+        let words: Vec<&str> = runner.iter().copied().chain([program]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         // Scripted servers expect no login but those that the test is about.
         if !capacity {
             command.env("HOWDAH_CAPACITY_CHECK", "off");
