@@ -135,7 +135,15 @@ fn reports_leave_the_applications_p99_where_it_was_soak() {
 fn the_lane_has_its_own_size_mode_timeouts_and_settings() {
     let options = app_options().sql("CREATE ROLE reporter LOGIN").sql("CREATE ROLE boss LOGIN");
     let Some(cluster) = cluster(15, options) else { return };
-    let howdah = howdah(&cluster, "");
+    // By another database, too.
+    let alias = format!(
+        "[databases.reports]\nhost = \"{}\"\ndbname = \"app\"\npool_size = 1\nroute = \"admin\"\n\
+         [databases.reports.admin]\npool_size = 2\non_connect = [\"SET work_mem = '64MB'\"]\n",
+        cluster.tcp()
+    );
+    let howdah = howdah(&cluster, &alias);
+    let mut by_alias = howdah.connect("app", "reports").expect("a login");
+    assert_eq!(by_alias.value("SHOW work_mem").expect("a value"), "64MB");
     let mut report = client(howdah.address(), "reporter", "");
     assert_eq!(report.value("SHOW work_mem").expect("a value"), "256MB");
     // In session mode its state stays, in the application's pool it does not.

@@ -217,3 +217,15 @@ fn a_primary_that_is_killed_is_replaced_on_postgres_15() {
 fn a_primary_that_is_isolated_is_replaced_on_postgres_18() {
     failover(18, &Loss::Isolated);
 }
+
+#[test]
+#[ignore = "long"]
+fn a_primary_that_is_isolated_is_replaced_on_postgres_15_soak() {
+    failover(15, &Loss::Isolated);
+}
+
+#[test]
+#[ignore = "long"]
+fn a_primary_that_is_killed_is_replaced_on_postgres_18_soak() {
+    failover(18, &Loss::Killed);
+}

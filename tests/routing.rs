@@ -4,6 +4,7 @@
 
 mod common;
 mod kit;
+mod wire;
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -15,6 +16,8 @@ use common::tools::succeed;
 use common::{Client, cache, eventually, left_out, root};
 use kit::trio::{Replay, Trio, eligible};
 use kit::{app_with, metric, refusal};
+use wire::msg;
+use wire::raw::{Raw, tags};
 
 fn routed(howdah: &Howdah, role: &str, reason: &str) -> f64 {
     metric(howdah, "howdah_routed_transactions_total", &[("role", role), ("reason", reason)])
@@ -227,6 +230,25 @@ fn a_begin_waits_for_what_is_behind_it() {
     assert_eq!(c.query("COMMIT").expect("its end").tags, ["ROLLBACK"]);
     assert_eq!(c.status(), 'I');
     assert!(ends("failed") > 0.0);
+    // The same in the extended protocol: everything up to the Sync is skipped, a Close and the end are not.
+    let mut raw = Raw::login(&wire::Dsn::local(howdah.port(), "app", "app"));
+    let batch = |parts: &[Vec<u8>]| parts.concat();
+    let mut ask = |what: &str, bytes: &[u8]| {
+        let frames = raw.ask(bytes);
+        let code = frames.iter().find(|f| f.tag == b'E').and_then(|f| f.field(b'C')).unwrap_or_default();
+        let status = char::from(frames.last().expect("a ReadyForQuery").body[0]);
+        println!("{what}: {} {code} {status}", tags(&frames));
+        (tags(&frames), code, status)
+    };
+    let all = |tags: &str, code: &str, status| (tags.to_owned(), code.to_owned(), status);
+    assert_eq!(ask("begin", &batch(&[msg::pbe("BEGIN"), msg::sync()])), all("12CZ", "", 'T'));
+    assert_eq!(ask("no server", &batch(&[msg::pbe("SELECT 1"), msg::sync()])).2, 'E');
+    let more = batch(&[msg::parse("s", "SELECT 1", &[]), msg::pbe("ROLLBACK"), msg::sync()]);
+    assert_eq!(ask("skipped", &more), all("EZ", "25P02", 'E'));
+    assert_eq!(ask("a Close", &batch(&[msg::close(b'S', "s"), msg::sync()])), all("3Z", "", 'E'));
+    assert_eq!(ask("a Sync", &msg::sync()), all("Z", "", 'E'));
+    assert_eq!(ask("a query", &msg::query("SELECT 1")), all("EZ", "25P02", 'E'));
+    assert_eq!(ask("its end", &batch(&[msg::pbe("ROLLBACK"), msg::sync()])), all("12CZ", "", 'I'));
     // The session goes on.
     assert!(trio.is_replica(&port_in(&mut c, "BEGIN READ ONLY")));
 }
