@@ -90,7 +90,7 @@ fn disturb(replicas: &mut [Cluster; 2], end: &AtomicBool) {
         std::thread::sleep(Duration::from_millis(dice.below(40)));
         replays[one].resume();
         std::thread::sleep(Duration::from_millis(dice.below(20)));
-        if !restarted && began.elapsed() > Duration::from_millis(500) {
+        if !restarted && began.elapsed() > Duration::from_millis(150) {
             replicas[0].restart(Stop::Immediate).expect("it comes back");
             replays[0] = Replay::of(&replicas[0]);
             restarted = true;

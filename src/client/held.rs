@@ -32,12 +32,12 @@ impl Session {
         if r.held != Held::No {
             return true;
         }
-        let stated = self.stated(r.stated);
+        if !r.routes.routing.defer_begin || self.hot.mode != PoolMode::Transaction {
+            return false;
+        }
         // Where it says already where it belongs, there is nothing to wait for.
-        r.routes.routing.defer_begin
-            && stated.role.is_none()
-            && !stated.read_only
-            && self.hot.mode == PoolMode::Transaction
+        let stated = self.stated(r.stated);
+        stated.role.is_none() && !stated.read_only
     }
 
     /// Answers what needs no server because of a BEGIN that is held.

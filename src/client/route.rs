@@ -368,14 +368,14 @@ impl Session {
             };
             let need = self.route.as_ref().map_or(Need::Nothing, |r| r.need());
             let nobody = match self.pick(&routes, now, need, &failed, &unproven) {
-                Ok(index) => match self.try_replica(&routes, index, need).await {
+                Ok(index) => match self.try_replica(&routes, index).await {
                     Ok(Some(lease)) => {
                         self.count(Role::Replica, d.reason);
                         return Ok(lease);
                     }
                     // Not eligible any more when its turn came: another choice.
                     Ok(None) => {
-                        if need != Need::Nothing && routes.standing(index, now) == Standing::Eligible {
+                        if routes.read_your_writes() && routes.standing(index, now) == Standing::Eligible {
                             unproven.push(index);
                         }
                         continue;
@@ -394,7 +394,9 @@ impl Session {
             };
             if nobody.0 == Reason::OwnWrites {
                 unproven.clear();
-                if now.saturating_duration_since(began) < routes.routing.read_your_writes_wait {
+                let limit = self.pool.spec().settings.query_wait_timeout.unwrap_or(Duration::MAX);
+                let patience = routes.routing.read_your_writes_wait.min(limit);
+                if now.saturating_duration_since(began) < patience {
                     self.wait_for_change(&routes, began, nobody).await?;
                     continue;
                 }
@@ -456,12 +458,7 @@ impl Session {
     }
 
     /// `None`: it is not eligible any more, or its connection is not known to have what is needed.
-    async fn try_replica(
-        &mut self,
-        routes: &Routes,
-        index: usize,
-        need: Need,
-    ) -> Result<Option<Lease>, Unserved> {
+    async fn try_replica(&mut self, routes: &Routes, index: usize) -> Result<Option<Lease>, Unserved> {
         let (user, services) = (self.ctl.user.clone(), self.services.clone());
         let pool = self.route.as_mut().and_then(|r| r.replica(index, &user, &services));
         let Some(pool) = pool else { return Ok(None) };
@@ -477,9 +474,13 @@ impl Session {
                 lease
             }
         };
-        if let Need::Replayed(bound) = need
-            && !lease.conn().is_some_and(|c| routes.covers(index, bound, c.opened))
-        {
+        // Looked at again: another session of the key may have written while this one waited in the queue.
+        let proven = match self.route.as_ref().map_or(Need::Nothing, |r| r.need()) {
+            Need::Nothing => true,
+            Need::Primary => false,
+            Need::Replayed(bound) => lease.conn().is_some_and(|c| routes.covers(index, bound, c.opened)),
+        };
+        if !proven {
             lease.release_unused();
             // It will count for the next one.
             routes.ask_replica(index);
@@ -503,6 +504,9 @@ impl Session {
             Unserved::Error(Error::NoReplica { database, why: nobody.0.as_str() })
         };
         if left.is_some_and(|l| l.is_zero()) {
+            if nobody.0 == Reason::OwnWrites {
+                return Ok(());
+            }
             self.services.counters.count("timeouts_total", "query_wait_timeout");
             return Err(late());
         }
