@@ -218,6 +218,37 @@ fn a_primary_that_is_isolated_is_replaced_on_postgres_18() {
     failover(18, &Loss::Isolated);
 }
 
+/// Where the configuration names the primary, a server that has become a standby is not taken for it.
+#[test]
+fn a_demoted_primary_is_fenced() {
+    let Some(mut trio) = Trio::start_with(15, app_options().setting("wal_log_hints", "on")) else { return };
+    let config = trio.config("query_wait_timeout = \"1s\"", "when_no_replica = \"primary\"", "");
+    let howdah = Howdah::start(&config);
+    eligible(&howdah, 2);
+    let mut c = kit::app(&howdah);
+    c.query("SELECT 1").expect("the primary");
+    trio.primary.stop(Stop::Fast).expect("it stops");
+    trio.replicas[0].promote().expect("promoted");
+    trio.primary.rejoin(&trio.replicas[0]).expect("it comes back as a replica");
+    // The one that was promoted is no replica any more, the other one is.
+    eligible(&howdah, 1);
+    let mut c = kit::app(&howdah);
+    let e = kit::refusal(c.query("SELECT inet_server_port()"));
+    assert!(e.code.starts_with("57P") || e.code == "53300", "{e:?}");
+    assert!(metric(&howdah, "howdah_role_changes_total", &[("change", "demoted")]) > 0.0);
+    // The operator names the new one; nobody restarts anything.
+    let named = config.replace(
+        &format!("host = \"{}\"", trio.primary.tcp()),
+        &format!("host = \"{}\"", trio.replicas[0].tcp()),
+    );
+    howdah.rewrite_config(&named);
+    howdah.hup();
+    let port = trio.replicas[0].port().to_string();
+    eventually("writes on the new primary", || {
+        kit::app(&howdah).value("SELECT inet_server_port()").is_ok_and(|p| p == port)
+    });
+}
+
 #[test]
 #[ignore = "long"]
 fn a_primary_that_is_isolated_is_replaced_on_postgres_15_soak() {

@@ -422,3 +422,25 @@ fn aliases_and_roles_say_where_and_conflicts_reach_the_client() {
         assert_eq!(c.parameters().get("in_hot_standby").map(String::as_str), Some("on"));
     }
 }
+
+#[test]
+fn a_replica_that_is_busy_is_waited_for() {
+    let Some(trio) = Trio::start(15) else { return };
+    let config = trio.config("", "when_no_replica = \"error\"", "").replace("pool_size = 5", "pool_size = 1");
+    let howdah = Howdah::start(&config);
+    eligible(&howdah, 2);
+    let address = howdah.address();
+    let began = Instant::now();
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut c = Client::connect(&common::Target::Tcp(address), "app", "app").expect("a login");
+                c.query("BEGIN READ ONLY; SELECT pg_sleep(0.3); COMMIT").expect("served in its turn");
+            })
+        })
+        .collect();
+    readers.into_iter().for_each(|r| r.join().expect("no panic"));
+    assert!(began.elapsed() >= Duration::from_millis(600), "four of them on two places");
+    assert!((routed(&howdah, "replica", "read_only_block") - 4.0).abs() < 0.1);
+    assert!(metric(&howdah, "howdah_pool_wait_seconds_sum", &[("role", "replica")]) > 0.2);
+}

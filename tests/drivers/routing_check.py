@@ -103,6 +103,24 @@ async def asyncpg_driver(proxied, direct, primary, replicas):
         except asyncpg.ReadOnlySQLTransactionError:
             pass
     await conn.close()
+    seen = []
+    for dsn in (direct, proxied):
+        conn = await asyncpg.connect(dsn)
+        lines = []
+        for sql in ("SELECT 1 AS one, 'x' AS x", "SELECT 1/0", "CREATE TABLE asyncpg_none (n int)",
+                    "SHOW transaction_read_only", "SELECT $1::int + n FROM generate_series(1, 3) AS n"):
+            args = (40,) if "$1" in sql else ()
+            try:
+                async with conn.transaction(readonly=True):
+                    lines.append([dict(r) for r in await conn.fetch(sql, *args)])
+            except asyncpg.PostgresError as e:
+                lines.append((e.sqlstate, str(e)))
+        settings = conn.get_settings()
+        lines.append((settings.server_encoding, getattr(settings, "in_hot_standby", None)))
+        seen.append(repr(lines))
+        await conn.close()
+    if seen[0] != seen[1]:
+        sys.exit(f"direct:  {seen[0]}\nproxied: {seen[1]}")
 
 
 def sqlalchemy_driver(proxied, direct, primary, replicas):
