@@ -167,7 +167,7 @@ mod tests {
         let text = format!(
             "[databases]\napp = host=db port=5433 dbname=appdb pool_size=7 password='it''s' user=reader\n\
              * = host=other\n[users]\napp = pool_mode=session\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             auth_type = md5\nauth_file = {}\nquery_wait_timeout = 10\ndns_max_ttl = 5\n",
+             auth_type = md5\nauth_file = {}\nquery_wait_timeout = 10\ndns_nxdomain_ttl = 5\n",
             list.display()
         );
         std::fs::write(&ini, text).unwrap();
@@ -175,7 +175,7 @@ mod tests {
         for line in [
             "kept: auth_file",
             "renamed: auth_type is auth_method",
-            "without meaning: dns_max_ttl: ",
+            "without meaning: dns_nxdomain_ttl: ",
             "improved: reset_state: ",
         ] {
             assert!(done.report.contains(line), "{line}\n{}", done.report);

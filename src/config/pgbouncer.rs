@@ -33,7 +33,6 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
 /// Keys that are read, checked for their form, and change nothing: why.
 pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("conffile", "the file that is read is the one named on the command line"),
-    ("dns_max_ttl", "each new server connection asks the system's resolver, so no answer is kept"),
     ("dns_nxdomain_ttl", "each new server connection asks the system's resolver, so no answer is kept"),
     ("dns_zone_check_period", "each new server connection asks the system's resolver, so no zone is watched"),
     ("job_name", "an old name of syslog_ident; PgBouncer, too, uses it for that alone"),

@@ -308,8 +308,8 @@ settings! {
         Live, NATIVE, Config |c, Duration(v)| c.limits.monitor_interval = *v;
     /// How often the names of hosts are looked up. Where a name has none of its old addresses any more, the
     /// connections to them are replaced as their transactions end; 0 follows a name with new connections only.
-    dns_check_interval: GLOBAL, Kind::ON_OFF, Is("15s"), "PgBouncer's dns_max_ttl",
-        Live, NATIVE, Config |c, Timeout(v)| c.limits.dns_check_interval = *v;
+    dns_check_interval: GLOBAL, Kind::ON_OFF, Is("15s"), "as soon as PgBouncer by default",
+        Live, pgb("dns_max_ttl"), Config |c, Timeout(v)| c.limits.dns_check_interval = *v;
     /// Largest message that is accepted from either side; messages are streamed, not collected.
     max_message_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: (1 << 31) - 1 }, Is("1073741823B"),
         "PostgreSQL's own limit",

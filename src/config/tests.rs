@@ -585,7 +585,7 @@ fn every_key_of_pgbouncer_is_read() {
                 server_round_robin = 1\nserver_fast_close = 1\nserver_reset_query_always = 1\n\
                 autodb_idle_timeout = 0\nquery_wait_notify = 0.5\npool_idle_timeout = 60\ndisable_pqexec = 1\n\
                 application_name_add_host = 1\ntrack_extra_parameters = search_path, IntervalStyle\n\
-                max_prepared_statements = 0\ndefault_pool_size = 0\ndns_max_ttl = 15\nlogin_notify_message = hi\n\
+                max_prepared_statements = 0\ndefault_pool_size = 0\ndns_nxdomain_ttl = 15\nlogin_notify_message = hi\n\
                 tcp_defer_accept = 0\ntcp_socket_buffer = 4096\nunix_socket_group = staff\nlog_pooler_errors = 0\n";
     let config = ini(text).unwrap();
     let c = &config.compat;
