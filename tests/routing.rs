@@ -444,3 +444,38 @@ fn a_replica_that_is_busy_is_waited_for() {
     assert!((routed(&howdah, "replica", "read_only_block") - 4.0).abs() < 0.1);
     assert!(metric(&howdah, "howdah_pool_wait_seconds_sum", &[("role", "replica")]) > 0.2);
 }
+
+/// What the corpus calls a read is one for PostgreSQL as well: it is not refused in a transaction that only reads, and
+/// takes no transaction id in one that may write.
+#[test]
+fn what_the_corpus_calls_a_read_writes_nothing() {
+    const CORPUS: &str = include_str!("../src/routing/classify/corpus.txt");
+    let Some(cluster) = common::shared(15) else { return };
+    let mut c = cluster.connect("app", "app").expect("direct");
+    c.query(
+        "CREATE TABLE t (id int, a int, b int, c int, d int, e int, f int, ts timestamp, data jsonb, n int, \"insert\" int);
+         CREATE TABLE u (id int, a int, b int); CREATE TABLE b (id int); CREATE TABLE c (id int);
+         CREATE FUNCTION my_safe(int) RETURNS int LANGUAGE sql AS 'SELECT $1'",
+    )
+    .expect("tables");
+    let (mut ran, mut all) = (0, 0);
+    for line in CORPUS.lines().filter_map(|l| l.strip_prefix("read\t")) {
+        let text =
+            line.replace("\\\\", "\u{1}").replace("\\n", "\n").replace("\\t", "\t").replace('\u{1}', "\\");
+        all += 1;
+        for begin in ["BEGIN READ ONLY", "BEGIN"] {
+            c.query(begin).expect("a block");
+            match c.query(&text) {
+                Ok(_) => {
+                    let id = c.query("SELECT pg_current_xact_id_if_assigned()").expect("an answer");
+                    assert_eq!(id.value(), None, "it wrote: {text}");
+                    ran += 1;
+                }
+                Err(e) => assert_ne!(e.code(), Some("25006"), "{text}"),
+            }
+            c.query("ROLLBACK").expect("its end");
+        }
+    }
+    println!("{} of {all} run", ran / 2);
+    assert!(ran / 2 > all / 2, "too few of them run: {ran}");
+}
