@@ -175,6 +175,14 @@ fn a_key_is_shared_and_reads_wait_where_they_are_told_to() {
     let Some(trio) = trio() else { return };
     let mut replays = [Replay::of(&trio.replicas[0]), Replay::of(&trio.replicas[1])];
     let howdah = howdah(&trio, "read_your_writes = \"session\"");
+    // What the monitor has heard counts for connections that were open then, and there is none yet.
+    let mut first = kit::app(&howdah);
+    first.query("UPDATE counters SET n = 3 WHERE id = 3").expect("written");
+    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
+    eventually("samples behind the write", || metric(&howdah, "howdah_replica_lag_bytes", &[]) < 0.5);
+    assert_eq!(first.value(&read(3)).expect("a row"), "3 false");
+    eventually("reads on replicas", || first.value(&read(3)).expect("a row") == "3 true");
+
     let with =
         |key: &str| app_with(&howdah, &[("options", &format!("-c howdah.session={key}"))]).expect("a login");
     let (mut writer, mut sharer, mut other) = (with("k"), with("k"), with("other"));
