@@ -131,6 +131,28 @@ fn signal(running: &Running, name: &str) {
     assert!(kill.expect("kill runs").success());
 }
 
+/// SIGUSR1 and SIGUSR2 are PAUSE and RESUME.
+#[test]
+fn signals_pause_and_resume() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let ini = place.ini(
+        &format!("app = {}", entry(&cluster)),
+        "auth_type = trust\npool_mode = transaction\nquery_wait_timeout = 1\nquery_wait_notify = 0",
+    );
+    let mut running = place.howdah(&ini);
+    let mut client = place.connect("app", "app").expect("a login");
+    client.query("SELECT 1").expect("served");
+    signal(&running, "USR1");
+    eventually("paused", || place.log().contains("got SIGUSR1"));
+    assert_eq!(refusal(client.query("SELECT 1")).message, "query_wait_timeout");
+    signal(&running, "USR2");
+    eventually("resumed", || place.log().contains("got SIGUSR2"));
+    place.connect("app", "app").expect("a login").query("SELECT 1").expect("served again");
+    signal(&running, "TERM");
+    assert!(running.0.wait().expect("it ends").success());
+}
+
 /// query_wait_timeout and query_timeout end a client as PgBouncer's do, and the server is there for the next.
 #[test]
 fn timeouts_speak_as_pgbouncers() {

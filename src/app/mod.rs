@@ -5,6 +5,7 @@ mod janitor;
 mod listen;
 mod names;
 mod papers;
+mod pause;
 mod start;
 mod statistics;
 mod telemetry;
@@ -167,9 +168,11 @@ async fn signals(
         None => watch(SignalKind::hangup())?,
     };
     let mut quit = watch(SignalKind::quit())?;
+    let mut pauses = pause::Pauses::watch()?;
     let mut orders = services.control.listen();
     let how = loop {
         tokio::select! {
+            () = pauses.follow(services) => {}
             _ = quit.recv() => {
                 tracing::info!("got SIGQUIT, fast exit");
                 papers::notify("STOPPING=1");
