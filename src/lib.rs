@@ -42,6 +42,7 @@
 //! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
 //! | [`doctor`] | `howdah doctor`: advice from the servers' catalogues and a running Howdah's figures | asks servers |
 //! | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
+//! | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
 //! | [`cancel`] | whose key, and what that client waits for | none |
 //! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
 //! | [`control`] | what the operator has put in force while the process runs | none |
@@ -74,7 +75,7 @@
 //!
 //! # Room for what is to come
 //!
-//! `auth_query` asks through a [`server::own::Own`]. A takeover hands over what [`client::session`] and [`server::conn`] hold.
+//! A takeover hands over what [`client::session`] and [`server::conn`] hold.
 
 pub mod app;
 pub mod auth;
@@ -90,6 +91,7 @@ pub mod doctor;
 pub mod error;
 pub mod fleet;
 pub mod journal;
+pub mod lookup;
 pub mod metrics;
 pub mod monitor;
 pub mod net;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::config::resolved::{Profile, Secret};
 use crate::control::Control;
 use crate::error::{Error, Report, report, report_as_pgbouncer};
+use crate::lookup::Lookups;
 use crate::metrics::events::Events;
 use crate::metrics::{Counters, Histogram};
 use crate::monitor::Monitor;
@@ -60,6 +61,9 @@ pub struct Services {
     pub log_dropped: std::sync::OnceLock<Arc<AtomicU64>>,
     pub mock_secret: MockSecret,
     pub scram_cache: ScramCache,
+    /// With which clients that proved a verifier are logged in to servers.
+    pub passkeys: ScramCache,
+    pub lookups: Lookups,
     /// Clients that were accepted and are not gone; a drain waits for it.
     pub gone: tokio::sync::Notify,
     follows: OnConfig,
@@ -108,6 +112,8 @@ impl Services {
             log_dropped: std::sync::OnceLock::new(),
             mock_secret: MockSecret::new(rand::random()),
             scram_cache: ScramCache::default(),
+            passkeys: ScramCache::default(),
+            lookups: Lookups::default(),
             gone: tokio::sync::Notify::new(),
             follows: OnConfig::default(),
             tcp_closed: tokio::sync::watch::Sender::new(false),

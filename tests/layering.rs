@@ -74,8 +74,8 @@ const RULES: &[Rule] = &[
     rule(
         "client",
         &[
-            "auth", "cancel", "client", "clock", "config", "error", "journal", "monitor", "net", "pool",
-            "proto", "queries", "relay", "routing", "services", "tls",
+            "auth", "cancel", "client", "clock", "config", "error", "journal", "lookup", "monitor", "net",
+            "pool", "proto", "queries", "relay", "routing", "services", "tls",
         ],
         false,
     ),
@@ -83,11 +83,12 @@ const RULES: &[Rule] = &[
     rule(
         "services.rs",
         &[
-            "auth", "client", "clock", "config", "control", "error", "metrics", "monitor", "net", "pool",
-            "proto", "queries",
+            "auth", "client", "clock", "config", "control", "error", "lookup", "metrics", "monitor", "net",
+            "pool", "proto", "queries",
         ],
         false,
     ),
+    rule("lookup.rs", &["clock", "config", "error", "pool", "server", "services"], false),
     rule("journal.rs", &["client", "config", "error", "net", "services"], false),
     rule("control.rs", &["config", "pool"], false),
     rule("console/command.rs", &["error"], true),

@@ -60,6 +60,7 @@ enum State {
 #[derive(Debug)]
 enum Method {
     Trust,
+    Refused,
     Cleartext(Option<Secret>),
     Md5(Option<Secret>, [u8; 4]),
     Scram(ScramServer),
@@ -82,6 +83,10 @@ impl ClientAuth {
         let secret = secret.filter(|s| !matches!(s, Secret::Plain(p) if p.is_empty()));
         let method = match (method, secret) {
             (AuthMethod::Trust, _) => Method::Trust,
+            // Proved before anybody asks, by the socket or a certificate, or not at all.
+            (AuthMethod::Cert | AuthMethod::Peer | AuthMethod::Reject | AuthMethod::Hba, _) => {
+                Method::Refused
+            }
             (AuthMethod::Password, _) => Method::Cleartext(secret.cloned()),
             (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
                 scram_method(user, secret, mock, cached, rng)
@@ -102,6 +107,7 @@ impl ClientAuth {
         };
         let request = match &method {
             Method::Trust => return Action::Accept,
+            Method::Refused => return self.accept_if(false),
             Method::Cleartext(_) => Ok(encode::AUTHENTICATION_CLEARTEXT.to_vec()),
             Method::Md5(_, salt) => encode::authentication_md5(*salt),
             Method::Scram(_) | Method::ScramOfPlain(..) => encode::authentication_sasl(&[SCRAM_SHA_256]),
@@ -170,7 +176,7 @@ impl ClientAuth {
                 self.state = State::Preparing { server_nonce, first };
                 Ok(Action::Derive(job))
             }
-            Method::Trust => violation("unexpected password response"),
+            Method::Trust | Method::Refused => violation("unexpected password response"),
         }
     }
 

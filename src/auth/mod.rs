@@ -4,6 +4,7 @@
 //! never runs in them: they hand out a [`DeriveJob`], which the caller runs off the threads that do I/O and
 //! brings back to `resume`. Each state accepts one kind of message; everything else ends the login.
 
+pub mod access;
 mod client;
 pub mod md5;
 mod message;

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use rand::RngCore;
 
+use super::authenticate::authenticate;
 use super::ctl::ClientCtl;
 use super::route;
 use super::session::Session;
-use crate::auth::{Action, ClientAuth};
 use crate::cancel;
 use crate::clock::Clock;
-use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret, User};
+use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret};
 use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
 use crate::net::lane::Lane;
@@ -147,7 +147,7 @@ fn auth_words(config: &Config, user: &str) -> &'static str {
     let secret = config.users.get(user).and_then(|u| u.secret.as_ref());
     match (config.auth_method, secret) {
         (AuthMethod::Trust, _) => "\"trust\" authentication failed",
-        (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
+        (AuthMethod::ScramSha256, _) | (AuthMethod::Md5 | AuthMethod::Hba, Some(Secret::Scram(_))) => {
             "SASL authentication failed"
         }
         _ => "password authentication failed",
@@ -291,7 +291,7 @@ async fn admit(
         stream.write_all(&bytes).await.map_err(gone)?;
     }
     if !trusted {
-        authenticate(stream, buf, services, &config, &startup.user).await?;
+        authenticate(stream, buf, peer, services, &config, &startup).await?;
     }
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
@@ -301,7 +301,7 @@ async fn admit(
     Ok(Admitted::Session(Box::new(session), places))
 }
 
-fn gone<E>(_: E) -> Error {
+pub(super) fn gone<E>(_: E) -> Error {
     Error::ProtocolViolation("client has left during the login".to_owned())
 }
 
@@ -350,59 +350,8 @@ fn is_ourselves(stream: &Stream, user: &str) -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == uid)
 }
 
-async fn authenticate(
-    stream: &mut Stream,
-    buf: &mut Vec<u8>,
-    services: &Arc<Services>,
-    config: &Config,
-    user: &str,
-) -> Result<(), Error> {
-    let known = config.users.get(user);
-    let listed = |u: &User| u.listed || config.profile == Profile::Native;
-    if config.auth_method == AuthMethod::Trust && !known.is_some_and(listed) {
-        return Err(Error::AuthenticationFailed { user: user.to_owned() });
-    }
-    let secret = known.and_then(|u| u.secret.as_ref());
-    let cached = secret.and_then(|s| services.scram_cache.get(user, s));
-    let mut auth = ClientAuth::new(
-        config.auth_method,
-        user,
-        secret,
-        &services.mock_secret,
-        cached.as_ref(),
-        &mut rand::rng(),
-    );
-    let mut action = auth.start();
-    loop {
-        action = match action {
-            Action::Accept => return Ok(()),
-            Action::SendThenAccept(bytes) => {
-                return stream.write_all(&bytes).await.map_err(gone);
-            }
-            Action::Fail(e) => return Err(e),
-            Action::Derive(job) => {
-                // PBKDF2 takes milliseconds: not on a thread that relays.
-                let keys = tokio::task::spawn_blocking(move || job.run())
-                    .await
-                    .map_err(|e| Error::Internal(e.to_string()))?;
-                if config.auth_method == AuthMethod::ScramSha256
-                    && let Some(s) = secret
-                {
-                    services.scram_cache.put(user, s, &keys);
-                }
-                auth.resume(&keys)
-            }
-            Action::Send(bytes) => {
-                stream.write_all(&bytes).await.map_err(gone)?;
-                let (tag, body) = message(stream, buf).await?;
-                auth.on_message(tag, &body)
-            }
-        };
-    }
-}
-
 /// The next message of a client that is not logged in: short, whatever it says.
-async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u8, Vec<u8>), Error> {
+pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u8, Vec<u8>), Error> {
     loop {
         let h = frame::header(buf, crate::auth::MAX_PASSWORD_MESSAGE as u32 + 4)
             .map_err(|b| Error::ProtocolViolation(format!("invalid message length {}", b.length)))?;

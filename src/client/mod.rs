@@ -1,5 +1,6 @@
 //! Clients: login, session, and what others may know of them.
 
+mod authenticate;
 pub mod ctl;
 mod held;
 pub mod login;

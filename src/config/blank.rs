@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::compat::Compat;
 use super::resolved::{
-    AuthMethod, Capacity, CapacityCheck, Config, Drain, Fleet, Keepalive, Limits, Listen, LogFormat, Notes,
-    PoolMode, PoolSettings, Process, Profile, Tls, TlsFiles,
+    Access, AuthMethod, Capacity, CapacityCheck, Config, Drain, Fleet, Keepalive, Limits, Listen, LogFormat,
+    Notes, PoolMode, PoolSettings, Process, Profile, Tls, TlsFiles,
 };
 use crate::tls::Mode;
 
@@ -42,6 +42,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             query_statistics: 0,
         },
         auth_method: AuthMethod::ScramSha256,
+        access: Access::default(),
         admin_users: Vec::new(),
         stats_users: Vec::new(),
         tls: Tls {

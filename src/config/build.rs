@@ -70,6 +70,8 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     config.listen.tcp_keepalive = base.keepalive;
     builder.fleet(tree, &mut config);
     builder.auth_file(tree, &global, &mut config);
+    builder.access(tree, &mut config);
+    config.access.lookup = global.lookup.clone();
     builder.ops_token(tree, &global, &mut config);
     builder.tls(tree, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
@@ -309,6 +311,7 @@ impl Builder<'_, '_> {
             dbname: section.dbname.unwrap_or_else(|| name.to_owned()),
             server_user: section.user,
             server_secret,
+            lookup: section.lookup.or(&global.lookup),
             max_connections: section.max_connections.unwrap_or(global.max_database_connections),
             max_client_connections: section
                 .max_client_connections

@@ -33,7 +33,8 @@ const IMPROVED: &[(&str, &str, &str)] = &[
 ];
 
 /// The settings whose values are paths, which are relative to the file in TOML and to the process in an ini.
-const PATHS: &[&str] = &["auth_file", "log_file", "pid_file", "unix_socket_dir"];
+const PATHS: &[&str] =
+    &["auth_file", "auth_hba_file", "auth_ident_file", "log_file", "pid_file", "unix_socket_dir"];
 
 /// A TOML text, and the report in lines.
 #[derive(Debug)]

@@ -5,13 +5,16 @@
 //! validated by the same code, which tells all problems at once. What comes out is a [`Config`]; the rest of
 //! the program sees nothing else.
 
+pub mod access;
 mod blank;
 mod build;
 pub mod compat;
 pub mod convert;
 mod draft;
 mod flags;
+pub mod hba;
 mod hosts;
+pub mod ident;
 mod ini;
 pub mod keys;
 mod load;

@@ -11,18 +11,7 @@ use super::setting::{Level, Setting};
 use super::settings::SETTINGS;
 
 /// Keys of `[pgbouncer]` that are no settings of Howdah's yet.
-const NOT_YET: &[&str] = &[
-    "auth_dbname",
-    "auth_hba_file",
-    "auth_ident_file",
-    "auth_ldap_options",
-    "auth_query",
-    "auth_user",
-    "scram_iterations",
-    "suspend_timeout",
-];
-/// Keys of a `[databases]` entry that are not acted upon yet.
-const NOT_YET_DATABASE: &[&str] = &["auth_user", "auth_dbname", "auth_query"];
+const NOT_YET: &[&str] = &["auth_ldap_options", "scram_iterations", "suspend_timeout"];
 /// Keys of `[pgbouncer]` that need no setting of their own: what each becomes.
 pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("listen_addr", "`listen`, together with listen_port; names are looked up once, at the start"),
@@ -306,8 +295,6 @@ impl Reader<'_> {
             if STARTUP.contains(&key) {
                 let path = ["databases", line.key.as_str(), "startup"];
                 self.put(&path, key, &value, &line.source);
-            } else if NOT_YET_DATABASE.contains(&key) {
-                self.not_yet(line, &format!("databases/{} {key}", line.key));
             } else if let Some(setting) = SETTINGS.iter().find(by_name) {
                 self.setting(setting, &path, line, &value);
             } else {

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::draft::Draft;
 
+pub use super::access::{Access, AuthMethod, Lookup};
 use super::compat::Compat;
 use crate::tls::{Acceptor, Connector, Mode};
 
@@ -26,6 +27,7 @@ pub struct Config {
     pub listen: Listen,
     pub process: Process,
     pub auth_method: AuthMethod,
+    pub access: Access,
     /// Role names that may do everything on the console and use the reserved client places.
     pub admin_users: Vec<String>,
     /// Role names that may look on the console.
@@ -155,14 +157,6 @@ pub enum Drain {
     Clients,
     /// 57P01 to each client at its next transaction boundary.
     Transactions,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMethod {
-    Trust,
-    Password,
-    Md5,
-    ScramSha256,
 }
 
 /// TLS of both sides.
@@ -372,6 +366,8 @@ pub struct Database {
     /// Fixed server role for every client, with its secret; `None` uses the client's own name.
     pub server_user: Option<String>,
     pub server_secret: Option<Secret>,
+    /// With the global settings applied.
+    pub lookup: Lookup,
     pub max_connections: Option<u32>,
     pub max_client_connections: Option<u32>,
     /// Limit per server host, over all pools that reach it through this database entry.

@@ -179,6 +179,7 @@ pub(super) struct Section {
     pub password_file: Option<String>,
     pub password_env: Option<String>,
     pub auth_file: Option<String>,
+    pub lookup: super::resolved::Lookup,
     pub ops_token_file: Option<String>,
     pub database: Option<String>,
     pub role: Option<Role>,

@@ -16,6 +16,7 @@ const DATABASE: &[Level] = &[Level::Database];
 const POOL_ENTRY: &[Level] = &[Level::Pool];
 const WITH_PEERS: &[Level] = &[Level::Database, Level::Role, Level::Peer];
 const FLEET: &[Level] = &[Level::Fleet];
+const ASKED: &[Level] = &[Level::Global, Level::Database];
 const NAMED: &[Level] = &[Level::Database, Level::User];
 /// Settings of a pool can be stated at every level; the narrowest one wins.
 const ANY: &[Level] = &Level::ALL;
@@ -49,6 +50,8 @@ fn auth_method(word: &str) -> AuthMethod {
     match word {
         "trust" => AuthMethod::Trust,
         "password" => AuthMethod::Password,
+        "cert" => AuthMethod::Cert,
+        "hba" => AuthMethod::Hba,
         "md5" => AuthMethod::Md5,
         _ => AuthMethod::ScramSha256,
     }
@@ -84,6 +87,10 @@ fn capacity_check(word: &str) -> CapacityCheck {
 
 fn path(text: &str) -> Option<std::path::PathBuf> {
     (!text.is_empty()).then(|| text.into())
+}
+
+fn stated(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn cores() -> usize {
@@ -185,13 +192,37 @@ settings! {
         Live, NATIVE, Config |c, Boolean(v)| c.process.exporter_names = *v;
 
     // --- who may come in
-    /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier.
-    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256"]), Is("scram-sha-256"),
+    /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier; with `cert` the
+    /// common name of their certificate is their user; with `hba` the rules of `auth_hba_file` say how.
+    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256", "cert", "hba"]), Is("scram-sha-256"),
         "what PostgreSQL itself has as its default; no secret crosses the network",
         NewConnections, pgb("auth_type").preset("md5"), Config |c, Word(v)| c.auth_method = auth_method(v);
     /// A PgBouncer user list: lines of `"user" "secret"`. Users of this file win over its entries.
     auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
         Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());
+    /// A pg_hba.conf, for `auth_method = "hba"`: types local, host, hostssl, hostnossl (and their gssenc forms),
+    /// methods trust, reject, password, md5, scram-sha-256, cert and peer; no memberships of roles, patterns or names
+    /// of hosts. No rule that fits is no way in.
+    auth_hba_file: GLOBAL, Kind::Text, Unset, "rules are the operator's to make",
+        NewConnections, pgb("auth_hba_file"), Config |c, Text(v)| c.access.hba_file = path(v);
+    /// A pg_ident.conf, with the maps that rules name: `MAP SYSTEM-USER DATABASE-USER`.
+    auth_ident_file: GLOBAL, Kind::Text, Unset, "without a map, both names must be the same",
+        NewConnections, pgb("auth_ident_file"), Config |c, Text(v)| c.access.ident_file = path(v);
+    /// The user as whom the server is asked for the secrets of users that are not listed here; itself it must be.
+    auth_user: ASKED, Kind::Text, Unset, "nobody is asked for secrets unless the operator says as whom",
+        NewConnections, pgb("auth_user").database("auth_user"), Section |s, Text(v)| s.lookup.user = stated(v);
+    /// The configured database in which `auth_query` runs, instead of the one that the client wants.
+    auth_dbname: ASKED, Kind::Text, Unset, "roles are the same in all databases of a server",
+        NewConnections, pgb("auth_dbname").database("auth_dbname"), Section |s, Text(v)| s.lookup.database = stated(v);
+    /// What is asked: one row of the user's name ($1) and its secret (plain, md5 or a SCRAM verifier); a NULL lets
+    /// nobody in. It runs on a connection of its own with search_path = pg_catalog.
+    auth_query: ASKED, Kind::Text, Unset,
+        "the default asks pg_authid, honours VALID UNTIL and NOLOGIN, and needs the right to read it",
+        NewConnections, pgb("auth_query").database("auth_query"), Section |s, Text(v)| s.lookup.query = stated(v);
+    /// For how long an answer of `auth_query` is used again. After a login that failed with it the next one asks anew.
+    auth_query_lifetime: GLOBAL, Kind::Timeout { max: Duration::from_secs(86_400) }, Is("30s"),
+        "a role that is locked is out within this time; 0 asks for each login",
+        Live, NATIVE.preset("0"), Config |c, Timeout(v)| c.access.lifetime = v.unwrap_or_default();
     /// Users that may do everything on the console and take the reserved client connections.
     admin_users: GLOBAL, Kind::Names, Is(""), "nobody is privileged unless the operator says so",
         Live, pgb("admin_users"), Config |c, List(v)| c.admin_users = v.clone();

@@ -126,6 +126,40 @@ impl Checks<'_> {
         }
     }
 
+    /// As whom and where `auth_query` asks must be known.
+    fn lookups(&mut self) {
+        let config = &self.config;
+        let mut problems = Vec::new();
+        for db in config.databases.values().chain(&config.autodb) {
+            let Some(user) = &db.lookup.user else { continue };
+            if !config
+                .users
+                .get(user)
+                .is_some_and(|u| matches!(u.secret, Some(Secret::Plain(_) | Secret::Md5(_))))
+            {
+                problems.push(format!(
+                    "databases.{}: auth_user \"{}\" has no password here",
+                    db.name,
+                    user.escape_debug()
+                ));
+            }
+            if let Some(at) = db.lookup.database.as_deref().filter(|n| config.database(n).is_none()) {
+                problems.push(format!(
+                    "databases.{}: auth_dbname \"{}\" is no database here",
+                    db.name,
+                    at.escape_debug()
+                ));
+            }
+        }
+        for why in problems {
+            self.native(
+                &["auth_user"],
+                &why,
+                Some("a user with password, and a database, of this configuration"),
+            );
+        }
+    }
+
     fn fleet(&mut self) {
         let fleet = &self.config.fleet;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -138,6 +172,12 @@ impl Checks<'_> {
     fn users(&mut self) {
         let method = self.config.auth_method;
         if method == AuthMethod::Trust {
+            return;
+        }
+        self.lookups();
+        // A user without a secret comes in by its certificate, by a rule, or by what the server says.
+        let asks = self.config.databases.values().chain(&self.config.autodb).any(|d| d.lookup.user.is_some());
+        if asks || matches!(method, AuthMethod::Cert | AuthMethod::Hba) {
             return;
         }
         if self.config.users.is_empty() && !self.errors.iter().any(|e| e.key.starts_with("users")) {

@@ -60,6 +60,14 @@ samples! {
     Error::NoUserName => Error::NoUserName;
     Error::TlsRequired => Error::TlsRequired;
     Error::AuthenticationFailed { .. } => Error::AuthenticationFailed { user: "alice".to_owned() };
+    Error::NoHbaRule { .. } => Error::NoHbaRule {
+        from: "10.0.0.1".to_owned(), user: "alice".to_owned(), database: "app".to_owned(), tls: false };
+    Error::HbaReject { .. } => Error::HbaReject {
+        from: "10.0.0.1".to_owned(), user: "alice".to_owned(), database: "app".to_owned(), tls: true };
+    Error::IdentityUnproved { .. } => Error::IdentityUnproved { method: "Peer", user: "alice".to_owned() };
+    Error::NoSuchUser { .. } => Error::NoSuchUser { user: "alice".to_owned() };
+    Error::CertificateRequired => Error::CertificateRequired;
+    Error::LookupFailed { .. } => Error::LookupFailed { reason: "db:5432: connection refused".to_owned() };
     Error::TooManyClients { .. } => Error::TooManyClients { current: 10_000, limit: 10_000 };
     Error::TooManyDatabaseClients { .. } =>
         Error::TooManyDatabaseClients { database: "app".to_owned(), current: 500, limit: 500 };

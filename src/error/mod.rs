@@ -117,6 +117,19 @@ pub enum Error {
     TlsRequired,
     #[error("password authentication failed for user \"{user}\"")]
     AuthenticationFailed { user: String },
+    #[error("no rule of auth_hba_file lets in user \"{user}\" to database \"{database}\" from {from}")]
+    NoHbaRule { from: String, user: String, database: String, tls: bool },
+    #[error("a rule of auth_hba_file rejects user \"{user}\" to database \"{database}\" from {from}")]
+    HbaReject { from: String, user: String, database: String, tls: bool },
+    #[error("{method} authentication failed for user \"{user}\"")]
+    IdentityUnproved { method: &'static str, user: String },
+    /// The server was asked, and has no such user; told in PgBouncer's profile alone.
+    #[error("no such user: \"{user}\"")]
+    NoSuchUser { user: String },
+    #[error("connection requires a valid client certificate")]
+    CertificateRequired,
+    #[error("auth_query could not be asked: {reason}")]
+    LookupFailed { reason: String },
     #[error("too many clients: {current} of {limit}")]
     TooManyClients { current: usize, limit: usize },
     #[error("too many clients of database \"{database}\"")]

@@ -31,6 +31,16 @@ pub fn words(error: &Error) -> Option<String> {
         Error::TransactionInStatementMode => "transaction blocks not allowed in statement pooling mode",
         Error::NoUserName => "no username supplied",
         Error::AuthenticationFailed { .. } => "password authentication failed",
+        Error::NoHbaRule { .. } => "no authentication method is found",
+        Error::HbaReject { .. } => "login rejected",
+        Error::IdentityUnproved { method: "Peer", .. } => "unix socket login rejected",
+        Error::IdentityUnproved { .. } => "TLS certificate name mismatch",
+        Error::CertificateRequired => "TLS client certificate required",
+        Error::NoSuchUser { .. } => "no such user",
+        Error::LookupFailed { reason } if reason.starts_with("authentication database") => {
+            return Some(reason.clone());
+        }
+        Error::LookupFailed { .. } => "bouncer config error",
         Error::TooManyClients { .. } => "no more connections allowed (max_client_conn)",
         Error::TooManyDatabaseClients { .. } => "client connections exceeded (max_db_client_connections)",
         Error::TooManyUserClients { .. } => "client connections exceeded (max_user_client_connections)",

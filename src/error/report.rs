@@ -159,11 +159,59 @@ pub fn report(error: &Error) -> Report {
             r(F, S::INVALID_AUTHORIZATION, "tls_required", "SSL required".to_owned()),
             "Connect with sslmode=require or stronger; client_tls_mode lets nobody in without TLS.",
         ),
+        Error::NoSuchUser { user } => r(
+            F,
+            S::INVALID_PASSWORD,
+            "no_such_user",
+            format!("password authentication failed for user \"{user}\""),
+        ),
         Error::AuthenticationFailed { user } => r(
             F,
             S::INVALID_PASSWORD,
             "authentication_failed",
             format!("password authentication failed for user \"{user}\""),
+        ),
+        Error::NoHbaRule { from, user, database, tls } => h(
+            r(
+                F,
+                S::INVALID_AUTHORIZATION,
+                "no_hba_rule",
+                hba("no pg_hba.conf entry for", from, user, database, *tls),
+            ),
+            "Add a rule to auth_hba_file and reload; the first one that fits decides.",
+        ),
+        Error::HbaReject { from, user, database, tls } => r(
+            F,
+            S::INVALID_AUTHORIZATION,
+            "hba_reject",
+            hba("pg_hba.conf rejects connection for", from, user, database, *tls),
+        ),
+        Error::IdentityUnproved { method, user } => h(
+            r(
+                F,
+                S::INVALID_AUTHORIZATION,
+                "identity_unproved",
+                format!("{method} authentication failed for user \"{user}\""),
+            ),
+            "The name that the socket or the certificate shows must be the user, or be mapped to it in auth_ident_file.",
+        ),
+        Error::CertificateRequired => r(
+            F,
+            S::INVALID_AUTHORIZATION,
+            "certificate_required",
+            "connection requires a valid client certificate".to_owned(),
+        ),
+        Error::LookupFailed { reason } => h(
+            d(
+                r(
+                    F,
+                    S::CONNECTION_FAILURE,
+                    "lookup_failed",
+                    "the secret of this user could not be asked for".to_owned(),
+                ),
+                reason.clone(),
+            ),
+            "auth_user must be able to log in and to run auth_query; the log and the counter auth_lookups_total tell more.",
         ),
         Error::TooManyClients { current, limit } => h(
             d(
@@ -488,4 +536,10 @@ pub fn report(error: &Error) -> Report {
             "Please report this with the log around it.",
         ),
     }
+}
+
+/// PostgreSQL's sentence about who came from where.
+fn hba(what: &str, from: &str, user: &str, database: &str, tls: bool) -> String {
+    let encryption = if tls { "SSL encryption" } else { "no encryption" };
+    format!("{what} host \"{from}\", user \"{user}\", database \"{database}\", {encryption}")
 }

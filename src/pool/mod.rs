@@ -179,6 +179,7 @@ impl PoolSpec {
             dbname: self.dbname.clone(),
             user: self.server_user.clone(),
             secret: self.server_secret.clone(),
+            keys: None,
             startup: self.settings.startup.clone(),
             on_connect: self.settings.on_connect.clone(),
             keepalive: self.keepalive,
@@ -1096,6 +1097,20 @@ impl Drop for Waiting {
     }
 }
 
+impl Pool {
+    /// What a dial needs, with what clients have shown of their secrets.
+    fn target(&self, spec: &PoolSpec) -> Target {
+        let mut target = spec.target();
+        if target.secret.is_none() {
+            target.secret = self.services.lookups.known(&self.key.database, &spec.server_user);
+        }
+        if let Some(s @ crate::config::resolved::Secret::Scram(_)) = &target.secret {
+            target.keys = self.services.passkeys.get(&spec.server_user, s);
+        }
+        target
+    }
+}
+
 /// A dial under way; a panic or an abort in it counts as a failure, so that its place is never lost.
 struct OpenGuard {
     pool: Arc<Pool>,
@@ -1109,7 +1124,8 @@ impl OpenGuard {
         let epoch = pool.epoch.load(Ordering::Relaxed);
         let nothing = pool.services.nothing.clone();
         let began = Clock::now();
-        let result = connect::open(host.clone(), &spec.target(), epoch, room, nothing).await;
+        let target = pool.target(&spec);
+        let result = connect::open(host.clone(), &target, epoch, room, nothing).await;
         let Some(id) = self.id.take() else { return };
         match result {
             Ok(mut conn) => match pool.check_role(&mut conn) {

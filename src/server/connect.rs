@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use crate::auth::{Cleartext, ServerAction, ServerAuth};
+use crate::auth::{Cleartext, ScramKeys, ServerAction, ServerAuth};
 use crate::clock::Clock;
 use crate::config::resolved::{HostAddr, Keepalive, Secret};
 use crate::error::{Error, ServerError};
@@ -28,6 +28,8 @@ pub struct Target {
     pub dbname: String,
     pub user: Arc<str>,
     pub secret: Option<Secret>,
+    /// Keys of a client that proved the same secret, where that is a verifier.
+    pub keys: Option<ScramKeys>,
     pub startup: Vec<(String, String)>,
     pub on_connect: Vec<String>,
     pub keepalive: Keepalive,
@@ -272,7 +274,8 @@ async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Re
         Stream::Tcp(_) => Cleartext::Refuse,
     };
     let host = l.host.to_string();
-    let mut auth = ServerAuth::new(&host, &t.user, t.secret.as_ref(), None, cleartext, &mut rand::rng());
+    let mut auth =
+        ServerAuth::new(&host, &t.user, t.secret.as_ref(), t.keys.clone(), cleartext, &mut rand::rng());
     let mut first = Some(first);
     loop {
         let (tag, body) = match first.take() {

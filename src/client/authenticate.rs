@@ -1,0 +1,176 @@
+//! How a client proves who it is: by a rule or the one method for all, with a secret that is listed or asked for.
+
+use std::sync::Arc;
+
+use super::login::{gone, message};
+use crate::auth::access::{self, Caller, Identity};
+use crate::auth::{Action, ClientAuth};
+use crate::config::hba::{ClientCert, Rule};
+use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User};
+use crate::error::Error;
+use crate::lookup::{self, Found};
+use crate::net::stream::{Peer, Stream};
+use crate::proto::startup::{Replication, Startup};
+use crate::services::Services;
+
+/// Lets the client in, or says why not; a user that does not exist fails where a wrong password does.
+pub(super) async fn authenticate(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    peer: Peer,
+    services: &Arc<Services>,
+    config: &Arc<Config>,
+    startup: &Startup,
+) -> Result<(), Error> {
+    let rule = rule(stream, peer, config, startup)?;
+    let method = rule.map_or(config.auth_method, |r| r.method);
+    prove_identity(stream, config, rule, method, &startup.user).await?;
+    let user = startup.user.as_str();
+    let known = config.users.get(user);
+    let mut secret = known.and_then(|u| u.secret.clone());
+    let asked = match how(config, &startup.database).filter(|_| secret.is_none()) {
+        Some(how) => Some(lookup::ask(services, config, &startup.database, &how, user).await?),
+        None => None,
+    };
+    if let Some(found) = &asked {
+        if *found == Found::Nobody && config.profile == Profile::PgBouncer {
+            return Err(Error::NoSuchUser { user: user.to_owned() });
+        }
+        secret = found.clone().secret();
+    }
+    if matches!(method, AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Peer) {
+        let listed = |u: &User| u.listed || config.profile == Profile::Native;
+        let exists = known.is_some_and(listed) || asked.is_some_and(|f| f != Found::Nobody);
+        return if exists { Ok(()) } else { Err(Error::AuthenticationFailed { user: user.to_owned() }) };
+    }
+    let proved = prove_secret(stream, buf, services, method, user, secret.as_ref()).await;
+    if proved.is_err() && asked.is_some() {
+        services.lookups.distrust(&startup.database, user);
+    }
+    proved
+}
+
+/// The rule for this client, where rules decide.
+fn rule<'c>(
+    stream: &Stream,
+    peer: Peer,
+    config: &'c Config,
+    startup: &Startup,
+) -> Result<Option<&'c Rule>, Error> {
+    if config.auth_method != AuthMethod::Hba {
+        return Ok(None);
+    }
+    let address = match peer {
+        Peer::Tcp(a) => Some(a.ip()),
+        Peer::Unix => None,
+    };
+    let tls = stream.tls().is_some();
+    let caller = Caller {
+        address,
+        tls,
+        user: &startup.user,
+        database: &startup.database,
+        physical_replication: startup.replication == Replication::Physical,
+    };
+    let from = address.map_or_else(|| "[local]".to_owned(), |a| a.to_string());
+    let (user, database) = (startup.user.clone(), startup.database.clone());
+    match access::choose(&config.access.hba, &caller) {
+        None => Err(Error::NoHbaRule { from, user, database, tls }),
+        Some(r) if r.method == AuthMethod::Reject => Err(Error::HbaReject { from, user, database, tls }),
+        found => Ok(found),
+    }
+}
+
+/// What the socket and the certificate say, where somebody wants to know it.
+async fn prove_identity(
+    stream: &Stream,
+    config: &Config,
+    rule: Option<&Rule>,
+    method: AuthMethod,
+    user: &str,
+) -> Result<(), Error> {
+    let certificate = rule.is_some_and(|r| r.client_cert != ClientCert::NotAsked);
+    if !certificate && !matches!(method, AuthMethod::Cert | AuthMethod::Peer) {
+        return Ok(());
+    }
+    let leaf = stream.tls().and_then(|c| c.peer_certificates()).and_then(|c| c.first());
+    let mut who = Identity {
+        system_user: None,
+        common_name: leaf.and_then(|c| crate::tls::common_name(c)),
+        distinguished_name: leaf.and_then(|c| crate::tls::distinguished_name(c)),
+    };
+    if let Some((uid, _)) = stream.unix_peer() {
+        // The system may ask a directory over the network.
+        let found = tokio::task::spawn_blocking(move || nix::unistd::User::from_uid(uid.into())).await;
+        who.system_user = found.ok().and_then(Result::ok).flatten().map(|u| u.name);
+    }
+    if rule.is_some_and(|r| !access::certificate_fits(r, &who, user))
+        || (method == AuthMethod::Cert && leaf.is_none())
+    {
+        return Err(Error::CertificateRequired);
+    }
+    match access::proved(method, rule, &config.access.ident, &who, user) {
+        Some(false) => {
+            let method = if method == AuthMethod::Peer { "Peer" } else { "certificate" };
+            Err(Error::IdentityUnproved { method, user: user.to_owned() })
+        }
+        Some(true) | None => Ok(()),
+    }
+}
+
+/// How the secret of an unlisted user of this database is asked for, if at all.
+fn how(config: &Config, database: &str) -> Option<Lookup> {
+    let how = match config.database(database) {
+        Some(db) => db.lookup.clone(),
+        // The console is no database to ask in.
+        None if config.is_console(database) => {
+            Some(&config.access.lookup).filter(|l| l.database.is_some())?.clone()
+        }
+        None => config.access.lookup.clone(),
+    };
+    how.user.is_some().then_some(how)
+}
+
+async fn prove_secret(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    services: &Arc<Services>,
+    method: AuthMethod,
+    user: &str,
+    secret: Option<&Secret>,
+) -> Result<(), Error> {
+    let cached = secret.and_then(|s| services.scram_cache.get(user, s));
+    let mut auth =
+        ClientAuth::new(method, user, secret, &services.mock_secret, cached.as_ref(), &mut rand::rng());
+    let mut action = auth.start();
+    loop {
+        action = match action {
+            Action::Accept => return Ok(()),
+            Action::SendThenAccept(bytes) => {
+                // With a verifier alone, the client's own proof opens the server.
+                if let (Some(s @ Secret::Scram(_)), Some(keys)) = (secret, auth.take_keys()) {
+                    services.passkeys.put(user, s, &keys);
+                }
+                return stream.write_all(&bytes).await.map_err(gone);
+            }
+            Action::Fail(e) => return Err(e),
+            Action::Derive(job) => {
+                // PBKDF2 takes milliseconds: not on a thread that relays.
+                let keys = tokio::task::spawn_blocking(move || job.run())
+                    .await
+                    .map_err(|e| Error::Internal(e.to_string()))?;
+                if method == AuthMethod::ScramSha256
+                    && let Some(s) = secret
+                {
+                    services.scram_cache.put(user, s, &keys);
+                }
+                auth.resume(&keys)
+            }
+            Action::Send(bytes) => {
+                stream.write_all(&bytes).await.map_err(gone)?;
+                let (tag, body) = message(stream, buf).await?;
+                auth.on_message(tag, &body)
+            }
+        };
+    }
+}

@@ -1,0 +1,98 @@
+//! Who may come in, beside the users that are listed. The files of rules and maps: read with the configuration, so that a reload reads them again and a broken one
+//! leaves the old ones in force.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::build::{Builder, source_at};
+use super::problem::ConfigError;
+use super::raw::Table;
+use super::resolved::{Config, Profile};
+use super::{hba, ident};
+use crate::tls::Mode;
+
+/// How a client proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    Trust,
+    Password,
+    Md5,
+    ScramSha256,
+    /// A client's certificate names it.
+    Cert,
+    /// The system names the other end of a Unix socket.
+    Peer,
+    /// Nobody comes in this way.
+    Reject,
+    /// A rule of `auth_hba_file` says which of the others.
+    Hba,
+}
+
+/// Who may come in, beside the users that are listed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    pub hba_file: Option<PathBuf>,
+    pub ident_file: Option<PathBuf>,
+    pub hba: hba::Hba,
+    pub ident: ident::Ident,
+    /// For databases that do not state their own.
+    pub lookup: Lookup,
+    /// How long an answer of `auth_query` holds; zero is for one login.
+    pub lifetime: Duration,
+}
+
+/// How the secrets of users that are not listed are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lookup {
+    /// As whom; without it nobody is asked.
+    pub user: Option<String>,
+    /// Where; otherwise in the database that the client wants.
+    pub database: Option<String>,
+    pub query: Option<String>,
+}
+
+impl Lookup {
+    /// What a database states, over what holds for all.
+    pub fn or(&self, global: &Self) -> Self {
+        Self {
+            user: self.user.clone().or_else(|| global.user.clone()),
+            database: self.database.clone().or_else(|| global.database.clone()),
+            query: self.query.clone().or_else(|| global.query.clone()),
+        }
+    }
+}
+
+impl Builder<'_, '_> {
+    /// Reads what `auth_hba_file` and `auth_ident_file` name. PgBouncer warns of a line that it does not
+    /// understand and goes on without it.
+    pub(super) fn access(&mut self, tree: &Table, config: &mut Config) {
+        let mut problems = Vec::new();
+        if let Some(file) = &config.access.ident_file {
+            config.access.ident = ident::read(&self.context.dir.join(file), &mut problems);
+        }
+        if let Some(file) = &config.access.hba_file {
+            config.access.hba = hba::read(&self.context.dir.join(file), &mut problems);
+        }
+        match self.context.profile {
+            Profile::PgBouncer => self.context.warnings.extend(problems.iter().map(ToString::to_string)),
+            Profile::Native => self.errors.append(&mut problems),
+        }
+        let source = |key: &str| source_at(tree, &[key], &self.context.whole());
+        for rule in &config.access.hba.rules {
+            if let Some(map) = rule.map.as_deref().filter(|m| !config.access.ident.knows(m)) {
+                let why = format!("{}: there is no map \"{}\"", rule.place, map.escape_debug());
+                problems.push(ConfigError::new(&source("auth_ident_file"), "auth_ident_file", why));
+            }
+        }
+        if config.auth_method == AuthMethod::Hba && config.access.hba_file.is_none() {
+            let e = ConfigError::new(&source("auth_method"), "auth_hba_file", "is missing");
+            problems.push(e.allowed("the path of a pg_hba.conf, which auth_method = \"hba\" goes by"));
+        }
+        if config.auth_method == AuthMethod::Cert && config.tls.client.mode < Mode::VerifyCa {
+            let why = "cert needs certificates that are verified";
+            let e = ConfigError::new(&source("auth_method"), "client_tls_mode", why);
+            problems.push(e.allowed("verify-ca or verify-full"));
+        }
+        self.errors.append(&mut problems);
+    }
+}

@@ -1,0 +1,441 @@
+//! `pg_hba.conf`: who may come from where, and how they prove who they are (PostgreSQL documentation, 21.1). Read
+//! here, matched in [`crate::auth::access`].
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::problem::ConfigError;
+use super::raw::Source;
+use super::resolved::AuthMethod;
+
+/// What a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Local,
+    Host,
+    HostSsl,
+    HostNoSsl,
+}
+
+/// One entry of a rule's list of databases or users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    All,
+    /// The database that is called as its user.
+    SameUser,
+    /// A physical replication connection, which is to no database.
+    Replication,
+    Exact(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    Any,
+    /// An address and its mask, as numbers of the family's width.
+    V4(u32, u32),
+    V6(u128, u128),
+}
+
+/// What of a client's certificate a rule asks for beside its method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCert {
+    #[default]
+    NotAsked,
+    VerifyCa,
+    VerifyFull,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// `file:line`.
+    pub place: String,
+    pub kind: Kind,
+    pub databases: Vec<Name>,
+    pub users: Vec<Name>,
+    pub address: Address,
+    pub method: AuthMethod,
+    pub map: Option<String>,
+    /// The whole distinguished name is compared, not the common name.
+    pub whole_name: bool,
+    pub client_cert: ClientCert,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hba {
+    pub rules: Vec<Rule>,
+}
+
+/// A word of a line; a quoted one is no keyword.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Token {
+    pub text: String,
+    pub quoted: bool,
+}
+
+impl Token {
+    fn is(&self, word: &str) -> bool {
+        !self.quoted && self.text == word
+    }
+}
+
+/// How deep files may name files.
+const MAX_DEPTH: usize = 10;
+
+/// Reads a file of rules; a line that cannot be understood is a problem, and no rule.
+pub(super) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Hba {
+    let mut hba = Hba::default();
+    for (source, fields) in lines(path, 0, errors) {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        match rule(&fields, &source.to_string(), dir) {
+            Ok(rule) => hba.rules.push(rule),
+            Err(why) => errors.push(ConfigError::new(&source, "", why)),
+        }
+    }
+    hba
+}
+
+/// The lines of a file and of those that it includes, as lists of words.
+pub(super) fn lines(
+    path: &Path,
+    depth: usize,
+    errors: &mut Vec<ConfigError>,
+) -> Vec<(Source, Vec<Vec<Token>>)> {
+    let name: Arc<str> = path.display().to_string().into();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) if depth <= MAX_DEPTH => text,
+        Ok(_) => {
+            let source = Source::File { path: name, line: None };
+            errors.push(ConfigError::new(&source, "", "files include each other more than 10 deep"));
+            return Vec::new();
+        }
+        Err(e) => {
+            let source = Source::File { path: name, line: None };
+            errors.push(ConfigError::new(&source, "", format!("cannot be read: {e}")));
+            return Vec::new();
+        }
+    };
+    let mut found = Vec::new();
+    let mut rest = text.lines().enumerate();
+    while let Some((i, line)) = rest.next() {
+        let mut line = line.to_owned();
+        // A backslash at the end goes on with the next line.
+        while line.ends_with('\\') {
+            line.pop();
+            line.push_str(rest.next().map_or("", |(_, l)| l));
+        }
+        let source = Source::File { path: name.clone(), line: Some(i + 1) };
+        match fields(&line) {
+            Ok(f) if f.is_empty() => {}
+            Ok(f) => match included(&f, path, depth, errors) {
+                Some(mut lines) => found.append(&mut lines),
+                None => found.push((source, f)),
+            },
+            Err(why) => errors.push(ConfigError::new(&source, "", why)),
+        }
+    }
+    found
+}
+
+/// The lines that an `include` directive stands for; `None` where the line is none.
+fn included(
+    fields: &[Vec<Token>],
+    from: &Path,
+    depth: usize,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Vec<(Source, Vec<Vec<Token>>)>> {
+    let [directive, what] = fields else { return None };
+    let ([directive], [what]) = (directive.as_slice(), what.as_slice()) else { return None };
+    let path = from.parent().unwrap_or(Path::new(".")).join(&what.text);
+    if directive.is("include") || (directive.is("include_if_exists") && path.exists()) {
+        return Some(lines(&path, depth + 1, errors));
+    }
+    if directive.is("include_if_exists") {
+        return Some(Vec::new());
+    }
+    if !directive.is("include_dir") {
+        return None;
+    }
+    let mut files: Vec<_> = match std::fs::read_dir(&path) {
+        Ok(dir) => dir.filter_map(|e| Some(e.ok()?.path())).collect(),
+        Err(e) => {
+            let source = Source::File { path: path.display().to_string().into(), line: None };
+            errors.push(ConfigError::new(&source, "", format!("cannot be read: {e}")));
+            return Some(Vec::new());
+        }
+    };
+    files.retain(|f| {
+        let name = f.file_name().and_then(|n| n.to_str()).unwrap_or(".");
+        name.ends_with(".conf") && !name.starts_with('.')
+    });
+    files.sort();
+    Some(files.iter().flat_map(|f| lines(f, depth + 1, errors)).collect())
+}
+
+/// Splits a line at blanks into fields, and those at commas into words.
+fn fields(line: &str) -> Result<Vec<Vec<Token>>, &'static str> {
+    let mut fields: Vec<Vec<Token>> = Vec::new();
+    let mut chars = line.chars().peekable();
+    // Whether the next word still belongs to the field before it.
+    let mut goes_on = false;
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        let Some(&first) = chars.peek() else { break };
+        if first == '#' {
+            break;
+        }
+        if first == ',' {
+            chars.next();
+            goes_on = !fields.is_empty();
+            continue;
+        }
+        let mut token = Token { text: String::new(), quoted: false };
+        let mut open = false;
+        while let Some(&c) = chars.peek() {
+            if !open && (c.is_whitespace() || c == ',' || c == '#') {
+                break;
+            }
+            chars.next();
+            if c != '"' {
+                token.text.push(c);
+            } else if open && chars.next_if_eq(&'"').is_some() {
+                token.text.push('"');
+            } else {
+                open = !open;
+                token.quoted = true;
+            }
+        }
+        if open {
+            return Err("a quote that is not closed");
+        }
+        match fields.last_mut().filter(|_| goes_on) {
+            Some(field) => field.push(token),
+            None => fields.push(vec![token]),
+        }
+        goes_on = false;
+    }
+    Ok(fields)
+}
+
+fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> {
+    let mut rest = fields.iter();
+    let mut next = |what: &str| rest.next().ok_or_else(|| format!("a rule ends before its {what}"));
+    let one = |field: &[Token], what: &str| match field {
+        [token] => Ok(token.text.clone()),
+        _ => Err(format!("more than one {what}")),
+    };
+    let kind = match one(next("type")?, "type")?.as_str() {
+        "local" => Kind::Local,
+        // There is no GSSAPI here, so that what excludes it always holds.
+        "host" | "hostnogssenc" => Kind::Host,
+        "hostssl" => Kind::HostSsl,
+        "hostnossl" => Kind::HostNoSsl,
+        "hostgssenc" => return Err("hostgssenc: GSSAPI encryption is not spoken here".to_owned()),
+        other => return Err(format!("unknown type of rule: {}", other.escape_debug())),
+    };
+    let databases = names(next("database")?, dir, true)?;
+    let users = names(next("user")?, dir, false)?;
+    let mut address = Address::Any;
+    if kind != Kind::Local {
+        let text = one(next("address")?, "address")?;
+        address = match text.split_once('/') {
+            Some((ip, bits)) => network(ip, bits)?,
+            None if text == "all" => Address::Any,
+            None if text.parse::<IpAddr>().is_ok() => {
+                let mask = one(next("mask")?, "mask")?;
+                masked(&text, &mask)?
+            }
+            None => return Err(format!("address {}: names are not looked up", text.escape_debug())),
+        };
+    }
+    let word = one(next("method")?, "method")?;
+    let method = method(&word)?;
+    if method == AuthMethod::Peer && kind != Kind::Local {
+        return Err("peer is for local rules only".to_owned());
+    }
+    if method == AuthMethod::Cert && matches!(kind, Kind::Local | Kind::HostNoSsl) {
+        return Err("cert is for hostssl rules only".to_owned());
+    }
+    let mut rule = Rule {
+        place: place.to_owned(),
+        kind,
+        databases,
+        users,
+        address,
+        method,
+        map: None,
+        whole_name: false,
+        client_cert: ClientCert::NotAsked,
+    };
+    for field in rest {
+        option(&mut rule, &one(field, "option")?)?;
+    }
+    Ok(rule)
+}
+
+fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
+    let identity = matches!(rule.method, AuthMethod::Cert | AuthMethod::Peer);
+    match text.split_once('=') {
+        Some(("map", map)) if identity => rule.map = Some(map.to_owned()),
+        Some(("clientname", "CN")) => rule.whole_name = false,
+        Some(("clientname", "DN")) => rule.whole_name = true,
+        Some(("clientcert", "verify-ca")) if rule.kind == Kind::HostSsl => {
+            rule.client_cert = ClientCert::VerifyCa;
+        }
+        Some(("clientcert", "verify-full")) if rule.kind == Kind::HostSsl => {
+            rule.client_cert = ClientCert::VerifyFull;
+        }
+        _ => return Err(format!("unknown option of this rule: {}", text.escape_debug())),
+    }
+    Ok(())
+}
+
+fn method(word: &str) -> Result<AuthMethod, String> {
+    Ok(match word {
+        "trust" => AuthMethod::Trust,
+        "reject" => AuthMethod::Reject,
+        "password" | "plain" => AuthMethod::Password,
+        "md5" => AuthMethod::Md5,
+        "scram-sha-256" => AuthMethod::ScramSha256,
+        "cert" => AuthMethod::Cert,
+        "peer" => AuthMethod::Peer,
+        other => return Err(format!("method {} is not supported", other.escape_debug())),
+    })
+}
+
+/// A list of names; `@file` stands for the words of a file beside this one.
+fn names(field: &[Token], dir: &Path, databases: bool) -> Result<Vec<Name>, String> {
+    let mut names = Vec::new();
+    for token in field {
+        match token.text.as_str() {
+            text if token.quoted => names.push(Name::Exact(text.to_owned())),
+            "all" => names.push(Name::All),
+            "sameuser" if databases => names.push(Name::SameUser),
+            "replication" if databases => names.push(Name::Replication),
+            "samerole" | "samegroup" => return Err(membership(&token.text)),
+            text if text.starts_with('+') => return Err(membership(text)),
+            text if text.starts_with('/') => {
+                return Err(format!("{}: patterns are not supported", text.escape_debug()));
+            }
+            text => match text.strip_prefix('@') {
+                Some(file) => names.extend(words(&dir.join(file))?.into_iter().map(Name::Exact)),
+                None => names.push(Name::Exact(text.to_owned())),
+            },
+        }
+    }
+    Ok(names)
+}
+
+fn membership(word: &str) -> String {
+    format!("{}: who is a member of a role is known to the server alone", word.escape_debug())
+}
+
+fn words(path: &Path) -> Result<Vec<String>, String> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
+    let mut all = Vec::new();
+    for line in text.lines() {
+        all.extend(fields(line)?.into_iter().flatten().map(|t| t.text));
+    }
+    Ok(all)
+}
+
+fn network(ip: &str, bits: &str) -> Result<Address, String> {
+    let bad = || format!("not a network: {}/{}", ip.escape_debug(), bits.escape_debug());
+    let bits: u32 = bits.parse().map_err(|_| bad())?;
+    match ip.parse().map_err(|_| bad())? {
+        IpAddr::V4(a) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            Ok(Address::V4(a.to_bits() & mask, mask))
+        }
+        IpAddr::V6(a) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            Ok(Address::V6(a.to_bits() & mask, mask))
+        }
+        _ => Err(bad()),
+    }
+}
+
+fn masked(ip: &str, mask: &str) -> Result<Address, String> {
+    match (ip.parse(), mask.parse()) {
+        (Ok(IpAddr::V4(a)), Ok(IpAddr::V4(m))) => Ok(Address::V4(a.to_bits() & m.to_bits(), m.to_bits())),
+        (Ok(IpAddr::V6(a)), Ok(IpAddr::V6(m))) => Ok(Address::V6(a.to_bits() & m.to_bits(), m.to_bits())),
+        _ => Err(format!("not a mask of {}: {}", ip.escape_debug(), mask.escape_debug())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> (Hba, Vec<String>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hba");
+        std::fs::write(&path, text).expect("a file");
+        std::fs::write(dir.path().join("names"), "one, two\n\"three\" # four\n").expect("a file");
+        std::fs::write(dir.path().join("more"), "local more all trust\n").expect("a file");
+        let mut errors = Vec::new();
+        let hba = read(&path, &mut errors);
+        (hba, errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_form_of_a_rule_is_read() {
+        let (hba, errors) = read_text(
+            "# comment\n\nlocal all all peer map=m # x\nhost a,b , \"all\" u \t10.1.2.3/8 md5\n\
+             host all @names 10.0.0.0 255.0.0.0 reject\nhostssl all all ::1/128 cert clientname=DN map=x\n\
+             hostnossl replication,sameuser all all scram-sha-256\ninclude more\ninclude_if_exists none\n\
+             host \\\nall all all trust\nhostssl all all all md5 clientcert=verify-full\n",
+        );
+        assert_eq!(errors, Vec::<String>::new());
+        let exact = |n: &str| Name::Exact(n.to_owned());
+        let rules = &hba.rules;
+        assert_eq!(rules.len(), 8);
+        assert_eq!(
+            (rules[0].kind, rules[0].method, rules[0].map.as_deref()),
+            (Kind::Local, AuthMethod::Peer, Some("m"))
+        );
+        assert_eq!(rules[1].databases, [exact("a"), exact("b"), exact("all")]);
+        assert_eq!(rules[1].address, Address::V4(0x0a00_0000, 0xff00_0000));
+        assert_eq!(rules[2].users, [exact("one"), exact("two"), exact("three")]);
+        assert_eq!(rules[2].address, Address::V4(0x0a00_0000, 0xff00_0000));
+        assert!(rules[3].whole_name);
+        assert_eq!(rules[4].databases, [Name::Replication, Name::SameUser]);
+        assert_eq!(rules[5].databases, [exact("more")]);
+        assert_eq!(rules[6].method, AuthMethod::Trust);
+        assert_eq!(rules[7].client_cert, ClientCert::VerifyFull);
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_line_and_is_no_rule() {
+        let bad = [
+            "locall all all trust",
+            "local",
+            "local all",
+            "local all all",
+            "host all all trust",
+            "host all all 10.0.0.0 trust",
+            "host all all 10.0.0.0/33 trust",
+            "host all all a.example trust",
+            "local all all what",
+            "host all all all peer",
+            "local all all cert",
+            "hostnossl all all all cert",
+            "local all +g trust",
+            "local samerole all trust",
+            "local all /x trust",
+            "local \"all all trust",
+            "local all all trust map=x",
+            "local all all peer what",
+            "host all all ::/129 trust",
+            "host all all 10.0.0.0 ::1 trust",
+            "local all @none trust",
+            "hostgssenc all all all trust",
+            "include none",
+        ];
+        let (hba, errors) = read_text(&bad.join("\n"));
+        assert_eq!(hba.rules, []);
+        assert_eq!(errors.len(), bad.len(), "{errors:#?}");
+        assert!(errors.iter().any(|e| e.contains("hba:2: ")), "{errors:#?}");
+    }
+}

@@ -1,0 +1,243 @@
+//! `auth_query`: the secrets of users that are not listed, asked of the server on a connection of its own.
+//!
+//! Nothing of a client's reaches that connection but its name, as a bound parameter; its search_path is pg_catalog
+//! (CVE-2025-12819). An answer belongs to one database and one user.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::config::resolved::{Config, Database, HostAddr, Lookup, Profile, Role, Secret};
+use crate::error::Error;
+use crate::pool::{PoolKey, PoolSpec};
+use crate::server::connect::Target;
+use crate::server::own::{Own, OwnError, Rows};
+use crate::services::Services;
+
+/// Who may log in, and until when.
+const QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
+                     FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
+
+/// Answers, and the connections on which they are asked for.
+#[derive(Default)]
+pub struct Lookups {
+    answers: Mutex<HashMap<(String, String), Answer>>,
+    lanes: Mutex<HashMap<(String, String), Arc<Lane>>>,
+}
+
+impl std::fmt::Debug for Lookups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lookups(..)")
+    }
+}
+
+#[derive(Clone)]
+struct Answer {
+    found: Found,
+    /// Nothing once a login has failed with it.
+    at: Option<Instant>,
+}
+
+/// What the server says of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// There is no row.
+    Nobody,
+    /// There is one, and no password lets this user in.
+    NoSecret,
+    Secret(Secret),
+}
+
+impl Found {
+    pub fn secret(self) -> Option<Secret> {
+        match self {
+            Self::Secret(s) => Some(s),
+            Self::Nobody | Self::NoSecret => None,
+        }
+    }
+}
+
+/// One connection, and who asks on it waits for its turn. It belongs to one configuration.
+#[derive(Default)]
+struct Lane(tokio::sync::Mutex<Option<(Arc<Config>, Own)>>);
+
+impl Lookups {
+    /// The last answer, however old: what a pool logs in with.
+    pub fn known(&self, database: &str, user: &str) -> Option<Secret> {
+        self.answer(database, user).and_then(|a| a.found.secret())
+    }
+
+    /// A login failed with it: the next one asks.
+    pub fn distrust(&self, database: &str, user: &str) {
+        if let Some(a) = self.answers.lock().get_mut(&(database.to_owned(), user.to_owned())) {
+            a.at = None;
+        }
+    }
+
+    fn answer(&self, database: &str, user: &str) -> Option<Answer> {
+        self.answers.lock().get(&(database.to_owned(), user.to_owned())).cloned()
+    }
+}
+
+/// What the server says of this user, by an answer that is young enough or by a new one. `database` is that which
+/// the client wants. Not being asked in time is the caller's to notice.
+pub async fn ask(
+    services: &Arc<Services>,
+    config: &Arc<Config>,
+    database: &str,
+    how: &Lookup,
+    user: &str,
+) -> Result<Found, Error> {
+    let began = Clock::now();
+    let oldest = began.checked_sub(config.access.lifetime).unwrap_or(began);
+    let young = |since: Instant| {
+        services.lookups.answer(database, user).filter(|a| a.at.is_some_and(|at| at >= since))
+    };
+    if let Some(a) = young(oldest).filter(|_| !config.access.lifetime.is_zero()) {
+        services.counters.count("auth_lookups_total", "cached");
+        return Ok(a.found);
+    }
+    let (place, asker) =
+        (how.database.as_deref().unwrap_or(database), how.user.as_deref().unwrap_or_default());
+    let lane = services.lookups.lanes.lock().entry((place.to_owned(), asker.to_owned())).or_default().clone();
+    let mut lane = lane.0.lock().await;
+    // Somebody else may have asked the same while we waited.
+    if let Some(a) = young(began) {
+        services.counters.count("auth_lookups_total", "shared");
+        return Ok(a.found);
+    }
+    // Out of its place while it is asked: a login that is given up leaves it in the middle of an answer.
+    let open = lane.take().filter(|(c, _)| Arc::ptr_eq(c, config)).map(|(_, own)| own);
+    let asked = exchange(services, config, place, how, user, open).await;
+    match asked {
+        Ok((found, own)) => {
+            *lane = Some((config.clone(), own));
+            let key = (database.to_owned(), user.to_owned());
+            services
+                .lookups
+                .answers
+                .lock()
+                .insert(key, Answer { found: found.clone(), at: Some(Clock::now()) });
+            let outcome = if found == Found::Nobody { "nobody" } else { "found" };
+            services.counters.count("auth_lookups_total", outcome);
+            Ok(found)
+        }
+        Err(reason) => {
+            services.counters.count("auth_lookups_total", "failed");
+            tracing::warn!(database, auth_user = asker, user = ?user, reason, "auth_query failed");
+            Err(Error::LookupFailed { reason })
+        }
+    }
+}
+
+async fn exchange(
+    services: &Arc<Services>,
+    config: &Config,
+    place: &str,
+    how: &Lookup,
+    user: &str,
+    open: Option<Own>,
+) -> Result<(Found, Own), String> {
+    if services.control.is_disabled(place) {
+        return Err(format!("authentication database \"{place}\" is disabled"));
+    }
+    let sql = how.query.as_deref().unwrap_or(QUERY);
+    if let Some(mut own) = open {
+        match own.query_with(sql, &[Some(user)]).await {
+            Ok(rows) => return Ok((found(&rows)?, own)),
+            Err(e @ OwnError::Refused(_)) => return Err(refused(&e)),
+            // The server may have restarted since: a new connection tells.
+            Err(OwnError::Lost(_)) => {}
+        }
+    }
+    let db = config.database(place).ok_or_else(|| format!("there is no database \"{place}\" to ask in"))?;
+    let mut own = dial(services, config, &db, how).await?;
+    let rows = own.query_with(sql, &[Some(user)]).await.map_err(|e| refused(&e))?;
+    Ok((found(&rows)?, own))
+}
+
+fn refused(e: &OwnError) -> String {
+    format!("error response from auth_query: {e}")
+}
+
+/// One row of a name and a secret.
+fn found(rows: &Rows) -> Result<Found, String> {
+    if rows.columns.len() != 2 {
+        return Err(format!("expected 2 columns from auth_query, not {}", rows.columns.len()));
+    }
+    match rows.rows.as_slice() {
+        [] => Ok(Found::Nobody),
+        [row] => match (row.first(), row.get(1)) {
+            (Some(Some(_)), Some(Some(secret))) if !secret.is_empty() => {
+                Ok(Found::Secret(Secret::classify(secret)))
+            }
+            (Some(Some(_)), _) => Ok(Found::NoSecret),
+            _ => Err("auth_query response contained null user name".to_owned()),
+        },
+        many => Err(format!("auth_query answered {} rows for one user", many.len())),
+    }
+}
+
+/// Logs in as auth_user on the first of the database's hosts that lets it.
+async fn dial(services: &Arc<Services>, config: &Config, db: &Database, how: &Lookup) -> Result<Own, String> {
+    let target = target(config, db, how).ok_or("the database has no server to ask")?;
+    let mut last = "the database has no host".to_owned();
+    for host in db.roles.get(&Role::Primary).map_or(&[][..], |r| r.hosts.as_slice()) {
+        let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
+        match Own::open(HostAddr::clone(host), &target, room).await {
+            Ok(own) => return Ok(own),
+            Err(f) => last = format!("{host}: {}", f.error()),
+        }
+    }
+    Err(last)
+}
+
+fn target(config: &Config, db: &Database, how: &Lookup) -> Option<Target> {
+    let user: Arc<str> = how.user.as_deref()?.into();
+    let key = PoolKey::new(db.name.as_str().into(), user.clone(), Role::Primary);
+    let mut spec = PoolSpec::resolve(config, db, &key)?;
+    spec.server_secret = config.users.get(&*user).and_then(|u| u.secret.clone());
+    spec.server_user = user;
+    let mut target = spec.target();
+    target.on_connect.clear();
+    target.startup = vec![("application_name".to_owned(), "howdah auth_query".to_owned())];
+    // PgBouncer's users have queries that call functions of other schemas by their mere names.
+    if config.profile == Profile::Native || how.query.is_none() {
+        target.startup.push(("search_path".to_owned(), "pg_catalog".to_owned()));
+    }
+    Some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_one_row_of_two_columns() {
+        let rows = |columns: usize, rows: &[&[Option<&str>]]| Rows {
+            columns: vec!["c".to_owned(); columns],
+            rows: rows.iter().map(|r| r.iter().map(|v| v.map(str::to_owned)).collect()).collect(),
+        };
+        assert_eq!(found(&rows(2, &[])), Ok(Found::Nobody));
+        assert_eq!(found(&rows(2, &[&[Some("u"), None]])), Ok(Found::NoSecret));
+        assert_eq!(found(&rows(2, &[&[Some("u"), Some("")]])), Ok(Found::NoSecret), "an empty one is none");
+        assert_eq!(found(&rows(2, &[&[Some("u"), Some("p")]])), Ok(Found::Secret(Secret::classify("p"))));
+        assert!(found(&rows(2, &[&[None, Some("p")]])).is_err());
+        assert!(found(&rows(1, &[])).is_err() && found(&rows(3, &[])).is_err());
+        assert!(found(&rows(2, &[&[Some("u"), None], &[Some("u"), Some("p")]])).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_of_one_database_and_user() {
+        let l = Lookups::default();
+        let answer = Answer { found: Found::Secret(Secret::classify("p")), at: Some(Clock::now()) };
+        l.answers.lock().insert(("d".to_owned(), "u".to_owned()), answer);
+        assert!(l.known("d", "u").is_some());
+        assert_eq!((l.known("e", "u"), l.known("d", "v")), (None, None));
+        l.distrust("d", "u");
+        assert!(l.answer("d", "u").expect("it").at.is_none());
+    }
+}

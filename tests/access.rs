@@ -1,0 +1,172 @@
+//! Who comes in: rules of a pg_hba.conf, maps of names, and secrets that the server is asked for.
+
+#![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
+
+mod common;
+mod kit;
+mod wire;
+
+use common::proxy::Howdah;
+use common::{Options, cluster, shared};
+use wire::raw::Raw;
+use wire::{Dsn, msg};
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+const PASSWORD: &str = "canary-Pa55";
+
+fn login(howdah: &Howdah, user: &str, database: &str, password: &str) -> Result<Raw, String> {
+    let dsn = Dsn { password: Some(password.to_owned()), ..Dsn::local(howdah.port(), user, database) };
+    let mut raw = Raw::connect(&dsn).expect("it accepts");
+    raw.start(&dsn, msg::PROTOCOL_3_0, &[]).map(|()| raw)
+}
+
+fn refused(howdah: &Howdah, user: &str, database: &str, password: &str) -> String {
+    match login(howdah, user, database, password) {
+        Ok(_) => panic!("{user} was let into {database}"),
+        Err(e) => e,
+    }
+}
+
+#[test]
+fn the_first_rule_that_fits_decides_and_a_reload_brings_new_ones() {
+    let Some(cluster) = shared(15) else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hba, socket) = (dir.path().join("hba.conf"), dir.path().join("socket"));
+    std::fs::create_dir(&socket).expect("a directory");
+    let ident = dir.path().join("ident.conf");
+    let me = nix::unistd::User::from_uid(nix::unistd::getuid()).expect("asked").expect("a user").name;
+    std::fs::write(&ident, format!("known {me} app\n")).expect("written");
+    let rules = "local app app peer map=known\nlocal app listed peer\nhost app trusted 127.0.0.1/32 trust\n\
+                 host app barred all reject\nhostssl app all all scram-sha-256\nhost app app 127.0.0.0/8 md5\n";
+    std::fs::write(&hba, rules).expect("written");
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
+         auth_hba_file = \"{}\"\nauth_ident_file = \"{}\"\nunix_socket_dir = \"{}\"\n\
+         [users.app]\npassword = \"{PASSWORD}\"\n[users.trusted]\n[users.barred]\npassword = \"x\"\n[users.listed]\n\
+         [databases.app]\nhost = \"{}\"\npool_size = 2\nuser = \"app\"\n",
+        hba.display(),
+        ident.display(),
+        socket.display(),
+        cluster.tcp()
+    ));
+    let who = |raw: Result<Raw, String>| raw.expect("a login").select("SELECT current_user");
+    assert_eq!(who(login(&howdah, "app", "app", PASSWORD)), ["app"]);
+    assert_eq!(who(login(&howdah, "trusted", "app", "")), ["app"], "trust asks for nothing");
+    assert!(refused(&howdah, "app", "app", "canary-wrong").contains("28P01"));
+    let rejected = refused(&howdah, "barred", "app", "x");
+    assert!(rejected.contains("28000") && rejected.contains("rejects connection"), "{rejected}");
+    let none = refused(&howdah, "listed", "app", "x");
+    assert!(none.contains("28000") && none.contains("no pg_hba.conf entry for host"), "{none}");
+
+    let local = |user: &str| {
+        let mut psql = std::process::Command::new("psql");
+        psql.args(["-XAtw", "-h", &socket.display().to_string(), "-p", &howdah.port().to_string()]);
+        psql.args(["-U", user, "-d", "app", "-c", "SELECT 1"]).env_remove("PGPASSWORD");
+        psql.output()
+    };
+    if let (Ok(mapped), Ok(other)) = (local("app"), local("listed")) {
+        assert_eq!(String::from_utf8_lossy(&mapped.stdout), "1\n", "{mapped:?}");
+        let said = String::from_utf8_lossy(&other.stderr);
+        assert!(said.contains("Peer authentication failed"), "{said}");
+    } else {
+        common::left_out("peer authentication", "there is no psql");
+    }
+
+    // A broken file leaves the old rules in force; a good one is taken.
+    std::fs::write(&hba, "host app all all what\n").expect("written");
+    howdah.hup();
+    howdah.await_log("method what is not supported", SOON);
+    assert_eq!(who(login(&howdah, "trusted", "app", "")), ["app"]);
+    std::fs::write(&hba, "host app trusted all reject\n").expect("written");
+    howdah.hup();
+    while login(&howdah, "trusted", "app", "").is_ok() {}
+    assert!(kit::metric(&howdah, "howdah_clients_rejected_total", &[("code", "hba_reject")]) >= 2.0);
+}
+
+/// What the server says of its roles is enough: no user stands in the configuration but the one who asks.
+fn asked_for(major: u32, method: &str) {
+    let role = |name: &str, how: &str| {
+        format!("SET password_encryption = '{how}'; CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    };
+    let options = Options::default()
+        .hba("host all by_scram 127.0.0.1/32 scram-sha-256")
+        .hba("host all by_md5 127.0.0.1/32 md5")
+        .hba("host all asker 127.0.0.1/32 scram-sha-256")
+        .sql("CREATE DATABASE app")
+        .sql(&role("by_scram", "scram-sha-256"))
+        .sql(&role("by_md5", "md5"))
+        .sql(&role("late", "scram-sha-256"))
+        .sql("ALTER ROLE late VALID UNTIL 'yesterday'")
+        .sql(&role("closed", "scram-sha-256"))
+        .sql("ALTER ROLE closed NOLOGIN")
+        .sql("CREATE ROLE bare LOGIN")
+        .sql(&format!("CREATE ROLE asker SUPERUSER LOGIN PASSWORD '{PASSWORD}-asker'"));
+    let Some(cluster) = cluster(major, options) else { return };
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"{method}\"\n\
+         auth_user = \"asker\"\nlog_level = \"trace\"\n[users.asker]\npassword = \"{PASSWORD}-asker\"\n\
+         [databases.app]\nhost = \"{}\"\npool_size = 3\n[databases.other]\ndbname = \"app\"\nhost = \"{}\"\npool_size = 3\n",
+        cluster.tcp(),
+        cluster.tcp()
+    ));
+    let who = |user: &str, password: &str| {
+        login(&howdah, user, "app", password).map(|mut r| r.select("SELECT current_user"))
+    };
+    assert_eq!(who("by_scram", PASSWORD).expect("the client's own proof opens the server"), ["by_scram"]);
+    if method == "md5" {
+        assert_eq!(who("by_md5", PASSWORD).expect("its md5 secret does"), ["by_md5"]);
+    }
+    // Nobody, an expired role, one without login, one without password and a wrong one all get the same.
+    let wrong = refused(&howdah, "by_scram", "app", "canary-wrong");
+    for user in ["nobody", "late", "closed", "bare", "x' OR '1'='1", "by_scram%", "$1"] {
+        let said = refused(&howdah, user, "app", PASSWORD);
+        assert_eq!(said.replace(user, "by_scram"), wrong, "{user}");
+    }
+    assert_eq!(
+        who("asker", &format!("{PASSWORD}-asker")).expect("who is listed is not asked for"),
+        ["asker"]
+    );
+    assert_eq!(who("by_scram", PASSWORD).expect("asked anew after the wrong one"), ["by_scram"]);
+    // A new password is known as soon as a login with the old answer has failed.
+    let mut direct = cluster.connect(common::SUPERUSER, "postgres").expect("a login");
+    direct.query("ALTER ROLE by_scram PASSWORD 'canary-New'").expect("altered");
+    assert!(who("by_scram", "canary-New").is_err(), "the answer from before still holds");
+    assert_eq!(who("by_scram", "canary-New").expect("asked anew"), ["by_scram"]);
+    assert!(who("by_scram", PASSWORD).is_err());
+    // Nothing of a client's reaches the connection that asks.
+    direct.query("CREATE SCHEMA evil; CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''evil''; END'").expect("made");
+    let dsn =
+        Dsn { password: Some("canary-New".to_owned()), ..Dsn::local(howdah.port(), "by_scram", "other") };
+    let mut raw = Raw::connect(&dsn).expect("it accepts");
+    raw.start(&dsn, msg::PROTOCOL_3_0, &[("search_path", "evil, pg_catalog")])
+        .expect("another database, asked for itself");
+    let path = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'howdah auth_query'";
+    assert_eq!(direct.value(path).ok().as_deref(), Some("2"), "one connection for each database");
+    let log = howdah.log();
+    assert!(!log.contains("canary"), "a secret stands in the log");
+    assert!(!kit::http(howdah.ops_address(), "/metrics").contains("canary"));
+}
+
+#[test]
+fn unlisted_users_come_in_with_scram() {
+    asked_for(15, "scram-sha-256");
+}
+
+#[test]
+fn unlisted_users_come_in_with_md5_on_18() {
+    asked_for(18, "md5");
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_is_an_honest_error() {
+    let Some(cluster) = shared(15) else { return };
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\n\
+         auth_user = \"app\"\nauth_query = \"SELECT 1\"\n[users.app]\npassword = \"x\"\n\
+         [databases.app]\nhost = \"{}\"\npool_size = 3\n",
+        cluster.tcp()
+    ));
+    let said = refused(&howdah, "bob", "app", "x");
+    assert!(said.contains("08006"), "{said}");
+    assert_eq!(kit::metric(&howdah, "howdah_auth_lookups_total", &[("outcome", "failed")]), 1.0);
+}
