@@ -602,3 +602,63 @@ fn f49_plain_text_behind_the_server_s_answer() {
     eventually("the log says why", || howdah.log().contains("received unencrypted data"));
     assert_eq!(metric(&howdah, "howdah_tls_handshake_failures_total", &[("side", "server")]), 1.0);
 }
+
+/// Both sides bind their logins to the certificate, as libpq and PostgreSQL do between them.
+fn bound(major: u32) {
+    let Some(lab) = lab() else { return };
+    let hba = [
+        "hostssl app app 127.0.0.1/32 trust",
+        "hostssl app bound 127.0.0.1/32 scram-sha-256",
+        "host app loose 127.0.0.1/32 md5",
+    ];
+    let sql = [
+        "SET password_encryption = 'scram-sha-256'; CREATE ROLE bound LOGIN PASSWORD 'canary-b'",
+        "SET password_encryption = 'md5'; CREATE ROLE loose LOGIN PASSWORD 'canary-l'",
+    ];
+    let Some(cluster) = tls_cluster(major, &lab, &hba, &sql) else { return };
+    let start = |server: &str| {
+        Howdah::start(&format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\n{}{server}\
+             server_channel_binding = \"require\"\n[users.bound]\npassword = \"canary-b\"\n\
+             [users.loose]\npassword = \"canary-l\"\n[databases.app]\nhost = \"{}\"\npool_size = 2\n",
+            client_tls(&lab, "allow"),
+            cluster.tcp()
+        ))
+    };
+    let howdah = start("server_tls_mode = \"require\"\n");
+    let ca = lab.show("ca.crt");
+    let dsn = |port: u16, password: &str, mode: &str, binding: &str| {
+        format!(
+            "host=127.0.0.1 port={port} user=bound password={password} dbname=app sslmode={mode} sslrootcert={ca} \
+             channel_binding={binding}"
+        )
+    };
+    for (password, mode, binding) in [
+        ("canary-b", "verify-full", "require"),
+        ("canary-b", "verify-full", "disable"),
+        ("canary-b", "disable", "require"),
+        ("canary-wrong", "verify-full", "require"),
+    ] {
+        let ask = ["select current_user"];
+        let direct = psql(&dsn(cluster.port(), password, mode, binding), &ask).ok();
+        assert_eq!(psql(&dsn(howdah.port(), password, mode, binding), &ask).ok(), direct, "{mode} {binding}");
+        assert_eq!(direct.is_some(), password == "canary-b" && mode == "verify-full", "{mode} {binding}");
+    }
+    // What a server that asks for less is told: nothing.
+    let dsn = format!("host=127.0.0.1 port={} user=loose password=canary-l dbname=app", howdah.port());
+    let e = psql(&dsn, &["select 1"]).expect_err("md5 binds nothing");
+    assert!(e.contains("server_channel_binding"), "{e}");
+    let plain = start("server_tls_mode = \"disable\"\n");
+    let dsn = format!("host=127.0.0.1 port={} user=loose password=canary-l dbname=app", plain.port());
+    assert!(psql(&dsn, &["select 1"]).is_err(), "without TLS there is nothing to bind to");
+}
+
+#[test]
+fn logins_are_bound_to_the_certificate_on_15() {
+    bound(15);
+}
+
+#[test]
+fn logins_are_bound_to_the_certificate_on_18() {
+    bound(18);
+}

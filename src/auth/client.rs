@@ -4,8 +4,11 @@ use rand::RngCore;
 use subtle::ConstantTimeEq;
 
 use super::message::{self, violation};
+use super::scram::channel::Offer;
 use super::scram::{ScramServer, Step, new_nonce, sha256};
-use super::{DeriveJob, MAX_PASSWORD_MESSAGE, MockSecret, SCRAM_SHA_256, ScramKeys, Verifier, md5};
+use super::{
+    DeriveJob, MAX_PASSWORD_MESSAGE, MockSecret, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramKeys, Verifier, md5,
+};
 use crate::config::resolved::{AuthMethod, Secret};
 use crate::error::Error;
 use crate::proto::encode;
@@ -36,6 +39,8 @@ pub struct ClientAuth {
     user: String,
     state: State,
     keys: Option<ScramKeys>,
+    /// What a channel can be bound to.
+    end_point: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -50,6 +55,7 @@ enum State {
     Preparing {
         server_nonce: String,
         first: Vec<u8>,
+        plus: bool,
     },
     /// The proof is due.
     Challenged(ScramServer),
@@ -97,7 +103,14 @@ impl ClientAuth {
                 Method::Md5(secret.cloned(), salt)
             }
         };
-        Self { user: user.to_owned(), state: State::Start(method), keys: None }
+        Self { user: user.to_owned(), state: State::Start(method), keys: None, end_point: None }
+    }
+
+    /// Over TLS, with the hash of the own certificate: SCRAM-SHA-256-PLUS is on offer.
+    #[must_use]
+    pub fn bound_to(mut self, end_point: Option<Vec<u8>>) -> Self {
+        self.end_point = end_point;
+        self
     }
 
     /// The authentication request.
@@ -110,7 +123,10 @@ impl ClientAuth {
             Method::Refused => return self.accept_if(false),
             Method::Cleartext(_) => Ok(encode::AUTHENTICATION_CLEARTEXT.to_vec()),
             Method::Md5(_, salt) => encode::authentication_md5(*salt),
-            Method::Scram(_) | Method::ScramOfPlain(..) => encode::authentication_sasl(&[SCRAM_SHA_256]),
+            Method::Scram(_) | Method::ScramOfPlain(..) => match self.end_point {
+                Some(_) => encode::authentication_sasl(&[SCRAM_SHA_256_PLUS, SCRAM_SHA_256]),
+                None => encode::authentication_sasl(&[SCRAM_SHA_256]),
+            },
         };
         self.state = State::Asked(method);
         request.map_or_else(Action::Fail, Action::Send)
@@ -145,9 +161,9 @@ impl ClientAuth {
             State::Comparing(verifier) => {
                 Ok(self.accept_if(keys.stored_key().ct_eq(&verifier.stored_key).into()))
             }
-            State::Preparing { server_nonce, first } => {
+            State::Preparing { server_nonce, first, plus } => {
                 let scram = ScramServer::with_nonce(Verifier::from_keys(keys), false, server_nonce);
-                self.on_scram_first(scram, &first)
+                self.on_scram_first(scram, plus, &first)
             }
             _ => Err(Error::Internal("keys that were not asked for".to_owned())),
         };
@@ -170,10 +186,13 @@ impl ClientAuth {
                 let given = message::password(body)?;
                 Ok(self.accept_if(secret.is_some_and(|s| md5::verify(&s, &self.user, salt, given))))
             }
-            Method::Scram(scram) => self.on_scram_first(scram, message::sasl_initial(body)?),
+            Method::Scram(scram) => {
+                let (plus, first) = message::sasl_initial(body)?;
+                self.on_scram_first(scram, plus, first)
+            }
             Method::ScramOfPlain(job, server_nonce) => {
-                let first = message::sasl_initial(body)?.to_vec();
-                self.state = State::Preparing { server_nonce, first };
+                let (plus, first) = message::sasl_initial(body)?;
+                self.state = State::Preparing { server_nonce, first: first.to_vec(), plus };
                 Ok(Action::Derive(job))
             }
             Method::Trust | Method::Refused => violation("unexpected password response"),
@@ -200,7 +219,11 @@ impl ClientAuth {
         self.accept_if(accepted)
     }
 
-    fn on_scram_first(&mut self, mut scram: ScramServer, first: &[u8]) -> Result<Action, Error> {
+    fn on_scram_first(&mut self, mut scram: ScramServer, plus: bool, first: &[u8]) -> Result<Action, Error> {
+        if plus && self.end_point.is_none() {
+            return violation("client selected an invalid SASL authentication mechanism");
+        }
+        scram.offered(Offer { end_point: self.end_point.clone(), plus });
         let step = scram.on_initial(first)?;
         self.on_step(step, scram)
     }

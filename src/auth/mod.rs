@@ -21,5 +21,6 @@ pub use verifier::{MockSecret, Verifier};
 pub const MAX_PASSWORD_MESSAGE: usize = 65_535;
 /// Longest SCRAM message that is read from a client (`PG_MAX_SASL_MESSAGE_LENGTH`).
 pub const MAX_SASL_MESSAGE: usize = 1024;
-/// The mechanism on offer. `SCRAM-SHA-256-PLUS` needs TLS and the hash of its certificate.
 pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
+/// The same, bound to the TLS channel: it needs the hash of the server's certificate.
+pub const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";

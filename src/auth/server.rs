@@ -3,9 +3,10 @@
 use rand::RngCore;
 
 use super::message;
+use super::scram::channel::Binding;
 use super::scram::{ClientStep, ScramClient, ScramError};
-use super::{DeriveJob, SCRAM_SHA_256, ScramKeys, md5};
-use crate::config::resolved::Secret;
+use super::{DeriveJob, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramKeys, md5};
+use crate::config::resolved::{ChannelBinding, Secret};
 use crate::error::Error;
 use crate::proto::encode;
 
@@ -53,6 +54,10 @@ pub struct ServerAuth {
     cleartext: Cleartext,
     scram: ScramClient,
     can_scram: bool,
+    binding: ChannelBinding,
+    end_point: Option<Vec<u8>>,
+    /// The mechanism with channel binding was chosen.
+    plus: bool,
     state: State,
 }
 
@@ -90,8 +95,19 @@ impl ServerAuth {
             cleartext,
             can_scram: password.is_some() || cached.is_some(),
             scram: ScramClient::new(password, cached, rng),
+            binding: ChannelBinding::Prefer,
+            end_point: None,
+            plus: false,
             state: State::Start,
         }
+    }
+
+    /// What to do about the channel; `end_point` is the hash of the server's certificate, where there is TLS.
+    #[must_use]
+    pub fn bound_to(mut self, binding: ChannelBinding, end_point: Option<Vec<u8>>) -> Self {
+        self.binding = binding;
+        self.end_point = end_point;
+        self
     }
 
     /// The body of a message of type `R`.
@@ -101,10 +117,16 @@ impl ServerAuth {
             return self.broken("the server sent an authentication message without a code");
         };
         let action = match (u32::from_be_bytes(*code), state) {
+            (0, State::Start | State::Answered | State::Proved)
+                if self.binding == ChannelBinding::Require && !self.plus =>
+            {
+                Err(self.unbound())
+            }
             (0, State::Start | State::Answered | State::Proved) if rest.is_empty() => {
                 Ok(ServerAction::Accept)
             }
             (0, State::Scram) => Err(self.protocol("the server ended SCRAM before it proved itself")),
+            (3 | 5, State::Start) if self.binding == ChannelBinding::Require => Err(self.unbound()),
             (3, State::Start) if rest.is_empty() => self.on_cleartext(),
             (5, State::Start) => self.on_md5(rest),
             (10, State::Start) => self.on_sasl(rest),
@@ -159,11 +181,22 @@ impl ServerAuth {
     fn on_sasl(&mut self, mechanisms: &[u8]) -> Result<ServerAction, Error> {
         match message::offers_scram(mechanisms) {
             None => Err(self.protocol("the server sent a bad list of SASL mechanisms")),
-            Some(false) => Err(self.unanswerable("SASL other than SCRAM-SHA-256")),
-            Some(true) if !self.can_scram => Err(self.unanswerable(SCRAM_SHA_256)),
-            Some(true) => {
+            Some((false, false)) => Err(self.unanswerable("SASL other than SCRAM-SHA-256")),
+            Some(_) if !self.can_scram => Err(self.unanswerable(SCRAM_SHA_256)),
+            Some((scram, plus)) => {
+                let wanted = self.end_point.take().filter(|_| self.binding != ChannelBinding::Disable);
+                let binding = match (wanted, plus) {
+                    (Some(hash), true) => Binding::EndPoint(hash),
+                    _ if self.binding == ChannelBinding::Require => return Err(self.unbound()),
+                    _ if !scram => return Err(self.unanswerable("SASL other than SCRAM-SHA-256")),
+                    (Some(_), false) => Binding::NotOffered,
+                    (None, _) => Binding::None,
+                };
+                self.plus = matches!(binding, Binding::EndPoint(_));
+                let mechanism = if self.plus { SCRAM_SHA_256_PLUS } else { SCRAM_SHA_256 };
+                self.scram.bind(binding);
                 self.state = State::Scram;
-                encode::sasl_initial(SCRAM_SHA_256, &self.scram.first()).map(ServerAction::Send)
+                encode::sasl_initial(mechanism, &self.scram.first()).map(ServerAction::Send)
             }
         }
     }
@@ -194,6 +227,10 @@ impl ServerAuth {
             ScramError::Unanswerable => self.unanswerable(SCRAM_SHA_256),
             ScramError::Server(reason) => self.protocol(&reason),
         }
+    }
+
+    fn unbound(&self) -> Error {
+        self.unanswerable("login without the channel binding that server_channel_binding requires")
     }
 
     fn unanswerable(&self, method: &str) -> Error {

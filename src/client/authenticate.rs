@@ -21,6 +21,7 @@ pub(super) async fn authenticate(
     services: &Arc<Services>,
     config: &Arc<Config>,
     startup: &Startup,
+    end_point: Option<Vec<u8>>,
 ) -> Result<(), Error> {
     let rule = rule(stream, peer, config, startup)?;
     let method = rule.map_or(config.auth_method, |r| r.method);
@@ -43,7 +44,7 @@ pub(super) async fn authenticate(
         let exists = known.is_some_and(listed) || asked.is_some_and(|f| f != Found::Nobody);
         return if exists { Ok(()) } else { Err(Error::AuthenticationFailed { user: user.to_owned() }) };
     }
-    let proved = prove_secret(stream, buf, services, method, user, secret.as_ref()).await;
+    let proved = prove_secret(stream, buf, services, method, user, secret.as_ref(), end_point).await;
     if proved.is_err() && asked.is_some() {
         services.lookups.distrust(&startup.database, user);
     }
@@ -138,10 +139,12 @@ async fn prove_secret(
     method: AuthMethod,
     user: &str,
     secret: Option<&Secret>,
+    end_point: Option<Vec<u8>>,
 ) -> Result<(), Error> {
     let cached = secret.and_then(|s| services.scram_cache.get(user, s));
     let mut auth =
-        ClientAuth::new(method, user, secret, &services.mock_secret, cached.as_ref(), &mut rand::rng());
+        ClientAuth::new(method, user, secret, &services.mock_secret, cached.as_ref(), &mut rand::rng())
+            .bound_to(end_point);
     let mut action = auth.start();
     loop {
         action = match action {

@@ -89,7 +89,11 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
         config.pool_settings(&db, &startup.user, Role::Primary).client_login_timeout
     });
     let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
-    match tokio::time::timeout(left, admit(&mut stream, peer, services, startup, &mut buf)).await {
+    // Of the certificate that this client was shown, whatever a reload has brought since.
+    let acceptor = config.tls.acceptor.as_ref().filter(|_| stream.tls().is_some());
+    let end_point = acceptor.and_then(|a| a.end_point().map(<[u8]>::to_vec));
+    let admitted = admit(&mut stream, peer, services, startup, &mut buf, end_point);
+    match tokio::time::timeout(left, admitted).await {
         Ok(Ok(Admitted::Session(mut session, places))) => {
             let took = Clock::now().saturating_duration_since(started).as_micros() as u64;
             services.logins.lock().add(took);
@@ -280,6 +284,7 @@ async fn admit(
     services: &Arc<Services>,
     startup: Startup,
     buf: &mut Vec<u8>,
+    end_point: Option<Vec<u8>>,
 ) -> Result<Admitted, Error> {
     let config = services.config();
     let console = config.is_console(&startup.database);
@@ -291,7 +296,7 @@ async fn admit(
         stream.write_all(&bytes).await.map_err(gone)?;
     }
     if !trusted {
-        authenticate(stream, buf, peer, services, &config, &startup).await?;
+        authenticate(stream, buf, peer, services, &config, &startup, end_point).await?;
     }
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;

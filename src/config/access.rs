@@ -28,6 +28,15 @@ pub enum AuthMethod {
     Hba,
 }
 
+/// What is asked of a server about the channel, as libpq's `channel_binding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChannelBinding {
+    Disable,
+    #[default]
+    Prefer,
+    Require,
+}
+
 /// Who may come in, beside the users that are listed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::compat::Compat;
 use super::resolved::{
-    Access, AuthMethod, Capacity, CapacityCheck, Config, Drain, Fleet, Keepalive, Limits, Listen, LogFormat,
-    Notes, PoolMode, PoolSettings, Process, Profile, Tls, TlsFiles,
+    Access, AuthMethod, Capacity, CapacityCheck, ChannelBinding, Config, Drain, Fleet, Keepalive, Limits,
+    Listen, LogFormat, Notes, PoolMode, PoolSettings, Process, Profile, Tls, TlsFiles,
 };
 use crate::tls::Mode;
 
@@ -50,6 +50,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             server: blank_tls(),
             direct: false,
             cleartext: false,
+            binding: ChannelBinding::Prefer,
             acceptor: None,
             connector: None,
         },

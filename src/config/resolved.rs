@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::draft::Draft;
 
-pub use super::access::{Access, AuthMethod, Lookup};
+pub use super::access::{Access, AuthMethod, ChannelBinding, Lookup};
 use super::compat::Compat;
 use crate::tls::{Acceptor, Connector, Mode};
 
@@ -168,6 +168,7 @@ pub struct Tls {
     pub direct: bool,
     /// A server may be sent a password as it is, over TCP without TLS.
     pub cleartext: bool,
+    pub binding: ChannelBinding,
     /// `None` where the mode is `disable`.
     pub acceptor: Option<Arc<Acceptor>>,
     pub connector: Option<Arc<Connector>>,

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::resolved::{AuthMethod, CapacityCheck, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica};
+use super::resolved::{
+    AuthMethod, CapacityCheck, ChannelBinding, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica,
+};
 use super::routing::{Balance, ReadYourWrites};
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
@@ -54,6 +56,14 @@ fn auth_method(word: &str) -> AuthMethod {
         "hba" => AuthMethod::Hba,
         "md5" => AuthMethod::Md5,
         _ => AuthMethod::ScramSha256,
+    }
+}
+
+fn channel_binding(word: &str) -> ChannelBinding {
+    match word {
+        "disable" => ChannelBinding::Disable,
+        "require" => ChannelBinding::Require,
+        _ => ChannelBinding::Prefer,
     }
 }
 
@@ -285,6 +295,11 @@ settings! {
     server_tls_negotiation: GLOBAL, Kind::Word(&["postgres", "direct"]), Is("postgres"),
         "every version of PostgreSQL understands it",
         NewConnections, NATIVE, Config |c, Word(v)| c.tls.direct = *v == "direct";
+    /// Whether a login to a server is bound to its certificate (SCRAM-SHA-256-PLUS): libpq's `channel_binding`. With
+    /// `require`, a server that does not offer it, or asks for anything else, is not logged in to.
+    server_channel_binding: GLOBAL, Kind::Word(&["disable", "prefer", "require"]), Is("prefer"),
+        "as libpq; a server without TLS has nothing to bind to",
+        NewConnections, NATIVE.preset("disable"), Config |c, Word(v)| c.tls.binding = channel_binding(v);
     /// Whether a server that asks for a password as it is gets it over TCP without TLS.
     server_cleartext_password: GLOBAL, Kind::Boolean, Is("false"),
         "anybody on the way could read it",

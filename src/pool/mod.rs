@@ -90,6 +90,7 @@ pub struct PoolSpec {
     pub process: crate::config::resolved::Limits,
     pub tls: Option<Arc<Connector>>,
     pub cleartext: bool,
+    pub binding: crate::config::resolved::ChannelBinding,
     /// Whose ways waiters and logs follow.
     pub pgbouncer: bool,
     /// Each connection goes to the next host.
@@ -138,6 +139,7 @@ impl PoolSpec {
             process: config.limits.clone(),
             tls: config.tls.connector.clone(),
             cleartext: config.tls.cleartext,
+            binding: config.tls.binding,
             pgbouncer: config.profile == Profile::PgBouncer,
             load_balance: db.load_balance,
             servers: config.compat.servers.clone(),
@@ -187,6 +189,7 @@ impl PoolSpec {
             max_message: self.process.max_message_size,
             tls: self.tls.clone(),
             cleartext: self.cleartext,
+            binding: self.binding,
         }
     }
 

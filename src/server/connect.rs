@@ -8,7 +8,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::auth::{Cleartext, ScramKeys, ServerAction, ServerAuth};
 use crate::clock::Clock;
-use crate::config::resolved::{HostAddr, Keepalive, Secret};
+use crate::config::resolved::{ChannelBinding, HostAddr, Keepalive, Secret};
 use crate::error::{Error, ServerError};
 use crate::net::stream::Stream;
 use crate::pool::core::OpenFailure;
@@ -39,6 +39,7 @@ pub struct Target {
     pub tls: Option<Arc<Connector>>,
     /// A password may be sent as it is over TCP without TLS.
     pub cleartext: bool,
+    pub binding: ChannelBinding,
 }
 
 /// Bytes that a login may bring before it is taken for an attack.
@@ -274,8 +275,11 @@ async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Re
         Stream::Tcp(_) => Cleartext::Refuse,
     };
     let host = l.host.to_string();
+    let certificate = l.stream.tls().and_then(|c| c.peer_certificates()).and_then(|c| c.first());
+    let end_point = certificate.and_then(|c| crate::tls::end_point_hash(c));
     let mut auth =
-        ServerAuth::new(&host, &t.user, t.secret.as_ref(), t.keys.clone(), cleartext, &mut rand::rng());
+        ServerAuth::new(&host, &t.user, t.secret.as_ref(), t.keys.clone(), cleartext, &mut rand::rng())
+            .bound_to(t.binding, end_point);
     let mut first = Some(first);
     loop {
         let (tag, body) = match first.take() {

@@ -62,6 +62,7 @@ pub struct Acceptor {
     pub mode: Mode,
     config: Arc<ServerConfig>,
     material: Material,
+    end_point: Option<Vec<u8>>,
 }
 
 impl Acceptor {
@@ -92,7 +93,13 @@ impl Acceptor {
         // libpq resumes no session, and what is kept for one costs memory for each client.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { mode, config: Arc::new(config), material })
+        let end_point = material.certificate.as_deref().and_then(end_point_hash);
+        Ok(Self { mode, config: Arc::new(config), material, end_point })
+    }
+
+    /// What a login can be bound to: see [`end_point_hash`].
+    pub fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
     }
 
     /// A new connection of this side.

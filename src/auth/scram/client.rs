@@ -7,6 +7,7 @@ use rand::RngCore;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::channel::Binding;
 use super::{DeriveJob, ScramKeys, are_extensions, attribute, hmac, is_printable, new_nonce, xor};
 use crate::auth::verifier::{decode_32, parse_iterations};
 
@@ -14,8 +15,6 @@ use crate::auth::verifier::{decode_32, parse_iterations};
 pub const MAX_SERVER_FIRST: usize = 4096;
 /// Largest iteration count that is computed.
 pub const MAX_ITERATIONS: u32 = 100_000;
-
-const GS2_HEADER: &str = "n,,";
 
 /// What follows from a server's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +43,7 @@ pub struct ScramClient {
     cached: Option<ScramKeys>,
     nonce: String,
     client_first_bare: String,
+    binding: Binding,
     state: State,
 }
 
@@ -78,13 +78,19 @@ impl ScramClient {
             cached,
             client_first_bare: format!("n={user},r={nonce}"),
             nonce,
+            binding: Binding::None,
             state: State::Start,
         }
     }
 
+    /// Before the first message.
+    pub fn bind(&mut self, binding: Binding) {
+        self.binding = binding;
+    }
+
     /// client-first-message, for SASLInitialResponse.
     pub fn first(&self) -> Vec<u8> {
-        format!("{GS2_HEADER}{}", self.client_first_bare).into_bytes()
+        format!("{}{}", self.binding.header(), self.client_first_bare).into_bytes()
     }
 
     /// server-first-message: `r=<nonce>,s=<salt>,i=<iterations>`.
@@ -120,7 +126,7 @@ impl ScramClient {
         if !extensions.is_none_or(are_extensions) {
             return broken("a malformed SCRAM extension");
         }
-        let without_proof = format!("c={},r={nonce}", STANDARD.encode(GS2_HEADER));
+        let without_proof = format!("c={},r={nonce}", self.binding.value());
         let auth_message = format!("{},{text},{without_proof}", self.client_first_bare);
         self.state = State::Deriving { auth_message, without_proof, salt: salt.clone(), iterations };
         self.keys_or_job(salt, iterations)

@@ -2,6 +2,7 @@
 //!
 //! No channel binding yet.
 
+pub mod channel;
 mod client;
 mod server;
 

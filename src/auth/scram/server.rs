@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use rand::RngCore;
 use subtle::ConstantTimeEq;
 
+use super::channel::Offer;
 use super::{ScramKeys, are_extensions, attribute, hmac, is_printable, new_nonce, sha256, xor};
 use crate::auth::MAX_SASL_MESSAGE;
 use crate::auth::verifier::{Verifier, decode_32};
@@ -28,6 +29,7 @@ pub struct ScramServer {
     verifier: Verifier,
     is_mock: bool,
     server_nonce: String,
+    offer: Offer,
     state: State,
 }
 
@@ -40,7 +42,7 @@ enum State {
 
 #[derive(Debug)]
 struct Challenge {
-    /// gs2-header as received, in base64: what `c=` must repeat.
+    /// gs2-header as received and what the channel is bound to, in base64: what `c=` must repeat.
     binding: String,
     nonce: String,
     client_first_bare: String,
@@ -54,7 +56,18 @@ impl ScramServer {
     }
 
     pub(in crate::auth) const fn with_nonce(verifier: Verifier, is_mock: bool, server_nonce: String) -> Self {
-        Self { verifier, is_mock, server_nonce, state: State::Start }
+        Self {
+            verifier,
+            is_mock,
+            server_nonce,
+            offer: Offer { end_point: None, plus: false },
+            state: State::Start,
+        }
+    }
+
+    /// What was on offer, and what of it the client chose; before its first message.
+    pub fn offered(&mut self, offer: Offer) {
+        self.offer = offer;
     }
 
     /// client-first-message: `n,,n=<user>,r=<nonce>`. The user name in it does not count, as in PostgreSQL:
@@ -64,7 +77,8 @@ impl ScramServer {
             return malformed("unexpected message");
         }
         let text = text_of(message)?;
-        let (gs2_header, bare) = split_gs2(text)?;
+        let (flag, gs2_header, bare) = split_gs2(text)?;
+        let binding = self.offer.expected(flag, gs2_header).or_else(malformed)?;
         if bare.starts_with("m=") {
             return malformed("client requires an unsupported SCRAM extension");
         }
@@ -80,7 +94,7 @@ impl ScramServer {
         let server_first =
             format!("r={nonce},s={},i={}", STANDARD.encode(&self.verifier.salt), self.verifier.iterations);
         self.state = State::Challenged(Challenge {
-            binding: STANDARD.encode(gs2_header),
+            binding,
             nonce,
             client_first_bare: bare.to_owned(),
             server_first: server_first.clone(),
@@ -134,25 +148,17 @@ impl ScramServer {
     }
 }
 
-/// Splits off gs2-header (RFC 5802, section 7), which has its last comma.
-fn split_gs2(text: &str) -> Result<(&str, &str), Error> {
+/// Splits off gs2-header (RFC 5802, section 7), which has its last comma; its flag comes first.
+fn split_gs2(text: &str) -> Result<(&str, &str, &str), Error> {
     let mut parts = text.splitn(3, ',');
     let (Some(flag), Some(authzid), Some(bare)) = (parts.next(), parts.next(), parts.next()) else {
         return malformed("no gs2-header");
     };
-    match flag {
-        // `y`: the client would bind, and believes that we cannot; we indeed did not offer it.
-        "n" | "y" => {}
-        _ if flag.starts_with("p=") => {
-            return malformed("client requires SCRAM channel binding, but it was not offered");
-        }
-        _ => return malformed("unexpected channel-binding flag"),
-    }
     if !authzid.is_empty() {
         return malformed("client uses authorization identity, but it is not supported");
     }
     let header = text.len().checked_sub(bare.len()).and_then(|at| text.get(..at)).unwrap_or_default();
-    Ok((header, bare))
+    Ok((flag, header, bare))
 }
 
 fn text_of(message: &[u8]) -> Result<&str, Error> {

@@ -68,7 +68,7 @@ fn md5_from_a_password_or_a_hash() {
 fn scram(mut a: ServerAuth) -> (ServerAuth, Vec<u8>) {
     let mut s = ScramServer::new(Verifier::from_keys(&keys()), false, &mut StdRng::seed_from_u64(2));
     let ServerAction::Send(m) = a.on_auth_message(&r(10, OFFER)) else { panic!("no first message") };
-    let first = message::sasl_initial(&m[5..]).unwrap().to_vec();
+    let first = message::sasl_initial(&m[5..]).unwrap().1.to_vec();
     let Ok(Step::Continue(c)) = s.on_initial(&first) else { panic!("no challenge") };
     let mut action = a.on_auth_message(&r(11, &c));
     if let ServerAction::Derive(job) = action {
@@ -130,7 +130,7 @@ fn what_cannot_be_answered() {
     }
     let mut keys_only = auth(None, Some(keys()));
     let ServerAction::Send(m) = keys_only.on_auth_message(&r(10, OFFER)) else { panic!("no first message") };
-    let first = String::from_utf8(message::sasl_initial(&m[5..]).unwrap().to_vec()).unwrap();
+    let first = String::from_utf8(message::sasl_initial(&m[5..]).unwrap().1.to_vec()).unwrap();
     let nonce = first.split_once("r=").unwrap().1;
     let challenge = format!("r={nonce}x,s=c2FsdA==,i=2");
     assert!(is_unanswerable(&keys_only.on_auth_message(&r(11, challenge.as_bytes()))));
