@@ -77,6 +77,18 @@ impl Lookups {
         }
     }
 
+    /// Of roles that exist alone: strangers could fill the memory with names.
+    fn keep(&self, database: &str, user: &str, found: &Found, now: Instant) {
+        let key = (database.to_owned(), user.to_owned());
+        let mut answers = self.answers.lock();
+        match found {
+            Found::Nobody => drop(answers.remove(&key)),
+            Found::NoSecret | Found::Secret(_) => {
+                answers.insert(key, Answer { found: found.clone(), at: Some(now) });
+            }
+        }
+    }
+
     fn answer(&self, database: &str, user: &str) -> Option<Answer> {
         self.answers.lock().get(&(database.to_owned(), user.to_owned())).cloned()
     }
@@ -115,17 +127,14 @@ pub async fn ask(
     match asked {
         Ok((found, own)) => {
             *lane = Some((config.clone(), own));
-            let key = (database.to_owned(), user.to_owned());
-            services
-                .lookups
-                .answers
-                .lock()
-                .insert(key, Answer { found: found.clone(), at: Some(Clock::now()) });
+            services.lookups.keep(database, user, &found, Clock::now());
             let outcome = if found == Found::Nobody { "nobody" } else { "found" };
             services.counters.count("auth_lookups_total", outcome);
             Ok(found)
         }
         Err(reason) => {
+            // A name that leads nowhere leaves nothing either.
+            services.lookups.lanes.lock().remove(&(place.to_owned(), asker.to_owned()));
             services.counters.count("auth_lookups_total", "failed");
             tracing::warn!(database, auth_user = asker, user = ?user, reason, "auth_query failed");
             Err(Error::LookupFailed { reason })
@@ -233,11 +242,14 @@ mod tests {
     #[test]
     fn an_answer_is_of_one_database_and_user() {
         let l = Lookups::default();
-        let answer = Answer { found: Found::Secret(Secret::classify("p")), at: Some(Clock::now()) };
-        l.answers.lock().insert(("d".to_owned(), "u".to_owned()), answer);
+        l.keep("d", "u", &Found::Secret(Secret::classify("p")), Clock::now());
         assert!(l.known("d", "u").is_some());
         assert_eq!((l.known("e", "u"), l.known("d", "v")), (None, None));
         l.distrust("d", "u");
         assert!(l.answer("d", "u").expect("it").at.is_none());
+        l.keep("d", "nobody", &Found::Nobody, Clock::now());
+        assert!(l.answer("d", "nobody").is_none(), "a name that is no role leaves nothing");
+        l.keep("d", "u", &Found::Nobody, Clock::now());
+        assert!(l.answer("d", "u").is_none(), "nor does a role that is gone");
     }
 }

@@ -206,6 +206,8 @@ impl PoolSpec {
             &self.settings.startup,
             &self.settings.on_connect,
             self.tls.as_ref().map(|c| (c.mode, c.direct)),
+            self.binding,
+            self.cleartext,
         )
     }
 }

@@ -1,6 +1,4 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL documentation, 54.3 SASL Authentication), both sides.
-//!
-//! No channel binding yet.
 
 pub mod channel;
 mod client;
