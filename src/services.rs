@@ -192,6 +192,8 @@ pub struct Clients {
     pub logging_in: AtomicUsize,
     per_database: Mutex<HashMap<Arc<str>, usize>>,
     per_user: Mutex<HashMap<Arc<str>, usize>>,
+    /// Logins that succeeded, by database; only of names that are configured, or that matched a pattern.
+    logins: Mutex<HashMap<String, u64>>,
 }
 
 /// A counted place; gives it back when dropped.
@@ -255,6 +257,15 @@ impl Clients {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Somebody has proved who they are.
+    pub fn count_login(&self, database: &str) {
+        *self.logins.lock().entry(database.to_owned()).or_insert(0) += 1;
+    }
+
+    pub fn logins_of(&self, database: &str) -> u64 {
+        self.logins.lock().get(database).copied().unwrap_or(0)
     }
 
     /// Clients of one database, its console apart.

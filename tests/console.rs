@@ -143,19 +143,21 @@ const COLUMNS: &[(&str, &str)] = &[
         "STATS",
         "database:s total_server_assignment_count:n total_xact_count:n total_query_count:n total_received:n \
          total_sent:n total_xact_time:n total_query_time:n total_wait_time:n total_client_parse_count:n \
-         total_server_parse_count:n total_bind_count:n avg_server_assignment_count:n avg_xact_count:n \
-         avg_query_count:n avg_recv:n avg_sent:n avg_xact_time:n avg_query_time:n avg_wait_time:n \
-         avg_client_parse_count:n avg_server_parse_count:n avg_bind_count:n",
+         total_server_parse_count:n total_bind_count:n total_client_login_count:n avg_server_assignment_count:n \
+         avg_xact_count:n avg_query_count:n avg_recv:n avg_sent:n avg_xact_time:n avg_query_time:n avg_wait_time:n \
+         avg_client_parse_count:n avg_server_parse_count:n avg_bind_count:n avg_client_login_count:n",
     ),
     (
         "STATS_TOTALS",
         "database:s server_assignment_count:n xact_count:n query_count:n bytes_received:n bytes_sent:n xact_time:n \
-         query_time:n wait_time:n client_parse_count:n server_parse_count:n bind_count:n",
+         query_time:n wait_time:n client_parse_count:n server_parse_count:n bind_count:n \
+         client_login_count:n",
     ),
     (
         "STATS_AVERAGES",
         "database:s server_assignment_count:n xact_count:n query_count:n bytes_received:n bytes_sent:n xact_time:n \
-         query_time:n wait_time:n avg_client_parse_count:n avg_server_parse_count:n avg_bind_count:n",
+         query_time:n wait_time:n avg_client_parse_count:n avg_server_parse_count:n avg_bind_count:n \
+         avg_client_login_count:n",
     ),
     ("TOTALS", "name:s value:n"),
     ("MEM", "name:s size:i used:i free:i memtotal:i"),

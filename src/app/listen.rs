@@ -296,7 +296,8 @@ async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Opt
         services.counters.count("logins_total", "");
         if config.process.log_connections && config.profile == Profile::PgBouncer {
             let (database, user) = (&ctl.database, &ctl.user);
-            let text = format!("login attempt: db={database} user={user} tls=no replication=no");
+            let tls = ctl.place().tls.map_or_else(|| "no".to_owned(), |t| t.to_string());
+            let text = format!("login attempt: db={database} user={user} tls={tls} replication=no");
             journal::line(services, &Who::client(ctl), text);
         } else if config.process.log_connections {
             tracing::info!(

@@ -208,6 +208,7 @@ async fn signals(
     papers::notify("STOPPING=1");
     tokio::select! {
         () = drain(services, how) => {}
+        () = pauses.follow(services) => {}
         _ = term.recv() => tracing::warn!("second signal: ending at once"),
         _ = int.recv() => tracing::warn!("second signal: ending at once"),
         _ = quit.recv() => tracing::warn!("got SIGQUIT, fast exit"),
@@ -253,6 +254,9 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
             let first = errors.first().map(ToString::to_string).unwrap_or_default();
             services.event("reload_failed", format!("the old configuration stays: {first}"));
             for e in &errors {
+                if services.pgbouncer() && e.is_about_tls() {
+                    tracing::error!("{}", e.as_tls_setup());
+                }
                 tracing::error!("configuration not reloaded: {e}");
             }
             return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));

@@ -1,6 +1,7 @@
 //! SIGUSR1 and SIGUSR2: PAUSE and RESUME for an operator without a console (PgBouncer's manual, "Signals").
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::signal::unix::{Signal as Signals, SignalKind};
 
@@ -23,9 +24,11 @@ impl Pauses {
 
     /// Follows the signals as long as it is polled. A signal has no answer, so what does not apply is logged.
     pub(super) async fn follow(&mut self, services: &Arc<Services>) {
+        let ending = || services.draining.load(Ordering::Relaxed);
         loop {
             tokio::select! {
                 _ = self.pause.recv() => match services.control.halt() {
+                    _ if ending() => tracing::info!("got SIGUSR1 while shutting down, ignoring"),
                     Hold::No => {
                         tracing::info!("got SIGUSR1, pausing all activity");
                         put(services, Hold::Paused);
@@ -33,6 +36,7 @@ impl Pauses {
                     _ => tracing::info!("got SIGUSR1, but already paused or suspended"),
                 },
                 _ = self.resume.recv() => match services.control.halt() {
+                    _ if ending() => tracing::info!("got SIGUSR2 while shutting down, ignoring"),
                     Hold::No => tracing::info!("got SIGUSR2, but not paused or suspended"),
                     _ => {
                         tracing::info!("got SIGUSR2, continuing after a pause");

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::config::CONSOLE;
 use crate::pool::stats::Figures;
 use crate::services::Services;
 
@@ -39,11 +40,15 @@ pub(super) async fn run(services: Arc<Services>) {
 /// What every database stands at.
 fn all(services: &Services) -> HashMap<String, Figures> {
     let config = services.config();
-    let figures = |name: &String| (name.clone(), Figures::of(&services.pools.database_totals(name)));
+    let figures = |name: &String| {
+        let totals = services.pools.database_totals(name);
+        (name.clone(), Figures::of(&totals, services.clients.logins_of(name)))
+    };
     let mut all: HashMap<_, _> = config.databases.keys().map(figures).collect();
     let n = services.control.console_queries.load(Ordering::Relaxed);
-    let console = Figures { transactions: n, queries: n, ..Figures::default() };
-    all.insert("pgbouncer".to_owned(), console);
+    let logins = services.clients.logins_of(CONSOLE);
+    let console = Figures { transactions: n, queries: n, logins, ..Figures::default() };
+    all.insert(CONSOLE.to_owned(), console);
     all
 }
 

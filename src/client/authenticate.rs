@@ -127,7 +127,8 @@ fn how(config: &Config, database: &str) -> Option<Lookup> {
         None if config.is_console(database) => {
             Some(&config.access.lookup).filter(|l| l.database.is_some())?.clone()
         }
-        None => config.access.lookup.clone(),
+        // Nowhere to ask in: the login fails as a wrong password does.
+        None => return None,
     };
     how.user.is_some().then_some(how)
 }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::net::stream::{Peer, Stream};
 use crate::pool::Pool;
 use crate::pool::core::{ConnId, WaiterId};
+use crate::tls::Agreed;
 
 /// Requests to a client's task; bits of [`ClientCtl`]'s signal word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,7 @@ pub struct Place {
     pub local: Option<SocketAddr>,
     /// The process at the other end of a Unix socket.
     pub pid: Option<i32>,
+    pub tls: Option<Agreed>,
 }
 
 impl ClientCtl {
@@ -208,7 +210,8 @@ impl ClientCtl {
 
     pub fn set_place(&self, stream: &Stream) {
         let pid = stream.unix_peer().and_then(|(_, pid)| pid);
-        let _ = self.place.set(Place { local: stream.addresses().0, pid });
+        let tls = stream.tls().and_then(Agreed::of);
+        let _ = self.place.set(Place { local: stream.addresses().0, pid, tls });
     }
 
     pub fn place(&self) -> Place {

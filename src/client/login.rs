@@ -13,6 +13,7 @@ use super::route;
 use super::session::Session;
 use crate::cancel;
 use crate::clock::Clock;
+use crate::config::CONSOLE;
 use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret};
 use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
@@ -39,7 +40,7 @@ pub enum Login {
     Refused,
 }
 
-/// A client of the console, which holds no place and no server.
+/// A client of the console, which holds no server.
 #[derive(Debug)]
 pub struct Visitor {
     pub stream: Stream,
@@ -48,11 +49,13 @@ pub struct Visitor {
     pub early: Vec<u8>,
     /// The user that runs Howdah, over the Unix socket: an admin without a password.
     pub trusted: bool,
+    /// Among the clients of its user and of the console; held as long as it is here.
+    pub places: Vec<Place>,
 }
 
 enum Admitted {
     Session(Box<Session>, Vec<Place>),
-    Console { ctl: Arc<ClientCtl>, trusted: bool },
+    Console { ctl: Arc<ClientCtl>, trusted: bool, places: Vec<Place> },
 }
 
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
@@ -100,8 +103,8 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
             session.start(stream, &buf, places);
             Login::Session(session)
         }
-        Ok(Ok(Admitted::Console { ctl, trusted })) => {
-            Login::Console(Box::new(Visitor { stream, ctl, early: buf, trusted }))
+        Ok(Ok(Admitted::Console { ctl, trusted, places })) => {
+            Login::Console(Box::new(Visitor { stream, ctl, early: buf, trusted, places }))
         }
         Ok(Err(e)) => refuse(&mut stream, services, peer, &e, Some(who)).await,
         Err(_) => timed_out(&mut stream, services, peer, limit, Some(who)).await,
@@ -298,6 +301,9 @@ async fn admit(
     if !trusted {
         authenticate(stream, buf, peer, services, &config, &startup, end_point).await?;
     }
+    if console || config.database(&startup.database).is_some() {
+        services.clients.count_login(if console { CONSOLE } else { &startup.database });
+    }
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
@@ -486,9 +492,11 @@ async fn enter_console(
     if !trusted && !config.may_use_console(&startup.user) {
         return Err(Error::ConsoleNotAllowed { user: startup.user.clone() });
     }
+    let (name, user) = (Arc::from(CONSOLE), Arc::from(startup.user.as_str()));
+    let places = take_places(services, config, config.limits.max_database_client_connections, &user, &name)?;
     let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
     let application: Arc<str> = application.map_or("", |(_, v)| v).into();
-    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
+    let database = startup.database.as_str().into();
     let secret = secret(startup);
     let id = services.clients.next_id();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
@@ -499,7 +507,7 @@ async fn enter_console(
     }
     let welcome = welcome_of(&statuses(&view), &ctl, None)?;
     stream.write_all(&welcome).await.map_err(gone)?;
-    Ok(Admitted::Console { ctl, trusted })
+    Ok(Admitted::Console { ctl, trusted, places })
 }
 
 /// What a CancelRequest must name.
@@ -530,9 +538,13 @@ fn take_places(
     user: &Arc<str>,
     database: &Arc<str>,
 ) -> Result<Vec<Place>, Error> {
-    let admin = config.admin_users.iter().any(|u| **u == **user);
+    let admin = config.admin_users.iter().any(|u| **u == **user)
+        && (config.profile == Profile::Native || config.is_console(database));
     let lift = |l: Option<u32>| if admin { None } else { l };
-    let user_limit = config.users.get(&**user).and_then(|u| u.max_client_connections);
+    let user_limit = config
+        .users
+        .get(&**user)
+        .map_or(config.limits.max_user_client_connections, |u| u.max_client_connections);
     let of = |l: Option<u32>| l.unwrap_or_default() as usize;
     let d = take_place(services, database, false, lift(database_limit)).map_err(|current| {
         Error::TooManyDatabaseClients { database: database.to_string(), current, limit: of(database_limit) }

@@ -57,6 +57,8 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         pool: blank_pool(),
         limits: Limits {
             max_client_connections: 0,
+            max_database_client_connections: None,
+            max_user_client_connections: None,
             reserved_client_connections: 0,
             max_login_connections: 0,
             max_parallel_connects: 0,

@@ -72,6 +72,8 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     builder.auth_file(tree, &global, &mut config);
     builder.access(tree, &mut config);
     config.access.lookup = global.lookup.clone();
+    config.limits.max_database_client_connections = global.max_database_client_connections;
+    config.limits.max_user_client_connections = global.max_user_client_connections;
     builder.ops_token(tree, &global, &mut config);
     builder.tls(tree, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::build::{self, Context};
-use super::ini;
+use super::pgbouncer;
+use super::problem::ConfigError;
 use super::raw::{Node, Source, Table};
 use super::resolved::{Config, Profile};
 use super::setting::{Level, Reload, Setting};
@@ -48,29 +49,28 @@ impl PartialEq for Draft {
 /// the value may be PgBouncer's; Howdah's own names are always understood.
 pub fn with_setting(config: &Config, key: &str, value: &str, pgbouncers: bool) -> Result<Config, String> {
     let global = |s: &&Setting| s.at(Level::Global);
-    let by_pgbouncer = SETTINGS.iter().filter(global).find(|s| pgbouncers && s.pgbouncer.main == Some(key));
-    let (setting, text) = match by_pgbouncer {
-        Some(s) => (s, ini::convert(s, value).map_err(|why| format!("{key}: {why}"))?),
-        None => {
-            let s = SETTINGS.iter().filter(global).find(|s| s.key == key);
-            (
-                s.ok_or_else(|| format!("There is no setting \"{key}\" that can be changed here."))?,
-                value.to_owned(),
-            )
-        }
-    };
-    if setting.reload == Reload::Restart {
+    let mut settings = SETTINGS.iter().filter(global);
+    let theirs = pgbouncers.then(|| settings.clone().find(|s| s.pgbouncer.main == Some(key))).flatten();
+    let setting = theirs.or_else(|| settings.find(|s| s.key == key));
+    if setting.is_some_and(|s| s.reload == Reload::Restart) {
         return Err(format!("{key} can be changed by a restart only."));
     }
     let Some(parts) = &config.notes.draft.0 else {
         return Err("This configuration cannot be changed while it is in force.".to_owned());
     };
     let mut tree = parts.tree.clone();
-    tree.insert(setting.key.to_owned(), Node::loose(text, &Source::Console));
-    build_from(parts, tree)
+    match setting {
+        Some(s) if theirs.is_none() => {
+            tree.insert(s.key.to_owned(), Node::loose(value.to_owned(), &Source::Console));
+        }
+        _ if pgbouncers && pgbouncer::is_key(key) => pgbouncer::set(&mut tree, key, value)?,
+        _ => return Err(format!("There is no setting \"{key}\" that can be changed here.")),
+    }
+    build_from(parts, tree, config)
 }
 
-fn build_from(parts: &Parts, tree: Table) -> Result<Config, String> {
+/// `old` keeps its TLS where that of the new one is not whole yet: certificate and key are set one by one.
+fn build_from(parts: &Parts, tree: Table, old: &Config) -> Result<Config, String> {
     let context = Context {
         origin: parts.origin.clone(),
         dir: parts.dir.clone(),
@@ -81,6 +81,15 @@ fn build_from(parts: &Parts, tree: Table) -> Result<Config, String> {
     };
     let mut errors = Vec::new();
     let mut config = build::build(&tree, context, &mut errors);
+    if parts.profile == Profile::PgBouncer
+        && errors.iter().all(ConfigError::is_about_tls)
+        && !errors.is_empty()
+    {
+        config.tls = old.tls.clone();
+        for e in errors.drain(..) {
+            config.notes.warnings.push(e.as_tls_setup());
+        }
+    }
     if !errors.is_empty() {
         return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     }

@@ -47,3 +47,6 @@ pub use raw::Source;
 pub use resolved::Config;
 pub use summary::{restart_needed, summary};
 pub use value::{Kind, Value};
+
+/// The virtual database whose name PgBouncer reserves.
+pub const CONSOLE: &str = "pgbouncer";

@@ -78,6 +78,59 @@ pub(super) fn read(
     reader.tree
 }
 
+/// Whether a line of `[pgbouncer]` may have this key.
+pub(super) fn is_key(key: &str) -> bool {
+    SETTINGS.iter().any(|s| s.at(Level::Global) && s.pgbouncer.main == Some(key))
+        || ELSEWHERE.iter().any(|(k, _)| *k == key && !k.starts_with("listen_"))
+        || WITHOUT_MEANING.iter().any(|(k, _)| *k == key)
+        || NOT_YET.contains(&key)
+        || key.contains("_tls")
+}
+
+/// One key of `[pgbouncer]` on the console: as on a line of the file.
+pub(super) fn set(tree: &mut Table, key: &str, value: &str) -> Result<(), String> {
+    let line = |key: &str, value: String| Line {
+        section: "pgbouncer".to_owned(),
+        key: key.to_owned(),
+        value,
+        source: Source::Console,
+    };
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let mut reader = Reader {
+        errors: &mut errors,
+        warnings: &mut warnings,
+        tree: std::mem::take(tree),
+        dir: Path::new(""),
+        section: String::new(),
+        main: true,
+    };
+    match key {
+        "client_tls_ciphers" | "client_tls13_ciphers" | "server_tls_ciphers" | "server_tls13_ciphers" => {
+            let side = &key[..6];
+            let both = match reader.tree.get(&format!("{side}_tls_ciphers")).map(|n| &n.raw) {
+                Some(Raw::Loose(t) | Raw::Text(t)) => t.clone(),
+                _ => String::new(),
+            };
+            let of_13 = |c: &&str| c.starts_with("TLS_");
+            let (new, old): (Vec<&str>, Vec<&str>) =
+                both.split(',').filter(|c| !c.is_empty()).partition(of_13);
+            let mut lines = vec![
+                line(&format!("{side}_tls13_ciphers"), new.join(",")),
+                line(&format!("{side}_tls_ciphers"), old.join(",")),
+            ];
+            lines.retain(|l| l.key != key && !l.value.is_empty());
+            lines.push(line(key, value.to_owned()));
+            reader.tls_ciphers(&lines);
+        }
+        _ => reader.main_key(&line(key, value.to_owned())),
+    }
+    *tree = reader.tree;
+    match errors.first() {
+        None => Ok(()),
+        Some(e) => Err(e.to_string()),
+    }
+}
+
 struct Reader<'a> {
     errors: &'a mut Vec<ConfigError>,
     warnings: &'a mut Vec<String>,
@@ -264,7 +317,20 @@ impl Reader<'_> {
                 self.put(&[], &line.key, "secure", &line.source);
             }
             "client_tls_protocols" | "server_tls_protocols" => {
-                self.put(&[], &line.key, &value.replace(':', ","), &line.source);
+                let list = value.replace(':', ",");
+                let old = |w: &&str| w.eq_ignore_ascii_case("tlsv1.0") || w.eq_ignore_ascii_case("tlsv1.1");
+                let (old, new): (Vec<&str>, Vec<&str>) =
+                    list.split(',').map(str::trim).filter(|w| !w.is_empty()).partition(old);
+                if !old.is_empty() {
+                    // What asks for nothing that is spoken here gets what is.
+                    let instead = if new.is_empty() { "; TLS 1.2 and 1.3 are, in their place" } else { "" };
+                    self.warnings.push(format!(
+                        "{}: {}: TLS 1.0 and 1.1 are not offered{instead}",
+                        line.source, line.key
+                    ));
+                }
+                let new = if new.is_empty() { "secure".to_owned() } else { new.join(",") };
+                self.put(&[], &line.key, &new, &line.source);
             }
             _ => return false,
         }

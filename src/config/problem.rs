@@ -51,6 +51,18 @@ impl ConfigError {
         self
     }
 
+    /// Whether a certificate, a key or a word of TLS is at fault.
+    pub fn is_about_tls(&self) -> bool {
+        self.key.starts_with("client_tls_") || self.key.starts_with("server_tls_")
+    }
+
+    /// In PgBouncer's words, which monitoring looks for.
+    pub fn as_tls_setup(&self) -> String {
+        let what =
+            if self.key.ends_with("ciphers") { "failed to set the TLSv1.3 cipher suites: " } else { "" };
+        format!("TLS setup failed: {what}{self}")
+    }
+
     /// The file that the problem is in, if it is in one.
     pub fn file(&self) -> Option<&str> {
         match &self.source {

@@ -189,6 +189,10 @@ pub struct TlsFiles {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     pub max_client_connections: u32,
+    /// Of a database, the console too, that states none.
+    pub max_database_client_connections: Option<u32>,
+    /// Of a user who states none.
+    pub max_user_client_connections: Option<u32>,
     /// Places above `max_client_connections` that only `admin_users` may take.
     pub reserved_client_connections: u32,
     /// Clients that have connected but not finished their login.

@@ -167,6 +167,7 @@ impl Operator<'_> {
 
     fn resume(&self, database: Option<&str>) -> Result<Answer, Refusal> {
         let control = &self.services.control;
+        self.not_ending()?;
         match database {
             None if control.halt() == Hold::No => return Err(Refusal::NotPaused),
             None => {}

@@ -22,8 +22,7 @@ pub struct View {
     wall: SystemTime,
 }
 
-/// The virtual database whose name PgBouncer reserves.
-pub const PGBOUNCER: &str = "pgbouncer";
+pub use crate::config::CONSOLE as PGBOUNCER;
 
 /// Clients of one database and user.
 #[derive(Debug, Clone, Copy, Default)]

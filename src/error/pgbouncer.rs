@@ -67,8 +67,14 @@ pub fn words(error: &Error) -> Option<String> {
     Some(known.to_owned())
 }
 
+/// What stands before a server's own reason for refusing a login, where that is told later.
+pub const LOGIN_FAILED: &str = "server login failed: ";
+
 /// Why a server could not be reached, by PgBouncer's few names.
 pub fn cached(reason: &str) -> &str {
+    if let Some(own) = reason.strip_prefix(LOGIN_FAILED) {
+        return own;
+    }
     if reason.contains("server_connect_timeout") {
         "connect timeout"
     } else if reason.contains("host name") || reason.contains("failed to lookup") {

@@ -48,6 +48,9 @@ pub struct CoreSettings {
     pub restart_grace: Duration,
     /// Ceiling of the backoff.
     pub max_backoff: Duration,
+    /// As PgBouncer does: while logins fail and nothing is open, who asks is refused at once, and one attempt runs
+    /// at a time until one has worked.
+    pub fast_fail: bool,
 }
 
 /// Whether connections are given out and opened.
@@ -89,8 +92,8 @@ struct Tracked<H, T> {
     /// The share of this lease in the time that clients have waited during it.
     caused: Duration,
     expires: Option<Instant>,
-    /// Close at the next release.
-    doomed: bool,
+    /// Close at the next release, and why.
+    doomed: Option<CloseReason>,
     /// What a cancel needs to know of it.
     target: Option<T>,
 }
@@ -117,6 +120,8 @@ struct Waiter<C, W> {
 pub enum WaitEnd {
     TimedOut,
     Failed(Error),
+    /// Nobody was asked: the last attempt failed so.
+    Failing(Error),
     Cancelled,
     /// The pool is being removed.
     Closed,
@@ -166,6 +171,8 @@ pub enum CloseReason {
     /// Another pool that shares a limit needs the room.
     Evicted,
     Reconnect,
+    /// It was opened under another configuration.
+    Reconfigured,
     PoolClosed,
 }
 
@@ -178,6 +185,7 @@ impl CloseReason {
             Self::Paused => "paused",
             Self::Evicted => "evicted",
             Self::Reconnect => "reconnect",
+            Self::Reconfigured => "reconfigured",
             Self::PoolClosed => "pool_closed",
         }
     }
@@ -197,6 +205,11 @@ pub enum OpenFailure {
 }
 
 impl OpenFailure {
+    /// The server is there, and takes nobody yet, or nobody more.
+    fn is_start(&self) -> bool {
+        matches!(self, Self::Transient(Error::ServerLogin(_)))
+    }
+
     pub fn error(&self) -> &Error {
         match self {
             Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,
@@ -274,10 +287,14 @@ pub struct PoolCore<C, W, H, T = ()> {
     last_error: Option<Error>,
     last_failure: Option<Instant>,
     last_tick: Option<Instant>,
+    /// The last attempt failed, other than for a server that is starting or for our own fault.
+    failing: bool,
     /// Waiters were refused because of `last_error`, and nothing has worked since.
     down: bool,
     closed: bool,
     hold: Hold,
+    /// Somebody was refused without an attempt of their own: the next one is made all the same.
+    probe: bool,
     /// Connections that another pool has asked for.
     asked_to_yield: usize,
 }
@@ -299,9 +316,11 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             last_error: None,
             last_failure: None,
             last_tick: None,
+            failing: false,
             down: false,
             closed: false,
             hold: Hold::No,
+            probe: false,
             asked_to_yield: 0,
         }
     }
@@ -433,6 +452,15 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         {
             let lease = self.lease_to(id, now, Some(holder.clone()));
             return Acquire::Granted(Grant { id, lease, conn });
+        }
+        if self.settings.fast_fail
+            && self.failing
+            && self.hold == Hold::No
+            && self.counts.live() == self.counts.opening
+            && let Some(e) = &self.last_error
+        {
+            self.probe = true;
+            return Acquire::Refused(WaitEnd::Failing(e.clone()));
         }
         if self.down
             && self.hold == Hold::No
@@ -622,8 +650,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             CloseReason::PoolClosed
         } else if paused {
             CloseReason::Paused
-        } else if c.doomed {
-            CloseReason::Reconnect
+        } else if let Some(why) = c.doomed {
+            why
         } else if live > max {
             CloseReason::Excess
         } else if asked {
@@ -640,15 +668,20 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// Whether a connection should be opened now. The caller then takes room in the shared limits, calls
     /// [`Self::begin_open`] and dials.
     pub fn wants_open(&self, now: Instant) -> bool {
+        let unsure = self.settings.fast_fail && (self.last_alive.is_none() || self.last_error.is_some());
+        let parallel = if unsure { 1 } else { self.settings.max_parallel_opens };
         if self.closed
             || self.hold != Hold::No
-            || self.counts.opening >= self.settings.max_parallel_opens
+            || self.counts.opening >= parallel
             || self.not_before.is_some_and(|t| now < t)
         {
             return false;
         }
         let tracked = self.counts.tracked();
         if self.counts.live() < self.settings.min && tracked < self.settings.size {
+            return true;
+        }
+        if self.probe && self.counts.opening == 0 && tracked < self.settings.size {
             return true;
         }
         // Connections under repair come back, too, but nobody knows when.
@@ -669,6 +702,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     }
 
     pub fn begin_open(&mut self, now: Instant) -> ConnId {
+        self.probe = false;
         let generation = self.next_generation();
         let index = self.conns.insert(Tracked {
             generation,
@@ -679,7 +713,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             since: now,
             caused: Duration::ZERO,
             expires: None,
-            doomed: false,
+            doomed: None,
             target: None,
         });
         self.counts.opening += 1;
@@ -699,6 +733,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         self.not_before = None;
         self.last_alive = Some(now);
         self.last_error = None;
+        self.failing = false;
         self.down = false;
         if let Some(c) = self.tracked(id) {
             c.expires = expires;
@@ -719,7 +754,11 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     ) -> Effects<C, W> {
         let mut fx = Effects::default();
         self.forget(id);
-        let alive = self.counts.live() > self.counts.opening;
+        // One that will be replaced serves nobody else.
+        let alive = self
+            .conns
+            .iter()
+            .any(|(_, c)| c.doomed.is_none() && !matches!(c.state, State::Opening | State::Closing));
         if alive {
             self.last_alive = Some(now);
         }
@@ -738,6 +777,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             let delay = base.min(self.settings.max_backoff);
             self.not_before = Some(now + delay.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0)));
         }
+        self.failing = !matches!(failure, OpenFailure::Local(_)) && !failure.is_start();
         self.last_error = Some(failure.error().clone());
         self.last_failure = Some(now);
         // Whoever asked for the pause has stopped the server, most likely.
@@ -820,7 +860,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             state: c.state,
             since: c.since,
             holder: c.holder.as_ref(),
-            doomed: c.doomed,
+            doomed: c.doomed.is_some(),
             cancels: c.cancels,
             target: c.target.as_ref(),
         })
@@ -835,6 +875,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     pub fn forget_failures(&mut self) {
         self.failures = 0;
         self.not_before = None;
+        self.failing = false;
         self.down = false;
     }
 
@@ -844,11 +885,11 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     }
 
     /// Closes all that is idle, and everything else at its release.
-    pub fn doom_all(&mut self, fx: &mut Effects<C, W>) {
+    pub fn doom_all(&mut self, why: CloseReason, fx: &mut Effects<C, W>) {
         for (_, c) in &mut self.conns {
-            c.doomed = true;
+            c.doomed = Some(why);
         }
-        self.close_idle(CloseReason::Reconnect, fx);
+        self.close_idle(why, fx);
     }
 
     fn close_idle(&mut self, reason: CloseReason, fx: &mut Effects<C, W>) {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::core::{Effects, ServerState};
+use super::core::{CloseReason, Effects, ServerState};
 use super::{CancelTarget, Pool};
 use crate::client::ctl::ClientCtl;
 use crate::clock::Clock;
 use crate::net::stream::Stream;
+use crate::tls::Agreed;
 
 /// What stays the same while a server connection lasts.
 #[derive(Debug, Clone)]
@@ -19,12 +20,13 @@ pub struct Facts {
     pub opened: Instant,
     pub local: Option<SocketAddr>,
     pub remote: Option<SocketAddr>,
+    pub tls: Option<Agreed>,
 }
 
 impl Facts {
     pub(super) fn of(cancel: CancelTarget, serial: u64, opened: Instant, stream: &Stream) -> Self {
         let (local, remote) = stream.addresses();
-        Self { cancel, serial, opened, local, remote }
+        Self { cancel, serial, opened, local, remote, tls: stream.tls().and_then(Agreed::of) }
     }
 }
 
@@ -80,7 +82,7 @@ impl Pool {
     /// Replaces every server connection: those that are idle now, the others as they come back.
     pub fn reconnect(self: &Arc<Self>) {
         let mut fx = Effects::default();
-        self.inner.lock().core.doom_all(&mut fx);
+        self.inner.lock().core.doom_all(CloseReason::Reconnect, &mut fx);
         fx.look = true;
         self.apply(fx);
     }

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::client::ctl::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
+use crate::error::pgbouncer::LOGIN_FAILED;
 use crate::error::{Error, PoolFigures};
 use crate::journal::{self, Who};
 use crate::metrics::Histogram;
@@ -41,7 +42,9 @@ use crate::server::connect::{self, Target};
 use crate::services::Services;
 use crate::tls::{Connector, Mode};
 
-use self::core::{Acquire, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd};
+use self::core::{
+    Acquire, CloseReason, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd,
+};
 use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
@@ -163,6 +166,7 @@ impl PoolSpec {
             max_parallel_opens: self.process.max_parallel_connects.max(1) as usize,
             restart_grace: s.server_login_retry,
             max_backoff: s.server_login_retry,
+            fast_fail: self.pgbouncer,
         }
     }
 
@@ -205,7 +209,7 @@ impl PoolSpec {
             &self.server_secret,
             &self.settings.startup,
             &self.settings.on_connect,
-            self.tls.as_ref().map(|c| (c.mode, c.direct)),
+            self.tls.as_deref(),
             self.binding,
             self.cleartext,
         )
@@ -496,7 +500,8 @@ impl Pool {
             inner.shortest = sheds.then(|| inner.shortest.take().unwrap_or_default());
             if !same {
                 self.epoch.fetch_add(1, Ordering::Relaxed);
-                inner.core.doom_all(&mut fx);
+                inner.core.doom_all(CloseReason::Reconfigured, &mut fx);
+                inner.core.forget_failures();
             }
         }
         if !same {
@@ -618,7 +623,10 @@ impl Pool {
                     None => Checkout::Wait(waiting),
                 }
             }
-            Err(Acquire::Refused(end)) => Checkout::Refused(self.wait_error(end, now)),
+            Err(Acquire::Refused(end)) => {
+                self.look_at(now);
+                Checkout::Refused(self.wait_error(end, now))
+            }
             Err(Acquire::Granted(_)) => Checkout::Refused(Error::Internal("granted nothing".to_owned())),
         }
     }
@@ -723,6 +731,12 @@ impl Pool {
                 Error::WaitTimeout { waited, limit, figures }
             }
             WaitEnd::Failed(e) => e,
+            WaitEnd::Failing(Error::ServerLogin(e)) => {
+                let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
+                let host = self.current_host().map(|h| h.to_string()).unwrap_or_default();
+                Error::ServerUnreachable { host, reason: format!("{LOGIN_FAILED}{message}") }
+            }
+            WaitEnd::Failing(e) => e,
             WaitEnd::Cancelled => {
                 self.services.counters.count("waiters_cancelled_total", "cancel_request");
                 Error::CancelledWhileWaiting { waited }
@@ -1181,9 +1195,14 @@ impl Pool {
             Error::ServerLogin(e) => {
                 let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
                 journal::warning(&self.services, &who, format_args!("server login failed: FATAL {message}"));
-                "login failed".to_owned()
+                message
             }
             Error::ServerUnreachable { reason, .. } => crate::error::pgbouncer::cached(reason).to_owned(),
+            Error::ServerTls { reason, .. } => {
+                let failed = if reason.contains("certificate") { "certificate verify failed: " } else { "" };
+                journal::warning(&self.services, &who, format_args!("TLS handshake error: {failed}{reason}"));
+                "TLS startup failed".to_owned()
+            }
             e => journal::words(e),
         };
         journal::closing(&self.services, &who, &reason, Duration::ZERO);
@@ -1199,8 +1218,7 @@ impl Pool {
             "idle_timeout" => "server idle timeout",
             "excess" => "too many servers in the pool",
             "evicted" => "evicted",
-            "reconnect" => "close_needed",
-            "reconfigured" => "database configuration changed",
+            "reconnect" | "reconfigured" => "database configuration changed",
             "pool_closed" => "database removed",
             "check_failed" => "test query failed",
             "idle_eof" | "idle_error" | "server_lost" | "eof" | "read_failed" | "write_failed" => {
@@ -1299,7 +1317,11 @@ impl Pool {
         }
         let f = match f {
             // PgBouncer's clients wait for the next attempt, as long as query_wait_timeout lets them.
-            OpenFailure::Unreachable(e) if spec.pgbouncer => OpenFailure::Transient(e),
+            OpenFailure::Unreachable(e) | OpenFailure::Fatal(e @ Error::ServerTls { .. })
+                if spec.pgbouncer =>
+            {
+                OpenFailure::Transient(e)
+            }
             f => f,
         };
         let f = self.patient(f);

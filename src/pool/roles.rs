@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::core::{Effects, OpenFailure, WaitEnd};
+use super::core::{CloseReason, Effects, OpenFailure, WaitEnd};
 use super::registry::Registry;
 use super::{Pool, PoolKey};
 use crate::clock::Clock;
@@ -85,7 +85,7 @@ impl Pool {
         {
             let mut inner = self.inner.lock();
             self.epoch.fetch_add(1, Ordering::Relaxed);
-            inner.core.doom_all(&mut fx);
+            inner.core.doom_all(CloseReason::Reconfigured, &mut fx);
         }
         self.apply(fx);
     }

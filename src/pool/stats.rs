@@ -23,10 +23,12 @@ pub struct Figures {
     pub client_parses: u64,
     pub server_parses: u64,
     pub binds: u64,
+    pub logins: u64,
 }
 
 impl Figures {
-    pub fn of(t: &PoolTotals) -> Self {
+    /// Logins are counted elsewhere: a login can end before it has a pool.
+    pub fn of(t: &PoolTotals, logins: u64) -> Self {
         Self {
             assignments: t.wait.count(),
             transactions: t.transactions,
@@ -39,6 +41,7 @@ impl Figures {
             client_parses: t.client_parses,
             server_parses: t.server_parses,
             binds: t.binds,
+            logins,
         }
     }
 
@@ -55,6 +58,7 @@ impl Figures {
             client_parses: f(self.client_parses, other.client_parses),
             server_parses: f(self.server_parses, other.server_parses),
             binds: f(self.binds, other.binds),
+            logins: f(self.logins, other.logins),
         }
     }
 

@@ -203,6 +203,14 @@ const OPENSSL: &[(&str, &str)] = &[
     ("ECDHE-RSA-CHACHA20-POLY1305", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
 ];
 
+/// What OpenSSL, and so PgBouncer, calls a suite that rustls calls so.
+pub(super) fn openssl_name(suite: &str) -> String {
+    match OPENSSL.iter().find(|(_, iana)| *iana == suite) {
+        Some((openssl, _)) => (*openssl).to_owned(),
+        None => suite.replacen("TLS13_", "TLS_", 1),
+    }
+}
+
 fn read_ciphers(words: &[String], ciphers: &mut Vec<SupportedCipherSuite>) -> Result<(), Problem> {
     for word in words {
         if matches!(word.as_str(), "default" | "secure") {

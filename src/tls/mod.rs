@@ -185,15 +185,26 @@ impl PartialEq for Connector {
     }
 }
 
-/// What a connection agreed on, for logs and `SHOW`: `TLSv1.3/TLS13_AES_256_GCM_SHA384`.
-pub fn described(c: &rustls::Connection) -> String {
-    let version = match c.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        _ => "TLS",
-    };
-    let suite = c.negotiated_cipher_suite().and_then(|s| s.suite().as_str());
-    format!("{version}/{}", suite.unwrap_or("unknown"))
+/// What a connection agreed on, for logs and `SHOW`: `TLSv1.3/TLS_AES_256_GCM_SHA384`, with OpenSSL's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed(rustls::ProtocolVersion, rustls::CipherSuite);
+
+impl Agreed {
+    /// Nothing before the end of the handshake.
+    pub fn of(c: &rustls::Connection) -> Option<Self> {
+        Some(Self(c.protocol_version()?, c.negotiated_cipher_suite()?.suite()))
+    }
+}
+
+impl std::fmt::Display for Agreed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let version = match self.0 {
+            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLS",
+        };
+        write!(f, "{version}/{}", material::openssl_name(self.1.as_str().unwrap_or("unknown")))
+    }
 }
 
 /// The common name of a certificate's subject; the first one where there are several, as PostgreSQL has it.

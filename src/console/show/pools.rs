@@ -43,6 +43,7 @@ struct Together {
     mode: Option<PoolMode>,
     roles: Vec<&'static str>,
     hosts: usize,
+    balanced: bool,
     size: u64,
     reserve: u64,
     last_error: Option<String>,
@@ -64,6 +65,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
         together.mode.get_or_insert(spec.settings.mode);
         together.roles.push(pool.key.role.as_str());
         together.hosts = together.hosts.max(spec.hosts.len());
+        together.balanced |= spec.load_balance;
         together.size += u64::from(spec.settings.size);
         together.reserve += u64::from(spec.settings.reserve_size);
         let error = pool.figures().last_connect_error;
@@ -123,7 +125,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
             t.longest_wait.as_secs(),
             t.longest_wait.subsec_micros(),
             t.mode.map(PoolMode::as_str),
-            (t.hosts > 1).then_some("disable"),
+            (t.hosts > 1).then_some(if t.balanced { "round-robin" } else { "disable" }),
             t.roles.join(","),
             t.size,
             t.reserve,

@@ -17,6 +17,7 @@ pub(in crate::console) const STATS: &[Column] = &[
     numeric("total_client_parse_count"),
     numeric("total_server_parse_count"),
     numeric("total_bind_count"),
+    numeric("total_client_login_count"),
     numeric("avg_server_assignment_count"),
     numeric("avg_xact_count"),
     numeric("avg_query_count"),
@@ -28,6 +29,7 @@ pub(in crate::console) const STATS: &[Column] = &[
     numeric("avg_client_parse_count"),
     numeric("avg_server_parse_count"),
     numeric("avg_bind_count"),
+    numeric("avg_client_login_count"),
 ];
 
 pub(in crate::console) const TOTALS: &[Column] = &[
@@ -43,6 +45,7 @@ pub(in crate::console) const TOTALS: &[Column] = &[
     numeric("client_parse_count"),
     numeric("server_parse_count"),
     numeric("bind_count"),
+    numeric("client_login_count"),
 ];
 
 pub(in crate::console) const AVERAGES: &[Column] = &[
@@ -58,12 +61,13 @@ pub(in crate::console) const AVERAGES: &[Column] = &[
     numeric("avg_client_parse_count"),
     numeric("avg_server_parse_count"),
     numeric("avg_bind_count"),
+    numeric("avg_client_login_count"),
 ];
 
 pub(in crate::console) const SUMS: &[Column] = &[text("name"), numeric("value")];
 
 /// The names in SHOW TOTALS, in the order of [`cells`].
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "server_assignment_count",
     "xact_count",
     "query_count",
@@ -75,9 +79,10 @@ const NAMES: [&str; 11] = [
     "ps_client_parse_count",
     "ps_server_parse_count",
     "ps_bind_count",
+    "client_login_count",
 ];
 
-fn cells(f: &Figures) -> [u64; 11] {
+fn cells(f: &Figures) -> [u64; 12] {
     [
         f.assignments,
         f.transactions,
@@ -90,6 +95,7 @@ fn cells(f: &Figures) -> [u64; 11] {
         f.client_parses,
         f.server_parses,
         f.binds,
+        f.logins,
     ]
 }
 
@@ -107,13 +113,14 @@ fn all(view: &View) -> Vec<Of> {
         .databases
         .keys()
         .map(|name| {
-            let total = Figures::of(&view.totals(name));
+            let total = Figures::of(&view.totals(name), view.services.clients.logins_of(name));
             let (before, over) = statistics.before(name, view.now);
             Of { name: name.clone(), average: total.since(&before).averaged(over), total }
         })
         .collect();
     let n = view.services.control.console_queries.load(std::sync::atomic::Ordering::Relaxed);
-    let total = Figures { transactions: n, queries: n, ..Figures::default() };
+    let logins = view.services.clients.logins_of(PGBOUNCER);
+    let total = Figures { transactions: n, queries: n, logins, ..Figures::default() };
     let (before, over) = statistics.before(PGBOUNCER, view.now);
     let average = total.since(&before).averaged(over);
     all.push(Of { name: PGBOUNCER.to_owned(), total, average });

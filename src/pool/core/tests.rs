@@ -53,6 +53,7 @@ fn settings(size: usize) -> CoreSettings {
         max_parallel_opens: 2,
         restart_grace: ms(1000),
         max_backoff: ms(2000),
+        fast_fail: false,
     }
 }
 
@@ -356,7 +357,7 @@ impl World {
             }
             Op::Doom => {
                 let mut fx = Effects::default();
-                self.core.doom_all(&mut fx);
+                self.core.doom_all(CloseReason::Reconnect, &mut fx);
                 self.apply(fx);
             }
             Op::Hold(n) => {
