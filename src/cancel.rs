@@ -37,23 +37,27 @@ pub async fn request(services: &Arc<Services>, pid: i32, key: &[u8]) {
             wait.notify_one();
             "waiting"
         }
+        Some(Link::Own(pool, to)) => {
+            if claim(services) {
+                delivery = Some(pool.cancel_own(&to));
+                "forwarded"
+            } else {
+                "dropped"
+            }
+        }
         Some(Link::Waiting(pool, id)) => {
             pool.cancel_waiter(id);
             "waiting"
         }
         Some(Link::Leased(pool, id, lease)) => {
-            let limit = services.config().limits.max_cancels_in_flight as usize;
-            let room = |n| (n < limit).then_some(n + 1);
-            // Taken before the dial is even spawned: a flood is dealt with faster than its dials begin.
-            let in_flight = &services.cancels_in_flight;
-            if in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-                "dropped"
-            } else {
+            if claim(services) {
                 delivery = pool.cancel_holder(id, lease);
                 if delivery.is_none() {
-                    in_flight.fetch_sub(1, Ordering::Relaxed);
+                    services.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
                 }
                 if delivery.is_some() { "forwarded" } else { "stale" }
+            } else {
+                "dropped"
             }
         }
     };
@@ -62,6 +66,14 @@ pub async fn request(services: &Arc<Services>, pid: i32, key: &[u8]) {
         let _held = Held::new(services);
         let _ = task.await;
     }
+}
+
+/// One more cancel in flight, if there may be one. Taken before the dial is even spawned: a flood is dealt with
+/// faster than its dials begin.
+fn claim(services: &Services) -> bool {
+    let limit = services.config().limits.max_cancels_in_flight as usize;
+    let room = |n| (n < limit).then_some(n + 1);
+    services.cancels_in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
 }
 
 /// The sender of a cancel that is being delivered: counted among the cancels in flight, which have a limit of their

@@ -38,7 +38,7 @@
 //! | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
 //! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share | tasks |
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
-//! | [`client`] | login, session, and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
+//! | [`client`] | login, session, replication (a server for one client alone), and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
 //! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
 //! | [`doctor`] | `howdah doctor`: advice from the servers' catalogues and a running Howdah's figures | asks servers |
 //! | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |

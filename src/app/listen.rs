@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::client::ctl::ClientCtl;
 use crate::client::login::{self, Login};
+use crate::client::replication::Walsender;
 use crate::clock::Clock;
 use crate::config::compat::Listening;
 use crate::config::resolved::{Config, Profile};
@@ -21,6 +22,7 @@ use crate::error::{Error, Report, Severity, report};
 use crate::journal::{self, Who};
 use crate::net::stream::{Peer, Stream};
 use crate::proto::encode;
+use crate::proto::startup::Replication;
 use crate::services::Services;
 
 /// One bound address.
@@ -239,6 +241,13 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
             };
             (session.ctl.clone(), reason)
         }
+        Some(LoggedIn::Replication(mut sender)) => {
+            counted.logged_in();
+            let ctl = sender.ctl.clone();
+            let ended = std::panic::AssertUnwindSafe(sender.run()).catch_unwind().await;
+            let panicked = |_| services.counters.count("panics_total", "session");
+            (ctl, ended.map_err(panicked).unwrap_or("panic"))
+        }
         Some(LoggedIn::Console(visitor)) => {
             counted.logged_in();
             let ctl = visitor.ctl.clone();
@@ -279,6 +288,7 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
 enum LoggedIn {
     Session(Box<crate::client::session::Session>),
     Console(Box<login::Visitor>),
+    Replication(Box<Walsender>),
 }
 
 async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Option<LoggedIn> {
@@ -297,7 +307,13 @@ async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Opt
         if config.process.log_connections && config.profile == Profile::PgBouncer {
             let (database, user) = (&ctl.database, &ctl.user);
             let tls = ctl.place().tls.map_or_else(|| "no".to_owned(), |t| t.to_string());
-            let text = format!("login attempt: db={database} user={user} tls={tls} replication=no");
+            let replication = match ctl.place().replication {
+                Replication::No => "no",
+                Replication::Physical => "yes",
+                Replication::Logical => "database",
+            };
+            let text =
+                format!("login attempt: db={database} user={user} tls={tls} replication={replication}");
             journal::line(services, &Who::client(ctl), text);
         } else if config.process.log_connections {
             tracing::info!(
@@ -318,6 +334,10 @@ async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Opt
         Login::Console(v) => {
             connected(&v.ctl);
             Some(LoggedIn::Console(v))
+        }
+        Login::Replication(r) => {
+            connected(&r.ctl);
+            Some(LoggedIn::Replication(r))
         }
         Login::Done | Login::Refused => None,
     }

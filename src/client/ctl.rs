@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::net::stream::{Peer, Stream};
-use crate::pool::Pool;
 use crate::pool::core::{ConnId, WaiterId};
+use crate::pool::{CancelTarget, Pool};
+use crate::proto::startup::Replication;
 use crate::tls::Agreed;
 
 /// Requests to a client's task; bits of [`ClientCtl`]'s signal word.
@@ -71,6 +72,8 @@ pub enum Link {
     Waiting(Arc<Pool>, WaiterId),
     /// Stays after the lease has ended: the pool knows by the lease's number that it has.
     Leased(Arc<Pool>, ConnId, u64),
+    /// A connection that is this client's alone.
+    Own(Arc<Pool>, Arc<CancelTarget>),
     /// A command of the console that waits.
     Console(Arc<Notify>),
 }
@@ -107,6 +110,7 @@ pub struct Place {
     /// The process at the other end of a Unix socket.
     pub pid: Option<i32>,
     pub tls: Option<Agreed>,
+    pub replication: Replication,
 }
 
 impl ClientCtl {
@@ -208,10 +212,10 @@ impl ClientCtl {
         *link = Link::Leased(pool.clone(), id, lease);
     }
 
-    pub fn set_place(&self, stream: &Stream) {
+    pub fn set_place(&self, stream: &Stream, replication: Replication) {
         let pid = stream.unix_peer().and_then(|(_, pid)| pid);
         let tls = stream.tls().and_then(Agreed::of);
-        let _ = self.place.set(Place { local: stream.addresses().0, pid, tls });
+        let _ = self.place.set(Place { local: stream.addresses().0, pid, tls, replication });
     }
 
     pub fn place(&self) -> Place {

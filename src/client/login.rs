@@ -1,6 +1,7 @@
 //! From an accepted connection to a session: startup packet, authentication, limits, welcome (PostgreSQL
 //! documentation, 54.2.1 Start-up). The caller bounds the time.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,12 +10,13 @@ use rand::RngCore;
 
 use super::authenticate::authenticate;
 use super::ctl::ClientCtl;
+use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
 use crate::cancel;
 use crate::clock::Clock;
 use crate::config::CONSOLE;
-use crate::config::resolved::{AuthMethod, Config, Profile, Role, Secret};
+use crate::config::resolved::{AuthMethod, Config, Database, Profile, Role, Secret};
 use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
 use crate::net::lane::Lane;
@@ -34,6 +36,7 @@ use crate::tls::{Acceptor, Mode};
 pub enum Login {
     Session(Box<Session>),
     Console(Box<Visitor>),
+    Replication(Box<Walsender>),
     /// A cancel request, or a connection that ended before it said anything.
     Done,
     /// Refused, and told so.
@@ -56,6 +59,7 @@ pub struct Visitor {
 enum Admitted {
     Session(Box<Session>, Vec<Place>),
     Console { ctl: Arc<ClientCtl>, trusted: bool, places: Vec<Place> },
+    Replication(Arc<ClientCtl>, Box<replication::Opened>, Vec<Place>),
 }
 
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
@@ -105,6 +109,9 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
         }
         Ok(Ok(Admitted::Console { ctl, trusted, places })) => {
             Login::Console(Box::new(Visitor { stream, ctl, early: buf, trusted, places }))
+        }
+        Ok(Ok(Admitted::Replication(ctl, opened, places))) => {
+            Login::Replication(Box::new(Walsender::new(services, ctl, stream, *opened, &buf, places)))
         }
         Ok(Err(e)) => refuse(&mut stream, services, peer, &e, Some(who)).await,
         Err(_) => timed_out(&mut stream, services, peer, limit, Some(who)).await,
@@ -307,6 +314,9 @@ async fn admit(
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
+    if startup.replication != Replication::No {
+        return enter_replication(stream, peer, services, &config, &startup).await;
+    }
     let Entered { session, welcome, places } = enter(peer, services, &config, &startup).await?;
     stream.write_all(&welcome).await.map_err(gone)?;
     Ok(Admitted::Session(Box::new(session), places))
@@ -347,8 +357,8 @@ fn may_log_in(
     if services.draining.load(Ordering::Relaxed) {
         return Err(Error::ShuttingDown);
     }
-    if startup.replication != Replication::No {
-        return Err(Error::FeatureNotSupported("replication connections are not supported"));
+    if config.is_console(&startup.database) && startup.replication != Replication::No {
+        return Err(Error::FeatureNotSupported("replication connections to the console are not supported"));
     }
     Ok(())
 }
@@ -380,19 +390,14 @@ pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u
     }
 }
 
-struct Entered {
-    session: Session,
-    welcome: Vec<u8>,
-    places: Vec<Place>,
-}
+type Belongs<'c> = (Cow<'c, Database>, Arc<Pool>, Vec<Place>);
 
-/// After authentication: the pool, the places, the welcome.
-async fn enter(
-    peer: Peer,
+/// Where a client that may come in belongs, and its places there.
+fn pool_of<'c>(
     services: &Arc<Services>,
-    config: &Config,
+    config: &'c Config,
     startup: &Startup,
-) -> Result<Entered, Error> {
+) -> Result<Belongs<'c>, Error> {
     let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
     let db = config.database(&startup.database).ok_or_else(unknown)?;
     if services.control.is_disabled(&startup.database) {
@@ -412,7 +417,45 @@ async fn enter(
         tracing::info!(target: "pgbouncer", "registered new auto-database: {}", startup.database.escape_debug());
     }
     let pool = services.pools.obtain(&key, services).ok_or_else(unknown)?;
+    Ok((db, pool, places))
+}
 
+/// After authentication, for a client that will have a server of its own.
+async fn enter_replication(
+    stream: &mut Stream,
+    peer: Peer,
+    services: &Arc<Services>,
+    config: &Config,
+    startup: &Startup,
+) -> Result<Admitted, Error> {
+    let (_, pool, places) = pool_of(services, config, startup)?;
+    let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
+    let application: Arc<str> = application.map_or("", |(_, v)| v).into();
+    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
+    let secret = key_for_cancel(config, startup);
+    let id = services.clients.next_id();
+    let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
+    ctl.set_place(stream, startup.replication);
+    let (opened, reported) = replication::open(config, startup, &pool, &ctl).await?;
+    let welcome = welcome_of(&statuses(&reported), &ctl, config.compat.login.notify.as_deref())?;
+    stream.write_all(&welcome).await.map_err(gone)?;
+    Ok(Admitted::Replication(ctl, Box::new(opened), places))
+}
+
+struct Entered {
+    session: Session,
+    welcome: Vec<u8>,
+    places: Vec<Place>,
+}
+
+/// After authentication: the pool, the places, the welcome.
+async fn enter(
+    peer: Peer,
+    services: &Arc<Services>,
+    config: &Config,
+    startup: &Startup,
+) -> Result<Entered, Error> {
+    let (db, pool, places) = pool_of(services, config, startup)?;
     let (asked, version) = (asked(startup), pool.version());
     // With its client's address in it, an application_name is one client's alone.
     let own = config.compat.login.application_name_add_host;
@@ -432,12 +475,10 @@ async fn enter(
             (o, a)
         }
     };
-    let secret = match config.compat.peers.own {
-        0 => secret(startup),
-        own => cancel::PeerKey::new(rand::random(), own).bytes().to_vec(),
-    };
+    let secret = key_for_cancel(config, startup);
     let id = services.clients.next_id();
     let now = Clock::now();
+    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, now));
 
     let greeting = match known {
@@ -500,7 +541,7 @@ async fn enter_console(
     let secret = secret(startup);
     let id = services.clients.next_id();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
-    ctl.set_place(stream);
+    ctl.set_place(stream, Replication::No);
     let mut view = ParamSet::default();
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());
@@ -515,6 +556,14 @@ fn secret(startup: &Startup) -> Vec<u8> {
     let mut secret = vec![0; if startup.effective_minor() >= 2 { 32 } else { 4 }];
     rand::rng().fill_bytes(&mut secret);
     secret
+}
+
+/// The same where other instances may be asked for it.
+fn key_for_cancel(config: &Config, startup: &Startup) -> Vec<u8> {
+    match config.compat.peers.own {
+        0 => secret(startup),
+        own => cancel::PeerKey::new(rand::random(), own).bytes().to_vec(),
+    }
 }
 
 /// What a startup packet asks for besides user and database, as a key.

@@ -4,5 +4,6 @@ mod authenticate;
 pub mod ctl;
 mod held;
 pub mod login;
+pub mod replication;
 mod route;
 pub mod session;

@@ -21,6 +21,7 @@ use crate::pool::{Checkout, HotSettings, Lease, Pool};
 use crate::proto::encode;
 use crate::proto::frame::fe;
 use crate::proto::pipeline::TxStatus;
+use crate::proto::startup::Replication;
 use crate::relay::flow::{self, End, Flow, Silent, Timers};
 use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
 use crate::relay::up::{self, Alone};
@@ -81,7 +82,7 @@ impl Session {
 
     /// The login is over; `early` are bytes that the client sent behind it.
     pub fn start(&mut self, stream: Stream, early: &[u8], places: Vec<Place>) {
-        self.ctl.set_place(&stream);
+        self.ctl.set_place(&stream, Replication::No);
         self.stream = Some(stream);
         self.places = places;
         if !early.is_empty() {

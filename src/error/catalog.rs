@@ -86,6 +86,7 @@ samples! {
     Error::ServerTls { .. } =>
         Error::ServerTls { host: "db:5432".to_owned(), reason: "certificate expired".to_owned() };
     Error::ServerLogin(_) => Error::ServerLogin(server_error());
+    Error::ReplicationLogin(_) => Error::ReplicationLogin(server_error());
     Error::ServerAuth { .. } =>
         Error::ServerAuth { method: "SCRAM-SHA-256".to_owned(), user: "alice".to_owned() };
     Error::ServerLost { .. } =>

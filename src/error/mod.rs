@@ -162,6 +162,9 @@ pub enum Error {
     /// The server refused our login; forwarded verbatim.
     #[error("server refused login: {}", .0.summary())]
     ServerLogin(ServerError),
+    /// The same of a replication connection, of which PgBouncer tells less.
+    #[error("server refused the login of a replication connection: {}", .0.summary())]
+    ReplicationLogin(ServerError),
     #[error("server asks for {method} authentication, and no usable secret is configured")]
     ServerAuth { method: String, user: String },
 

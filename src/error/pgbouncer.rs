@@ -45,6 +45,7 @@ pub fn words(error: &Error) -> Option<String> {
         Error::TooManyDatabaseClients { .. } => "client connections exceeded (max_db_client_connections)",
         Error::TooManyUserClients { .. } => "client connections exceeded (max_user_client_connections)",
         Error::UnknownDatabase { database } => return Some(format!("no such database: {database}")),
+        Error::ReplicationLogin(_) => "login failed",
         Error::LoginTimeout { .. } => "client_login_timeout",
         Error::ShuttingDown => "pooler is shutting down",
         Error::WaitTimeout { .. } => "query_wait_timeout",

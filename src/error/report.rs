@@ -258,6 +258,16 @@ pub fn report(error: &Error) -> Report {
             ),
             "Try again shortly; raise max_login_connections if such bursts are expected.",
         ),
+        // What pg_receivewal and pg_basebackup ask for, before version 17 whatever they are told.
+        Error::UnknownDatabase { database } if database == "replication" => h(
+            r(
+                F,
+                S::INVALID_CATALOG_NAME,
+                "unknown_database",
+                format!("database \"{database}\" does not exist"),
+            ),
+            "pg_basebackup and pg_receivewal ask for this name: add [databases.replication] with the server's host, or (from version 17 on) name a database with -d.",
+        ),
         Error::UnknownDatabase { database } => h(
             r(
                 F,
@@ -359,6 +369,10 @@ pub fn report(error: &Error) -> Report {
         Error::ServerLogin(e) => Report {
             verbatim: Some(e.body.clone()),
             ..r(F, S::CANNOT_CONNECT_NOW, "server_login_failed", e.summary())
+        },
+        Error::ReplicationLogin(e) => Report {
+            verbatim: Some(e.body.clone()),
+            ..r(F, S::CANNOT_CONNECT_NOW, "replication_login_failed", e.summary())
         },
         Error::ServerAuth { method, user } => h(
             r(

@@ -210,6 +210,16 @@ impl OpenFailure {
         matches!(self, Self::Transient(Error::ServerLogin(_)))
     }
 
+    /// In the metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Transient(_) => "transient",
+            Self::Local(_) => "local",
+            Self::Unreachable(_) => "unreachable",
+            Self::Fatal(_) => "refused",
+        }
+    }
+
     pub fn error(&self) -> &Error {
         match self {
             Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,

@@ -45,6 +45,7 @@ pub struct Server {
 
 impl Pool {
     pub fn servers(&self) -> Vec<Server> {
+        let own = self.own_servers();
         let inner = self.inner.lock();
         inner
             .core
@@ -57,6 +58,7 @@ impl Pool {
                 cancels: s.cancels,
                 facts: s.target.cloned(),
             })
+            .chain(own)
             .collect()
     }
 
@@ -89,7 +91,7 @@ impl Pool {
 
     /// No server connection is left, nor is one being opened.
     pub fn is_empty(&self) -> bool {
-        self.counts().tracked() == 0
+        self.counts().tracked() == 0 && self.own.lock().is_empty()
     }
 
     /// Server connections that are to be replaced and still there.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Pool;
+use super::direct::Ticket;
+use super::{Pool, PoolKey};
 use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
 
@@ -20,6 +21,8 @@ pub enum LimitKey {
     Host(HostAddr),
     /// Places at a host that all instances share.
     Fleet(HostAddr),
+    /// Of one pool, with the connections that clients of it have for their own.
+    Pool(Box<PoolKey>),
 }
 
 impl std::fmt::Display for LimitKey {
@@ -29,14 +32,22 @@ impl std::fmt::Display for LimitKey {
             Self::User(u) => write!(f, "max_connections of user {u}"),
             Self::Host(_) => write!(f, "max_host_connections"),
             Self::Fleet(_) => write!(f, "fleet.budget"),
+            Self::Pool(_) => write!(f, "pool_size, with replication connections,"),
         }
     }
+}
+
+/// Who looks again when something is given back.
+#[derive(Debug)]
+enum Starved {
+    Pool(Weak<Pool>),
+    Ticket(Weak<Ticket>),
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     used: HashMap<LimitKey, usize>,
-    starved: VecDeque<Weak<Pool>>,
+    starved: VecDeque<Starved>,
     /// Hosts that cannot be reached, for all pools that dial them.
     down: HashMap<HostAddr, HostDown>,
     /// Hosts that cannot carry what the configuration allows, and what they can.
@@ -101,7 +112,7 @@ impl Ledger {
             let used = inner.used.get(key).copied().unwrap_or(0);
             let cap = match key {
                 LimitKey::Host(h) => inner.caps.get(h).copied(),
-                LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) => None,
+                LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) | LimitKey::Pool(_) => None,
             };
             if let Some(limit) = limit.iter().copied().chain(cap).min()
                 && used >= limit
@@ -111,7 +122,7 @@ impl Ledger {
         }
         let at = wanted.iter().find_map(|(key, _)| match key {
             LimitKey::Host(h) => Some(h.clone()),
-            LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) => None,
+            LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) | LimitKey::Pool(_) => None,
         });
         if let Some(host) = &at {
             let places = inner.places.entry(host.clone()).or_default();
@@ -215,22 +226,36 @@ impl Ledger {
     pub(super) fn starve(&self, pool: &Arc<Pool>) {
         let mut inner = self.inner.lock();
         let weak = Arc::downgrade(pool);
-        if !inner.starved.iter().any(|w| w.ptr_eq(&weak)) {
-            inner.starved.push_back(weak);
+        if !inner.starved.iter().any(|s| matches!(s, Starved::Pool(w) if w.ptr_eq(&weak))) {
+            inner.starved.push_back(Starved::Pool(weak));
         }
+    }
+
+    pub(super) fn starve_ticket(&self, ticket: &Arc<Ticket>) {
+        self.inner.lock().starved.push_back(Starved::Ticket(Arc::downgrade(ticket)));
+    }
+
+    /// Takes it out of the queue; whether it was there.
+    pub(super) fn forget_ticket(&self, ticket: &Arc<Ticket>) -> bool {
+        let mut inner = self.inner.lock();
+        let before = inner.starved.len();
+        let weak = Arc::downgrade(ticket);
+        inner.starved.retain(|s| !matches!(s, Starved::Ticket(w) if w.ptr_eq(&weak)));
+        inner.starved.len() != before
     }
 
     /// Who has just been served is the last to be served again.
     fn put_last(&self, pool: &Arc<Pool>) {
         let mut inner = self.inner.lock();
         let weak = Arc::downgrade(pool);
-        if let Some(at) = inner.starved.iter().position(|w| w.ptr_eq(&weak)) {
+        let same = |s: &Starved| matches!(s, Starved::Pool(w) if w.ptr_eq(&weak));
+        if let Some(at) = inner.starved.iter().position(same) {
             inner.starved.remove(at);
-            inner.starved.push_back(weak);
+            inner.starved.push_back(Starved::Pool(weak));
         }
     }
 
-    fn give_back(&self, room: &Room) -> Vec<Arc<Pool>> {
+    fn give_back(&self, room: &Room) -> VecDeque<Starved> {
         let mut inner = self.inner.lock();
         if let Some(p) = room.at.as_ref().and_then(|h| inner.places.get_mut(h)) {
             if room.arrived {
@@ -250,7 +275,7 @@ impl Ledger {
                 }
             }
         }
-        std::mem::take(&mut inner.starved).into_iter().filter_map(|w| w.upgrade()).collect()
+        std::mem::take(&mut inner.starved)
     }
 }
 
@@ -270,8 +295,13 @@ impl Drop for Room {
     fn drop(&mut self) {
         if let Some(s) = self.services.upgrade() {
             // Each looks again, in the order in which they found no room; who still finds none queues anew.
-            let mut served = s.ledger.give_back(self);
-            served.retain(Pool::look);
+            let mut served = Vec::new();
+            for starved in s.ledger.give_back(self) {
+                match starved {
+                    Starved::Pool(p) => served.extend(p.upgrade().filter(Pool::look)),
+                    Starved::Ticket(t) => drop(t.upgrade().map(|t| t.look())),
+                }
+            }
             for pool in &served {
                 s.ledger.put_last(pool);
             }

@@ -5,6 +5,7 @@
 
 mod close;
 pub mod core;
+pub mod direct;
 pub mod greeting;
 pub mod holders;
 pub mod inspect;
@@ -138,6 +139,10 @@ impl PoolSpec {
             limits: vec![
                 (LimitKey::Database(key.database.clone()), db.max_connections.map(|n| n as usize)),
                 (LimitKey::User(key.user.clone()), user.and_then(|u| u.max_connections).map(|n| n as usize)),
+                (
+                    LimitKey::Pool(Box::new(key.clone())),
+                    (settings.size > 0).then_some((settings.size + settings.reserve_size) as usize),
+                ),
             ],
             process: config.limits.clone(),
             tls: config.tls.connector.clone(),
@@ -350,6 +355,8 @@ pub struct Pool {
     told: Mutex<holders::Told>,
     /// Transactions that have been idle for longer than leak_threshold.
     pub leaking: AtomicUsize,
+    /// Connections of clients' own, see [`direct`].
+    own: Mutex<Vec<inspect::Server>>,
 }
 
 /// How long a client held a connection and what it did with it.
@@ -370,6 +377,7 @@ impl Pool {
             queries,
             told: Mutex::default(),
             leaking: AtomicUsize::new(0),
+            own: Mutex::default(),
             inner: Mutex::new(Inner {
                 core: PoolCore::new(spec.core()),
                 totals: PoolTotals::default(),
@@ -437,7 +445,10 @@ impl Pool {
     }
 
     pub fn counts(&self) -> Counts {
-        self.inner.lock().core.counts()
+        let own = self.own.lock().len();
+        let mut c = self.inner.lock().core.counts();
+        c.leased += own;
+        c
     }
 
     pub fn totals(&self) -> PoolTotals {
@@ -522,18 +533,23 @@ impl Pool {
     pub fn figures(&self) -> PoolFigures {
         let now = Clock::now();
         let limited_by = self.limiting().map(|(k, n)| match k {
-            LimitKey::Fleet(_) => k.to_string(),
+            LimitKey::Fleet(_) | LimitKey::Pool(_) => k.to_string(),
             LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Host(_) => format!("{k} = {n}"),
         });
+        let own = self.own_servers();
+        let oldest = own.iter().filter_map(|s| Some((s.holder.as_ref()?, s.since))).min_by_key(|(_, t)| *t);
         let inner = self.inner.lock();
         let c = inner.core.counts();
         let holder = inner
             .core
             .oldest_holder()
+            .into_iter()
+            .chain(oldest)
+            .min_by_key(|(_, since)| *since)
             .map(|(h, since)| h.describe(&self.services.clock, now.saturating_duration_since(since)));
         PoolFigures {
             pool: self.key.to_string(),
-            in_use: c.leased + c.parked + c.repairing,
+            in_use: c.leased + c.parked + c.repairing + own.len(),
             size: inner.core.settings().size,
             connecting: c.opening,
             closing: c.closing,
@@ -548,6 +564,8 @@ impl Pool {
         self.spec()
             .wanted(0)
             .into_iter()
+            // The pool's own size is told anyway.
+            .filter(|(k, _)| !matches!(k, LimitKey::Pool(_)) || !self.own.lock().is_empty())
             .find_map(|(k, l)| l.filter(|l| self.services.ledger.used(&k) >= *l).map(|l| (k, l)))
             .or_else(|| {
                 let host = self.current_host()?;
@@ -715,7 +733,7 @@ impl Pool {
         }
     }
 
-    fn wait_error(&self, end: WaitEnd, since: Instant) -> Error {
+    pub(super) fn wait_error(&self, end: WaitEnd, since: Instant) -> Error {
         let waited = Clock::now().saturating_duration_since(since);
         match end {
             WaitEnd::TimedOut => {
@@ -865,14 +883,17 @@ impl Pool {
             LimitKey::Host(h) => self.spec().hosts.contains(h),
             // Other instances give back, not other pools of this one.
             LimitKey::Fleet(_) => false,
+            LimitKey::Pool(k) => **k == self.key,
         }
     }
 
     fn evict(self: &Arc<Self>, promise: bool) -> bool {
+        let pgbouncer = self.spec().pgbouncer;
         let mut fx = Effects::default();
         let done = {
             let mut inner = self.inner.lock();
-            let keep = inner.core.settings().min;
+            // PgBouncer keeps no minimum where another pool needs the place.
+            let keep = if pgbouncer { 0 } else { inner.core.settings().min };
             inner.core.evict(keep, promise, &mut fx)
         };
         self.apply(fx);
@@ -968,6 +989,15 @@ impl Pool {
         }))
     }
 
+    /// For a connection that is one client's own: nobody else can be hit. Counted as in flight by the caller.
+    pub fn cancel_own(self: &Arc<Self>, to: &CancelTarget) -> JoinHandle<()> {
+        let (pool, to) = (self.clone(), to.clone());
+        tokio::spawn(async move {
+            pool.send_and_count(&to).await;
+            pool.services.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
+        })
+    }
+
     fn begin_cancel(&self, id: ConnId, lease: u64) -> bool {
         let begun = self.inner.lock().core.begin_cancel(id, lease);
         if begun {
@@ -979,9 +1009,14 @@ impl Pool {
     /// After a begin that succeeded and was counted as in flight.
     async fn run_cancel(self: &Arc<Self>, id: ConnId, to: CancelTarget) {
         let end = CancelGuard { pool: self.clone(), id };
+        self.send_and_count(&to).await;
+        drop(end);
+    }
+
+    async fn send_and_count(&self, to: &CancelTarget) {
         let spec = self.spec();
         let limit = spec.settings.cancel_wait_timeout;
-        let sent = tokio::time::timeout(limit, send_cancel(&to, &spec.keepalive)).await;
+        let sent = tokio::time::timeout(limit, send_cancel(to, &spec.keepalive)).await;
         self.services.counters.count(
             "cancels_forwarded_total",
             match sent {
@@ -990,7 +1025,6 @@ impl Pool {
                 Err(_) => "timeout",
             },
         );
-        drop(end);
     }
 }
 
@@ -1118,7 +1152,7 @@ impl Drop for Waiting {
 
 impl Pool {
     /// What a dial needs, with what clients have shown of their secrets.
-    fn target(&self, spec: &PoolSpec) -> Target {
+    pub fn target(&self, spec: &PoolSpec) -> Target {
         let mut target = spec.target();
         if target.secret.is_none() {
             target.secret = self.services.lookups.known(&self.key.database, &spec.server_user);
@@ -1182,20 +1216,29 @@ impl Pool {
         }
     }
 
+    /// A connection was opened, in PgBouncer's words.
+    fn tell_new(&self, conn: &ServerConn, spec: &PoolSpec) {
+        if spec.pgbouncer {
+            let from = conn.stream.addresses().0.map_or_else(|| "unix".to_owned(), |a| a.to_string());
+            let who = Who::server(conn.serial, &self.key.database, &spec.server_user, &conn.host);
+            journal::line(&self.services, &who, format_args!("new connection to server (from {from})"));
+        }
+    }
+
     fn who(&self, serial: u64, spec: &PoolSpec, host: usize) -> Who {
         let nowhere = HostAddr::Tcp { host: String::new(), port: 0 };
         let host = spec.hosts.get(host).unwrap_or(&nowhere);
         Who::server(serial, &self.key.database, &spec.server_user, host)
     }
 
-    /// A login that failed, in PgBouncer's words.
-    fn tell_failure(&self, f: &OpenFailure, spec: &PoolSpec, host: usize) {
+    /// A login that failed, in PgBouncer's words; of a replication connection it tells less.
+    fn tell_failure(&self, f: &OpenFailure, spec: &PoolSpec, host: usize, replication: bool) {
         let who = self.who(0, spec, host);
         let reason = match f.error() {
             Error::ServerLogin(e) => {
                 let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
                 journal::warning(&self.services, &who, format_args!("server login failed: FATAL {message}"));
-                message
+                if replication { "login failed".to_owned() } else { message }
             }
             Error::ServerUnreachable { reason, .. } => crate::error::pgbouncer::cached(reason).to_owned(),
             Error::ServerTls { reason, .. } => {
@@ -1252,11 +1295,7 @@ impl Pool {
         let restored;
         let host = conn.host.clone();
         conn.serial = serial;
-        if spec.pgbouncer {
-            let from = conn.stream.addresses().0.map_or_else(|| "unix".to_owned(), |a| a.to_string());
-            let who = Who::server(serial, &self.key.database, &spec.server_user, &conn.host);
-            journal::line(&self.services, &who, format_args!("new connection to server (from {from})"));
-        }
+        self.tell_new(&conn, spec);
         let fx = {
             let mut inner = self.inner.lock();
             restored = inner.core.is_down();
@@ -1297,13 +1336,7 @@ impl Pool {
         host: &HostAddr,
         index: usize,
     ) {
-        let label = match &f {
-            OpenFailure::Transient(_) => "transient",
-            OpenFailure::Local(_) => "local",
-            OpenFailure::Unreachable(_) => "unreachable",
-            OpenFailure::Fatal(_) => "refused",
-        };
-        self.services.counters.count("server_connect_failures_total", label);
+        self.services.counters.count("server_connect_failures_total", f.label());
         if matches!(f.error(), Error::ServerTls { .. }) {
             self.services.counters.count("tls_handshake_failures_total", "server");
         }
@@ -1313,7 +1346,7 @@ impl Pool {
             self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
         }
         if spec.pgbouncer {
-            self.tell_failure(&f, spec, index);
+            self.tell_failure(&f, spec, index, false);
         }
         let f = match f {
             // PgBouncer's clients wait for the next attempt, as long as query_wait_timeout lets them.

@@ -80,6 +80,17 @@ pub struct Startup {
     pub replication: Replication,
 }
 
+impl Replication {
+    /// In PgBouncer's words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "none",
+            Self::Physical => "physical",
+            Self::Logical => "logical",
+        }
+    }
+}
+
 impl Startup {
     /// The minor version that the session will speak. Version 3.1 never existed, and only a lower version may
     /// be proposed to the client, so who asks for it gets 3.0.

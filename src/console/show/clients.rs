@@ -12,6 +12,7 @@ use crate::net::stream::Peer;
 use crate::pool::Pool;
 use crate::pool::core::ServerState;
 use crate::pool::inspect::Server;
+use crate::proto::startup::Replication;
 
 macro_rules! with_common {
     ($($more:expr),*) => {
@@ -117,7 +118,7 @@ fn client(view: &View, c: &ClientCtl, links: &Links) -> Row {
         "C",
         &c.user,
         &c.database,
-        "none",
+        place.replication.as_str(),
         shown,
         addr,
         port,
@@ -168,7 +169,7 @@ fn server(view: &View, pool: &Pool, s: &Server) -> Row {
         "S",
         &pool.key.user,
         &pool.key.database,
-        "none",
+        s.holder.as_ref().map_or(Replication::No, |h| h.place().replication).as_str(),
         state,
         addr,
         port,

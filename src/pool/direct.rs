@@ -1,0 +1,248 @@
+//! Server connections that belong to one client from their opening to their end: those of replication. They take
+//! places of their pool, which an idle connection of it makes room for, and are never handed on.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::holders::Socket;
+use super::inspect::{Facts, Server};
+use super::ledger::{LimitKey, Room};
+use super::{Effects, Pool, PoolSpec, registry};
+use crate::client::ctl::{ClientCtl, ClientState, Link};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::net::stream::Stream;
+use crate::pool::core::{Hold, OpenFailure, ServerState, WaitEnd};
+use crate::proto::params::ParamSet;
+use crate::server::close::{self, Goodbye};
+use crate::server::conn::ServerConn;
+use crate::server::connect;
+
+/// Somebody who waits for a place outside of the pool's queue.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pool: Arc<Pool>,
+    wanted: Vec<(LimitKey, Option<usize>)>,
+    room: Mutex<Option<oneshot::Sender<Room>>>,
+}
+
+impl Ticket {
+    /// Takes the place if there is one, or asks for it; returns whether it is taken.
+    pub(super) fn look(self: &Arc<Self>) -> bool {
+        let services = &self.pool.services;
+        if services.control.hold(&self.pool.key.database) != Hold::No {
+            services.ledger.starve_ticket(self);
+            return false;
+        }
+        match services.ledger.take(&self.wanted, services) {
+            Ok(room) => {
+                // Who has left meanwhile leaves the place to the next, when `room` is dropped.
+                if let Some(send) = self.room.lock().take() {
+                    drop(send.send(room));
+                }
+                true
+            }
+            Err((key, _)) => {
+                services.ledger.starve_ticket(self);
+                self.pool.make_room_for_own(&key);
+                false
+            }
+        }
+    }
+}
+
+/// Bytes and round trips of such a connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub from_client: u64,
+    pub to_client: u64,
+    pub queries: u64,
+}
+
+impl Pool {
+    /// A place at host number `index`; waits as long as the pool's clients do.
+    pub async fn own_place(self: &Arc<Self>, ctl: &Arc<ClientCtl>, index: usize) -> Result<Room, Error> {
+        let since = Clock::now();
+        ctl.set_state(ClientState::Waiting, self.services.clock.ms(since));
+        let (send, receive) = oneshot::channel();
+        let wanted = self.spec().wanted(index);
+        let ticket = Arc::new(Ticket { pool: self.clone(), wanted, room: Mutex::new(Some(send)) });
+        ticket.look();
+        let limit = self.spec().wait_limit().0;
+        let services = self.services.clone();
+        let granted = async {
+            let held = || services.control.hold(&self.key.database) != Hold::No;
+            let (mut receive, mut was_held) = (receive, held());
+            loop {
+                // A RESUME gives nothing back that would make the ledger look.
+                let tick = services.control.tick.notified();
+                tokio::select! {
+                    room = &mut receive => return room.ok(),
+                    () = tick => {
+                        if std::mem::replace(&mut was_held, held())
+                            && !was_held
+                            && services.ledger.forget_ticket(&ticket)
+                        {
+                            ticket.look();
+                        }
+                    }
+                }
+            }
+        };
+        let room = match limit {
+            Some(l) => tokio::time::timeout(l, granted)
+                .await
+                .map_err(|_| self.wait_error(WaitEnd::TimedOut, since))?,
+            None => granted.await,
+        };
+        room.ok_or_else(|| Error::Internal("a place was promised and not given".to_owned()))
+    }
+
+    /// Whoever can spare a connection for one of a client's own.
+    fn make_room_for_own(self: &Arc<Self>, key: &LimitKey) {
+        if self.counts().closing > 0 || self.evict_down_to(0, false) {
+            return;
+        }
+        match key {
+            LimitKey::Pool(_) => {
+                self.evict_down_to(0, true);
+            }
+            _ => registry::make_room(self, key),
+        }
+    }
+
+    fn evict_down_to(self: &Arc<Self>, keep: usize, promise: bool) -> bool {
+        let mut fx = Effects::default();
+        let done = self.inner.lock().core.evict(keep, promise, &mut fx);
+        self.apply(fx);
+        done
+    }
+
+    /// Opens a connection for one client alone, with what its startup packet says over what the pool's own are opened
+    /// with. Not cancel safe: who gives up leaves nothing behind.
+    pub async fn open_own(
+        self: &Arc<Self>,
+        ctl: &Arc<ClientCtl>,
+        params: Vec<(String, String)>,
+    ) -> Result<Own, Error> {
+        let spec = self.spec();
+        let index = self.next_host.load(Ordering::Relaxed) as usize % spec.hosts.len().max(1);
+        let host =
+            spec.hosts.get(index).ok_or_else(|| Error::Internal("a pool without a host".to_owned()))?;
+        let room = self.own_place(ctl, index).await?;
+        let began = Clock::now();
+        let mut target = self.target(&spec);
+        // A walsender knows no SQL, or not all of it.
+        target.on_connect.clear();
+        target.startup.retain(|(n, _)| !params.iter().any(|(p, _)| p.eq_ignore_ascii_case(n)));
+        target.startup.extend(params);
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        let opened = connect::open(host.clone(), &target, epoch, room, self.services.nothing.clone()).await;
+        match opened {
+            Ok(conn) => Ok(self.own_opened(ctl, conn, &spec, began)),
+            Err(f) => {
+                self.services.counters.count("server_connect_failures_total", f.label());
+                tracing::warn!(pool = %self.key, %host, error = %f.error(), "cannot open a replication connection");
+                if spec.pgbouncer {
+                    self.tell_failure(&f, &spec, index, true);
+                }
+                Err(match self.host_failed(index, f, &spec) {
+                    OpenFailure::Transient(e)
+                    | OpenFailure::Local(e)
+                    | OpenFailure::Unreachable(e)
+                    | OpenFailure::Fatal(e) => match e {
+                        Error::ServerLogin(e) => Error::ReplicationLogin(e),
+                        e => e,
+                    },
+                })
+            }
+        }
+    }
+
+    fn own_opened(
+        self: &Arc<Self>,
+        ctl: &Arc<ClientCtl>,
+        mut conn: Box<ServerConn>,
+        spec: &PoolSpec,
+        began: Instant,
+    ) -> Own {
+        let now = Clock::now();
+        self.count_tls(&conn, spec);
+        self.services.ledger.host_reached(&conn.host);
+        conn.serial = self.services.clients.next_id();
+        conn.counted = Some(Socket::new(&self.services.server_sockets));
+        self.tell_new(&conn, spec);
+        let to = super::cancel_target(&conn);
+        let facts = Facts::of(to.clone(), conn.serial, conn.opened, &conn.stream);
+        self.own.lock().push(Server {
+            state: ServerState::Leased,
+            since: now,
+            holder: Some(ctl.clone()),
+            doomed: false,
+            cancels: 0,
+            facts: Some(facts),
+        });
+        ctl.set_link(Link::Own(self.clone(), Arc::new(to)));
+        let mut inner = self.inner.lock();
+        inner.totals.opened += 1;
+        inner.totals.connect.add(now.saturating_duration_since(began).as_micros() as u64);
+        drop(inner);
+        Own { pool: self.clone(), conn }
+    }
+
+    /// Connections of clients' own.
+    pub fn own_servers(&self) -> Vec<Server> {
+        self.own.lock().clone()
+    }
+}
+
+/// A server connection that is one client's alone.
+#[derive(Debug)]
+pub struct Own {
+    pool: Arc<Pool>,
+    conn: Box<ServerConn>,
+}
+
+impl Own {
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.conn.stream
+    }
+
+    pub fn host(&self) -> String {
+        self.conn.host.to_string()
+    }
+
+    /// What the server reported at the login.
+    pub fn parameters(&self) -> Arc<ParamSet> {
+        self.conn.state.defaults.clone()
+    }
+
+    pub fn book(&self, t: &Traffic) {
+        let mut inner = self.pool.inner.lock();
+        inner.totals.from_client += t.from_client;
+        inner.totals.to_client += t.to_client;
+        inner.totals.queries += t.queries;
+        inner.totals.transactions += t.queries;
+    }
+
+    /// It ends with its client; its place comes back when the server has let go of it.
+    pub async fn end(mut self, reason: &'static str, half_sent: bool) {
+        self.pool.services.counters.count("server_disconnects_total", reason);
+        self.pool.tell_end(&self.conn, reason);
+        let goodbye = if half_sent { Goodbye::Silent } else { Goodbye::Terminate };
+        if !close::see_off(&mut self.conn.stream, goodbye).await {
+            self.pool.services.counters.count("server_close_timeouts_total", "");
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let is_this = |s: &Server| s.facts.as_ref().is_some_and(|f| f.serial == self.conn.serial);
+        self.pool.own.lock().retain(|s| !is_this(s));
+    }
+}
