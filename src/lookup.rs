@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, Lookup, Profile, Role, Secret};
-use crate::error::Error;
+use crate::error::{Error, ServerError};
 use crate::pool::{PoolKey, PoolSpec};
 use crate::server::connect::Target;
 use crate::server::own::{Own, OwnError, Rows};
@@ -136,9 +136,33 @@ pub async fn ask(
             // A name that leads nowhere leaves nothing either.
             services.lookups.lanes.lock().remove(&(place.to_owned(), asker.to_owned()));
             services.counters.count("auth_lookups_total", "failed");
-            tracing::warn!(database, auth_user = asker, user = ?user, reason, "auth_query failed");
-            Err(Error::LookupFailed { reason })
+            tracing::warn!(database, auth_user = asker, user = ?user, "auth_query failed: {reason}");
+            Err(match reason {
+                // In PgBouncer's place the server's own words reach the client.
+                Failed::Login(e) if config.profile == Profile::PgBouncer => {
+                    let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
+                    tracing::warn!(target: "pgbouncer", "server login failed: FATAL {message}");
+                    Error::ServerLogin(e)
+                }
+                reason => Error::LookupFailed { reason: reason.to_string() },
+            })
         }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    /// auth_user was refused.
+    #[error("server refused the login of auth_user: {}", .0.summary())]
+    Login(ServerError),
+    #[error("{0}")]
+    Otherwise(String),
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self::Otherwise(reason)
     }
 }
 
@@ -149,20 +173,25 @@ async fn exchange(
     how: &Lookup,
     user: &str,
     open: Option<Own>,
-) -> Result<(Found, Own), String> {
+) -> Result<(Found, Own), Failed> {
+    if config.is_console(place) {
+        return Err(format!("cannot use the reserved \"{place}\" database as an auth_dbname").into());
+    }
     if services.control.is_disabled(place) {
-        return Err(format!("authentication database \"{place}\" is disabled"));
+        return Err(format!("authentication database \"{place}\" is disabled").into());
     }
     let sql = how.query.as_deref().unwrap_or(QUERY);
     if let Some(mut own) = open {
         match own.query_with(sql, &[Some(user)]).await {
             Ok(rows) => return Ok((found(&rows)?, own)),
-            Err(e @ OwnError::Refused(_)) => return Err(refused(&e)),
+            Err(e @ OwnError::Refused(_)) => return Err(refused(&e).into()),
             // The server may have restarted since: a new connection tells.
             Err(OwnError::Lost(_)) => {}
         }
     }
-    let db = config.database(place).ok_or_else(|| format!("there is no database \"{place}\" to ask in"))?;
+    let db = config
+        .database(place)
+        .ok_or_else(|| format!("authentication database \"{place}\" is not configured"))?;
     let mut own = dial(services, config, &db, how).await?;
     let rows = own.query_with(sql, &[Some(user)]).await.map_err(|e| refused(&e))?;
     Ok((found(&rows)?, own))
@@ -191,14 +220,19 @@ fn found(rows: &Rows) -> Result<Found, String> {
 }
 
 /// Logs in as auth_user on the first of the database's hosts that lets it.
-async fn dial(services: &Arc<Services>, config: &Config, db: &Database, how: &Lookup) -> Result<Own, String> {
-    let target = target(config, db, how).ok_or("the database has no server to ask")?;
-    let mut last = "the database has no host".to_owned();
+async fn dial(services: &Arc<Services>, config: &Config, db: &Database, how: &Lookup) -> Result<Own, Failed> {
+    let target = target(config, db, how).ok_or_else(|| "the database has no server to ask".to_owned())?;
+    let mut last = Failed::Otherwise("the database has no host".to_owned());
     for host in db.roles.get(&Role::Primary).map_or(&[][..], |r| r.hosts.as_slice()) {
         let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
         match Own::open(HostAddr::clone(host), &target, room).await {
             Ok(own) => return Ok(own),
-            Err(f) => last = format!("{host}: {}", f.error()),
+            Err(f) => {
+                last = match f.error() {
+                    Error::ServerLogin(e) => Failed::Login(e.clone()),
+                    e => format!("{host}: {e}").into(),
+                }
+            }
         }
     }
     Err(last)

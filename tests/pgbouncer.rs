@@ -154,6 +154,75 @@ fn signals_pause_and_resume() {
 }
 
 /// query_wait_timeout and query_timeout end a client as PgBouncer's do, and the server is there for the next.
+/// SHUTDOWN WAIT_FOR_SERVERS: who has a server ends its work, who waits or asks for one is told.
+#[test]
+fn a_shutdown_waits_for_servers_alone() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let main = "auth_type = trust\nadmin_users = boss\npool_mode = transaction\ndefault_pool_size = 1";
+    let mut running = place.howdah(&place.ini(&format!("app = {}", entry(&cluster)), main));
+    let [mut holder, mut idle, mut waiter] = [(); 3].map(|()| place.connect("app", "app").expect("a login"));
+    let mut boss = place.connect("boss", "pgbouncer").expect("a login");
+    holder.query("BEGIN").expect("a transaction");
+    let waits = std::thread::spawn(move || refusal(waiter.query("SELECT 1")).message);
+    eventually("one waits", || {
+        let pools = boss.query("SHOW POOLS").expect("rows");
+        let at = pools.columns.iter().position(|c| c == "cl_waiting").expect("the column");
+        pools.rows.iter().any(|r| r[at].as_deref() == Some("1"))
+    });
+    boss.query("SHUTDOWN WAIT_FOR_SERVERS").expect("accepted");
+    assert_eq!(waits.join().expect("no panic"), "server shutting down");
+    assert_eq!(refusal(idle.query("SELECT 1")).message, "server shutting down");
+    assert_eq!(holder.value("SELECT 1").expect("it goes on"), "1");
+    assert!(running.0.try_wait().expect("a child").is_none(), "a server is in use");
+    holder.query("COMMIT").expect("and ends");
+    assert!(running.0.wait().expect("it ends by itself").success());
+    assert!(place.log().contains("closing because: server shutting down"));
+}
+
+#[test]
+fn server_fast_close_ends_sessions_between_transactions() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let main = "auth_type = trust\nadmin_users = boss\npool_mode = session\nserver_fast_close = 1";
+    let _running = place.howdah(&place.ini(&format!("app = {}", entry(&cluster)), main));
+    let [mut idle, mut busy] = [(); 2].map(|()| place.connect("app", "app").expect("a login"));
+    let mut boss = place.connect("boss", "pgbouncer").expect("a login");
+    idle.query("SELECT 1").expect("it has a server");
+    busy.query("BEGIN").expect("a transaction");
+    boss.query("RECONNECT app").expect("accepted");
+    assert_eq!(refusal(idle.query("SELECT 1")).message, "database configuration changed");
+    assert_eq!(busy.value("SELECT 1").expect("a transaction is not cut"), "1");
+    busy.query("COMMIT").expect("it ends");
+    assert_eq!(refusal(busy.query("SELECT 1")).message, "database configuration changed");
+}
+
+#[test]
+fn an_idle_pool_is_freed_and_made_again() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let main = "auth_type = trust\nadmin_users = boss\npool_mode = transaction\npool_idle_timeout = 1\nserver_idle_timeout = 1";
+    let _running = place.howdah(&place.ini(&format!("app = {}", entry(&cluster)), main));
+    let mut boss = place.connect("boss", "pgbouncer").expect("a login");
+    let mut pools = || {
+        let shown = boss.query("SHOW POOLS").expect("rows").rows;
+        shown.iter().filter(|r| r[0].as_deref() == Some("app")).count()
+    };
+    let mut client = place.connect("app", "app").expect("a login");
+    client.query("SELECT 1").expect("an answer");
+    assert_eq!(pools(), 1);
+    let old = client;
+    // With a client it stays, though its servers are gone.
+    eventually("the server is gone", || common::connections(&cluster, "app") == 0);
+    assert_eq!(pools(), 1);
+    drop(old);
+    eventually("the pool is freed", || pools() == 0);
+    assert!(place.log().contains("cleaning up idle pool app/app"));
+    let mut client = place.connect("app", "app").expect("a login");
+    assert_eq!(client.value("SELECT 1").expect("an answer"), "1");
+    assert_eq!(pools(), 1);
+}
+
 #[test]
 fn timeouts_speak_as_pgbouncers() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };

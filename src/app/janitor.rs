@@ -45,7 +45,9 @@ pub(super) async fn run(services: Arc<Services>) {
                 p.sweep();
             }
         }
+        drop(pools);
         if n.is_multiple_of(SWEEP * 4) {
+            services.pools.free_idle(&services);
             let ms = services.clock.ms(now);
             services.clients.each(|c| c.wake_if_due(ms));
         }

@@ -42,6 +42,9 @@ impl Drop for Bound {
     }
 }
 
+/// What TCP_MAXSEG can say.
+const LONGEST_SEGMENT: usize = 32_767;
+
 /// The default port, where no TCP address says another.
 const PORT: u16 = 6432;
 
@@ -123,6 +126,11 @@ fn bind_tcp(addr: SocketAddr, backlog: u32, more: &Listening) -> io::Result<TcpL
         // Inherited by what is accepted, and in time for the window's scale.
         s.set_recv_buffer_size(size)?;
         s.set_send_buffer_size(size)?;
+        // Over the loopback device one segment can be larger than such a buffer. A peer acknowledges a single segment
+        // late, and until then there is no room for the next: two of them have to fit.
+        if size < 2 * LONGEST_SEGMENT {
+            s.set_tcp_mss((size / 2).clamp(536, LONGEST_SEGMENT) as u32)?;
+        }
     }
     s.set_nonblocking(true)?;
     s.bind(&addr.into())?;

@@ -304,6 +304,21 @@ async fn drain(services: &Arc<Services>, how: Drain) {
         timeout_ms = limit.as_millis() as u64,
         "draining: new connections are refused"
     );
+    if how == Drain::Transactions && config.profile == Profile::PgBouncer {
+        // Clients stay; whoever waits for a server, or asks for one, is told.
+        for pool in services.pools.all() {
+            pool.close();
+        }
+        let released = async {
+            while services.pools.all().iter().any(|p| p.counts().busy() > 0) {
+                services.control.tick.notified().await;
+            }
+        };
+        if tokio::time::timeout(limit, released).await.is_err() {
+            tracing::warn!(clients = services.clients.len(), "drain_timeout: ending with servers in use");
+        }
+        return;
+    }
     if how == Drain::Clients {
         // The last tenth of the time is for those that have not left by themselves.
         let patience = limit.mul_f64(0.9).max(limit.saturating_sub(Duration::from_secs(5)));

@@ -125,7 +125,9 @@ fn how(config: &Config, database: &str) -> Option<Lookup> {
         Some(db) => db.lookup.clone(),
         // The console is no database to ask in.
         None if config.is_console(database) => {
-            Some(&config.access.lookup).filter(|l| l.database.is_some())?.clone()
+            // PgBouncer takes its console for the place to ask in, and fails.
+            let asks = |l: &&Lookup| l.database.is_some() || config.profile == Profile::PgBouncer;
+            Some(&config.access.lookup).filter(asks)?.clone()
         }
         // Nowhere to ask in: the login fails as a wrong password does.
         None => return None,

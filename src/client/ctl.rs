@@ -31,6 +31,8 @@ pub enum Signal {
     DatabaseKilled = 8,
     /// Its transaction has been idle for too long: end, with 25P03, if it is idle yet.
     Leak = 16,
+    /// A session pool's server is to be replaced: end between transactions.
+    ServerReplaced = 32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

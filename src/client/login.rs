@@ -405,7 +405,7 @@ fn pool_of<'c>(
     }
     let (user, database): (Arc<str>, Arc<str>) =
         (startup.user.as_str().into(), startup.database.as_str().into());
-    let places = take_places(services, config, db.max_client_connections, &user, &database)?;
+    let places = take_places(services, config, db.max_client_connections, &user, &database, false)?;
     // PgBouncer's pools are those of the server's users; where all clients share one, they share its pool.
     let forced = db.server_user.as_deref().filter(|_| config.profile == Profile::PgBouncer);
     let pool_user = forced.map_or_else(|| user.clone(), Arc::from);
@@ -534,7 +534,8 @@ async fn enter_console(
         return Err(Error::ConsoleNotAllowed { user: startup.user.clone() });
     }
     let (name, user) = (Arc::from(CONSOLE), Arc::from(startup.user.as_str()));
-    let places = take_places(services, config, config.limits.max_database_client_connections, &user, &name)?;
+    let limit = config.limits.max_database_client_connections;
+    let places = take_places(services, config, limit, &user, &name, trusted)?;
     let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
     let application: Arc<str> = application.map_or("", |(_, v)| v).into();
     let database = startup.database.as_str().into();
@@ -586,10 +587,11 @@ fn take_places(
     database_limit: Option<u32>,
     user: &Arc<str>,
     database: &Arc<str>,
+    trusted: bool,
 ) -> Result<Vec<Place>, Error> {
     let admin = config.admin_users.iter().any(|u| **u == **user)
         && (config.profile == Profile::Native || config.is_console(database));
-    let lift = |l: Option<u32>| if admin { None } else { l };
+    let lift = |l: Option<u32>| if admin || trusted { None } else { l };
     let user_limit = config
         .users
         .get(&**user)

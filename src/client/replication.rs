@@ -204,6 +204,9 @@ impl Walsender {
         }
         // No lease of a pool's is left open here.
         self.ctl.clear(Signal::Leak);
+        if self.ctl.has(Signal::ServerReplaced) && self.course.may_end() {
+            return Some(Error::ServerReplaced);
+        }
         let database = || self.ctl.database.to_string();
         if self.ctl.has(Signal::DatabaseKilled) {
             return Some(Error::DatabaseKilled { database: database() });

@@ -192,6 +192,9 @@ impl Session {
         if self.ctl.has(Signal::DatabaseKilled) {
             return Some(Error::DatabaseKilled { database: self.ctl.database.to_string() });
         }
+        if self.ctl.has(Signal::ServerReplaced) && !self.ctl.has(Signal::Kill) {
+            return Some(Error::ServerReplaced);
+        }
         let why = if self.ctl.has(Signal::Kill) {
             "The connection was ended by the pooler's operator."
         } else {

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use super::pgbouncer::{ELSEWHERE, STARTUP, WITHOUT_MEANING, WITHOUT_MEANING_ELSEWHERE};
 use super::setting::Level;
 use super::settings::SETTINGS;
-use super::validate::NOT_YET;
 
 const HEAD: &str = "\
 # The keys of a pgbouncer.ini
@@ -22,8 +21,7 @@ pub fn render() -> String {
     let mut main: BTreeMap<&str, String> = BTreeMap::new();
     for s in SETTINGS.iter().filter(|s| s.at(Level::Global)) {
         if let Some(name) = s.pgbouncer.main {
-            let yet = if NOT_YET.contains(&s.key) { ", which is not acted upon yet" } else { "" };
-            main.insert(name, format!("`{}`{yet}", s.key));
+            main.insert(name, format!("`{}`", s.key));
         }
     }
     main.extend(ELSEWHERE.iter().map(|(k, what)| (*k, (*what).to_owned())));

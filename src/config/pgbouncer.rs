@@ -329,7 +329,8 @@ impl Reader<'_> {
                         line.source, line.key
                     ));
                 }
-                let new = if new.is_empty() { "secure".to_owned() } else { new.join(",") };
+                // Both words for the same thing: whoever states another is taken to want new connections.
+                let new = if new.is_empty() { "tlsv1.2,tlsv1.3".to_owned() } else { new.join(",") };
                 self.put(&[], &line.key, &new, &line.source);
             }
             _ => return false,

@@ -8,9 +8,6 @@ use super::resolved::{AuthMethod, Config, Database, HostAddr, Profile, Role, Sec
 /// `sockaddr_un` holds 108 bytes with the final zero.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Settings that have no effect yet; whoever states one is told.
-pub(super) const NOT_YET: [&str; 3] = ["server_fast_close", "pool_idle_timeout", "autodb_idle_timeout"];
-
 /// Checks the whole; needs the tree only to say where something was stated.
 pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors: &mut Vec<ConfigError>) {
     let mut checks = Checks { config, tree, whole, errors, warnings: Vec::new() };
@@ -25,14 +22,6 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     }
     for database in checks.config.databases.values().chain(&checks.config.autodb) {
         checks.database(database);
-    }
-    let compat = &checks.config.compat;
-    let wanted =
-        [compat.servers.fast_close, compat.servers.pool_idle.is_some(), checks.config.autodb.is_some()];
-    for (key, wanted) in NOT_YET.iter().zip(wanted) {
-        if wanted && tree.contains_key(*key) {
-            checks.warn(&[key], "is read and not acted upon yet");
-        }
     }
     if tree.contains_key("peers") && checks.config.compat.peers.own == 0 {
         let why = "peers are known, but this process has no number, so they cannot send it anything";
@@ -150,6 +139,10 @@ impl Checks<'_> {
                     at.escape_debug()
                 ));
             }
+        }
+        if let Some(at) = config.access.lookup.database.as_deref().filter(|n| config.is_console(n)) {
+            let why = format!("cannot use the reserved \"{at}\" database as an auth_dbname");
+            self.error(&["auth_dbname"], why, Some("a database with a server"));
         }
         for why in problems {
             self.native(

@@ -104,6 +104,8 @@ samples! {
     Error::ParameterRejected(_) => Error::ParameterRejected(server_error());
     Error::AdminShutdown { .. } => Error::AdminShutdown { why: "The pooler is draining.".to_owned() };
     Error::DatabaseRemoved { .. } => Error::DatabaseRemoved { database: "app".to_owned() };
+    Error::ServerReplaced => Error::ServerReplaced;
+    Error::ServersShuttingDown => Error::ServersShuttingDown;
     Error::ConsoleNotAllowed { .. } => Error::ConsoleNotAllowed { user: "alice".to_owned() };
     Error::DatabaseDisabled { .. } => Error::DatabaseDisabled { database: "app".to_owned() };
     Error::DatabaseKilled { .. } => Error::DatabaseKilled { database: "app".to_owned() };

@@ -193,6 +193,12 @@ pub enum Error {
     AdminShutdown { why: String },
     #[error("database \"{database}\" was removed from the configuration")]
     DatabaseRemoved { database: String },
+    /// `server_fast_close`: the connection settings of its database have changed.
+    #[error("server connection replaced")]
+    ServerReplaced,
+    /// A shutdown that waits for servers: who has none gets none.
+    #[error("servers are shutting down")]
+    ServersShuttingDown,
 
     // --- the console
     #[error("not allowed")]

@@ -37,7 +37,7 @@ pub fn words(error: &Error) -> Option<String> {
         Error::IdentityUnproved { .. } => "TLS certificate name mismatch",
         Error::CertificateRequired => "TLS client certificate required",
         Error::NoSuchUser { .. } => "no such user",
-        Error::LookupFailed { reason } if reason.starts_with("authentication database") => {
+        Error::LookupFailed { reason } if reason.ends_with("is disabled") => {
             return Some(reason.clone());
         }
         Error::LookupFailed { .. } => "bouncer config error",
@@ -63,6 +63,8 @@ pub fn words(error: &Error) -> Option<String> {
         Error::ClientIdleTimeout { .. } => "client_idle_timeout",
         Error::ParameterRejected(_) => "invalid server parameter",
         Error::DatabaseRemoved { .. } => "database removed",
+        Error::ServerReplaced => "database configuration changed",
+        Error::ServersShuttingDown => "server shutting down",
         _ => return None,
     };
     Some(known.to_owned())

@@ -519,6 +519,19 @@ pub fn report(error: &Error) -> Report {
             ),
             format!("Database \"{database}\" was removed from the pooler's configuration."),
         ),
+        Error::ServerReplaced => h(
+            r(
+                F,
+                S::ADMIN_SHUTDOWN,
+                "server_replaced",
+                "terminating connection because its server connection is replaced".to_owned(),
+            ),
+            "server_fast_close ends sessions when the settings of their database change; connect again.",
+        ),
+        Error::ServersShuttingDown => h(
+            r(F, S::CANNOT_CONNECT_NOW, "servers_shutting_down", "the pooler is shutting down".to_owned()),
+            "No transaction begins while the shutdown waits for servers; connect to another instance.",
+        ),
         Error::ConsoleNotAllowed { user } => h(
             d(
                 r(F, S::INSUFFICIENT_PRIVILEGE, "console_not_allowed", "not allowed".to_owned()),

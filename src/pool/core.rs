@@ -624,6 +624,27 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// Gives a connection in order to the first waiter, or keeps it, or closes it.
     fn put(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
         let reason = self.close_reason(id, now);
+        self.put_or_close(now, id, conn, reason, fx);
+    }
+
+    /// A lease has ended in which nothing was run: whoever comes next may well be the same client, so that its
+    /// lifetime does not count yet.
+    pub fn release_unused(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
+        if let Some(c) = self.tracked(id) {
+            c.holder = None;
+        }
+        let reason = self.close_reason(id, now).filter(|r| *r != CloseReason::Lifetime);
+        self.put_or_close(now, id, conn, reason, fx);
+    }
+
+    fn put_or_close(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        conn: C,
+        reason: Option<CloseReason>,
+        fx: &mut Effects<C, W>,
+    ) {
         if let Some(reason) = reason {
             self.begin_close(id);
             fx.close.push((id, conn, reason));

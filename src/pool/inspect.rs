@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::core::{CloseReason, Effects, ServerState};
 use super::{CancelTarget, Pool};
@@ -87,11 +88,23 @@ impl Pool {
         self.inner.lock().core.doom_all(CloseReason::Reconnect, &mut fx);
         fx.look = true;
         self.apply(fx);
+        self.end_sessions();
     }
 
     /// No server connection is left, nor is one being opened.
     pub fn is_empty(&self) -> bool {
         self.counts().tracked() == 0 && self.own.lock().is_empty()
+    }
+
+    /// For how long nobody has used it, as seen whenever this is asked; `now` is in milliseconds of the clock.
+    pub(super) fn unused_for(&self, now: u64, used: bool) -> Duration {
+        if used {
+            self.unused.store(0, Ordering::Relaxed);
+            return Duration::ZERO;
+        }
+        let now = now.max(1);
+        let since = self.unused.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        Duration::from_millis(now.saturating_sub(since.err().unwrap_or(now)))
     }
 
     /// Server connections that are to be replaced and still there.

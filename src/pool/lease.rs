@@ -2,7 +2,7 @@
 //! that is merely dropped (a panic, an aborted task) closes its connection and is counted.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::core::{ConnId, Grant};
 use super::{CancelTarget, LeaseReport, Pool, cancel_target};
@@ -39,7 +39,7 @@ impl Lease {
 
     fn report(&self, stats: TxStats, completed: bool, now: Instant) -> LeaseReport {
         let transaction = now.saturating_duration_since(self.since);
-        LeaseReport { stats, transaction, completed, query_us: None }
+        LeaseReport { stats, transaction, completed, partial: false, query_us: None }
     }
 
     /// The transaction is over and the connection at a boundary. Marked session state is reset first. The last
@@ -67,13 +67,13 @@ impl Lease {
     /// Nothing was run.
     pub fn release_unused(mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.release_quietly(self.id, conn);
+            self.pool.release_unused(self.id, conn);
         }
     }
 
     /// A session pool's client has left at a boundary: everything it left behind is reset.
     pub fn release_session(mut self, stats: TxStats) {
-        let report = self.report(stats, true, Clock::now());
+        let report = LeaseReport { partial: true, ..self.report(stats, false, Clock::now()) };
         if let Some(mut conn) = self.conn.take() {
             conn.state.calls.end_session();
             self.repair(conn, Unread::default(), report, true, true);
@@ -83,7 +83,7 @@ impl Lease {
     /// The client has left in the middle: what runs is cancelled, the transaction rolled back. `unread` holds
     /// what was read from the server; `session` says that all of the session's state has to go.
     pub fn abandon(mut self, unread: Unread, stats: TxStats, session: bool) {
-        let report = self.report(stats, false, Clock::now());
+        let report = LeaseReport { partial: session, ..self.report(stats, false, Clock::now()) };
         if let Some(mut conn) = self.conn.take() {
             conn.state.calls.end_session();
             self.repair(conn, unread, report, false, session);
@@ -118,6 +118,12 @@ impl Lease {
         pool.book_only(&report);
         let guard = RepairGuard { pool, id, conn: Some(conn) };
         tokio::spawn(guard.run(unread, cancelling.then_some(to), session));
+    }
+
+    /// A transaction of a session pool's client is over, and the lease goes on.
+    pub fn book_transaction(&self, stats: TxStats, transaction: Duration) {
+        let report = LeaseReport { stats, transaction, completed: true, partial: false, query_us: None };
+        self.pool.book_only(&report);
     }
 
     /// A cancel for it is under way.

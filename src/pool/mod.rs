@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::client::ctl::{ClientCtl, ClientState, Link};
+use crate::client::ctl::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
 use crate::error::pgbouncer::LOGIN_FAILED;
@@ -157,6 +157,10 @@ impl PoolSpec {
         })
     }
 
+    fn counts_statements(&self) -> bool {
+        !self.pgbouncer || self.process.max_prepared_statements > 0
+    }
+
     fn core(&self) -> CoreSettings {
         let s = &self.settings;
         CoreSettings {
@@ -251,6 +255,8 @@ pub struct PoolTotals {
     pub opened: u64,
     pub open_failures: u64,
     pub wait_timeouts: u64,
+    /// Leases of logins, which ran nothing.
+    pub unused: u64,
     pub statement_hits: u64,
     pub statement_evictions: u64,
     /// Clients that found nothing idle.
@@ -284,6 +290,7 @@ impl PoolTotals {
         self.opened += other.opened;
         self.open_failures += other.open_failures;
         self.wait_timeouts += other.wait_timeouts;
+        self.unused += other.unused;
         self.statement_hits += other.statement_hits;
         self.statement_evictions += other.statement_evictions;
         self.queued += other.queued;
@@ -325,6 +332,8 @@ struct Inner {
     totals: PoolTotals,
     /// Kept only where load is shed.
     shortest: Option<shed::Shortest>,
+    /// PgBouncer's figures of statements stand still where it shares none.
+    counts_statements: bool,
 }
 
 /// Name and value as a client wrote them, and the value as the server does.
@@ -357,6 +366,8 @@ pub struct Pool {
     pub leaking: AtomicUsize,
     /// Connections of clients' own, see [`direct`].
     own: Mutex<Vec<inspect::Server>>,
+    /// Since when nobody uses it, in milliseconds of the clock; 0 where somebody does.
+    unused: AtomicU64,
 }
 
 /// How long a client held a connection and what it did with it.
@@ -365,6 +376,8 @@ pub struct LeaseReport {
     pub stats: TxStats,
     pub transaction: Duration,
     pub completed: bool,
+    /// The transactions of this lease are booked already: only what came behind the last is not.
+    pub partial: bool,
     /// The last round trip.
     pub query_us: Option<u64>,
 }
@@ -378,10 +391,12 @@ impl Pool {
             told: Mutex::default(),
             leaking: AtomicUsize::new(0),
             own: Mutex::default(),
+            unused: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 core: PoolCore::new(spec.core()),
                 totals: PoolTotals::default(),
                 shortest: spec.settings.shed_load.then(shed::Shortest::default),
+                counts_statements: spec.counts_statements(),
             }),
             spec: RwLock::new(Arc::new(spec)),
             welcome: Mutex::new(None),
@@ -501,13 +516,14 @@ impl Pool {
         let same = self.spec.read().same_servers(&spec);
         let core = spec.core();
         self.queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
-        let sheds = spec.settings.shed_load;
+        let (sheds, counts_statements) = (spec.settings.shed_load, spec.counts_statements());
         *self.spec.write() = Arc::new(spec);
         self.version.fetch_add(1, Ordering::Release);
         let mut fx = Effects::default();
         {
             let mut inner = self.inner.lock();
             inner.core.reconfigure(core);
+            inner.counts_statements = counts_statements;
             inner.shortest = sheds.then(|| inner.shortest.take().unwrap_or_default());
             if !same {
                 self.epoch.fetch_add(1, Ordering::Relaxed);
@@ -518,9 +534,22 @@ impl Pool {
         if !same {
             *self.welcome.lock() = None;
             self.canonical.lock().clear();
+            self.end_sessions();
         }
         fx.look = true;
         self.apply(fx);
+    }
+
+    /// `server_fast_close`: clients of a session pool hear that their server goes before they would leave it.
+    fn end_sessions(&self) {
+        let spec = self.spec();
+        if !spec.servers.fast_close || spec.settings.mode != PoolMode::Session {
+            return;
+        }
+        let holders: Vec<_> = self.inner.lock().core.held().map(|h| h.holder.clone()).collect();
+        for c in holders {
+            c.signal(Signal::ServerReplaced);
+        }
     }
 
     /// Ends the pool; leased connections close as they come back.
@@ -759,6 +788,7 @@ impl Pool {
                 self.services.counters.count("waiters_cancelled_total", "cancel_request");
                 Error::CancelledWhileWaiting { waited }
             }
+            WaitEnd::Closed if self.services.draining.load(Ordering::Relaxed) => Error::ServersShuttingDown,
             WaitEnd::Closed => Error::DatabaseRemoved { database: self.key.database.to_string() },
         }
     }
@@ -786,6 +816,16 @@ impl Pool {
                 shortest.add(now, report.transaction);
             }
             inner.core.release(now, id, conn, &mut fx);
+        }
+        self.apply(fx);
+    }
+
+    fn release_unused(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>) {
+        let mut fx = Effects::default();
+        {
+            let mut inner = self.inner.lock();
+            inner.totals.unused += 1;
+            inner.core.release_unused(Clock::now(), id, conn, &mut fx);
         }
         self.apply(fx);
     }
@@ -1037,11 +1077,16 @@ impl Inner {
         t.errors += r.stats.errors;
         t.from_client += r.stats.from_client;
         t.to_client += r.stats.to_client;
-        t.client_parses += r.stats.client_parses;
-        t.server_parses += r.stats.server_parses;
-        t.binds += r.stats.binds;
+        if self.counts_statements {
+            t.client_parses += r.stats.client_parses;
+            t.server_parses += r.stats.server_parses;
+            t.binds += r.stats.binds;
+        }
         t.statement_hits += r.stats.statement_hits;
         t.statement_evictions += r.stats.statement_evictions;
+        if r.partial {
+            return;
+        }
         let (all, client, stall) = (r.transaction.as_micros() as u64, r.stats.client_us, r.stats.stall_us);
         t.transaction.add(all);
         t.query_us += all.saturating_sub(client);

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use super::ledger::LimitKey;
 use super::stats::Statistics;
 use super::{Pool, PoolKey, PoolSpec, PoolTotals};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::services::Services;
 
@@ -74,6 +75,34 @@ impl Registry {
             pool.follow_control();
         }
         Some(pool)
+    }
+
+    /// Frees pools that nobody has used for as long as the configuration says: `pool_idle_timeout` for all that have no
+    /// minimum, `autodb_idle_timeout` for those of databases that were made from a pattern.
+    pub fn free_idle(&self, services: &Services) {
+        let config = services.config();
+        let now = services.clock.ms(Clock::now());
+        let limit = |key: &PoolKey| {
+            let auto = !config.databases.contains_key(&*key.database);
+            let of_auto = config.compat.login.autodb_idle.filter(|_| auto);
+            config.compat.servers.pool_idle.into_iter().chain(of_auto).min()
+        };
+        let mut freed = Vec::new();
+        self.pools.write().retain(|key, pool| {
+            let Some(limit) = limit(key).filter(|_| pool.spec().settings.min_size == 0) else { return true };
+            // Nobody else can get hold of it while the registry is locked.
+            let used = Arc::strong_count(pool) > 1 || !pool.is_empty();
+            let old = pool.unused_for(now, used) < limit;
+            if !old {
+                freed.push(pool.clone());
+            }
+            old
+        });
+        for pool in freed {
+            self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
+            services.counters.count("pools_freed_total", "");
+            tracing::info!(target: "pgbouncer", "cleaning up idle pool {}/{}", pool.key.database, pool.key.user);
+        }
     }
 
     /// Brings every pool to a new configuration; returns the keys of those that are gone.

@@ -88,6 +88,7 @@ impl Pool {
             inner.core.doom_all(CloseReason::Reconfigured, &mut fx);
         }
         self.apply(fx);
+        self.end_sessions();
     }
 
     /// Another host serves from now on: nothing of the failures before counts.

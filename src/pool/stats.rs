@@ -30,7 +30,7 @@ impl Figures {
     /// Logins are counted elsewhere: a login can end before it has a pool.
     pub fn of(t: &PoolTotals, logins: u64) -> Self {
         Self {
-            assignments: t.wait.count(),
+            assignments: t.wait.count().saturating_sub(t.unused),
             transactions: t.transactions,
             queries: t.queries,
             received: t.from_client,

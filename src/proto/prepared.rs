@@ -291,10 +291,14 @@ impl ServerStatements {
         }
     }
 
-    /// Adds one; returns what must be closed to stay within `limit`.
-    pub fn insert(&mut self, s: Arc<Statement>, limit: usize) -> Option<Arc<Statement>> {
+    /// Adds one; the caller then closes what is too much.
+    pub fn insert(&mut self, s: Arc<Statement>) {
         self.clock += 1;
         self.have.insert(s.id, (s, self.clock));
+    }
+
+    /// Takes out what must be closed to stay within `limit`, the least recently used first; `None` when enough was.
+    pub fn excess(&mut self, limit: usize) -> Option<Arc<Statement>> {
         if self.have.len() <= limit.max(1) {
             return None;
         }
@@ -525,10 +529,13 @@ mod tests {
         let i = Interner::default();
         let s: Vec<_> = (0..3).map(|n| i.intern(format!("{n}").as_bytes(), None, false)).collect();
         let mut l = ServerStatements::default();
-        assert!(l.insert(s[0].clone(), 2).is_none());
-        assert!(l.insert(s[1].clone(), 2).is_none());
-        assert!(l.touch(&s[0]));
-        assert_eq!(l.insert(s[2].clone(), 2).map(|s| s.id), Some(s[1].id));
+        l.insert(s[0].clone());
+        l.insert(s[1].clone());
+        assert!(l.excess(2).is_none() && l.touch(&s[0]));
+        l.insert(s[2].clone());
+        assert_eq!(l.excess(2).map(|s| s.id), Some(s[1].id));
+        assert!(l.excess(2).is_none());
+        assert_eq!(l.excess(1).map(|s| s.id), Some(s[0].id), "the limit was lowered");
     }
 
     #[test]

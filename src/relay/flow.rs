@@ -3,6 +3,7 @@
 //! only write cannot stop each other for good.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -145,9 +146,12 @@ impl Flow<'_> {
         self.silent = Silent::default();
         let leaving = self.ctl.any_signal() && !self.ctl.has(Signal::Leak);
         if leaving && self.mode == PoolMode::Session && self.between_transactions() {
-            return Poll::Ready(End::Fail(match self.ctl.has(Signal::Removed) {
-                true => Error::DatabaseRemoved { database: self.ctl.database.to_string() },
-                false => Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() },
+            return Poll::Ready(End::Fail(if self.ctl.has(Signal::Removed) {
+                Error::DatabaseRemoved { database: self.ctl.database.to_string() }
+            } else if self.ctl.has(Signal::ServerReplaced) {
+                Error::ServerReplaced
+            } else {
+                Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() }
             }));
         }
         if self.ctl.any_signal() && self.ctl.has(Signal::Kill) {
@@ -315,6 +319,11 @@ impl Flow<'_> {
         let now = Clock::now();
         let began = self.lease.conn().and_then(|c| c.state.calls.began.take());
         self.book(began, now);
+        let s = self.proto.stats.take_figures();
+        self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
+        if let Some(t) = self.timers.transaction {
+            self.lease.book_transaction(s, now.saturating_duration_since(t));
+        }
         self.timers.idle = None;
         self.timers.transaction = None;
         self.timers.session_idle = Some(now);

@@ -272,6 +272,14 @@ pub struct TxStats {
 }
 
 impl TxStats {
+    /// Takes what is booked; what routing reads at the end of a lease stays.
+    pub fn take_figures(&mut self) -> Self {
+        let (wrote, ended, refused_writes, conflicts) =
+            (self.wrote, self.ended, self.refused_writes, self.conflicts);
+        let kept = Self { wrote, ended, refused_writes, conflicts, ..Self::default() };
+        std::mem::replace(self, kept)
+    }
+
     /// A completion tag in what was taken for one transaction that only reads, and runs where it could write. A
     /// text can go on behind its COMMIT, and SET can make a block one that writes.
     pub fn see(&mut self, tag: &[u8]) {

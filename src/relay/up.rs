@@ -300,10 +300,7 @@ fn parse_deallocate(
     up.discard(h.total);
     c.statements.insert(name, stmt.clone());
     s.change_names();
-    if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
-        prepared::write_close(up.insert(), &old.server_name);
-        s.pipeline.sent(Expect::InjectedClose(old));
-    }
+    hold(up, &stmt, c, s, env);
     stmt.write_parse(up.insert());
     c.stats.server_parses += 1;
     s.pipeline.sent(Expect::ParseNamed(Box::new((name.into(), stmt))));
@@ -330,6 +327,17 @@ fn provoke(up: &mut Lane, total: usize, s: &mut ServerState, error: &Error) {
     s.pipeline.sent(Expect::Provoked(body.into()));
 }
 
+/// The server will have this statement; others make room for it. There are more than one where the limit was
+/// lowered.
+fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
+    s.statements.insert(stmt.clone());
+    while let Some(old) = s.statements.excess(env.max_server_statements) {
+        c.stats.statement_evictions += 1;
+        prepared::write_close(up.insert(), &old.server_name);
+        s.pipeline.sent(Expect::InjectedClose(old));
+    }
+}
+
 /// Puts a Parse ahead when the server lacks the statement.
 fn ensure(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
     if s.statements.touch(stmt) {
@@ -337,11 +345,7 @@ fn ensure(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut Ser
         return;
     }
     s.change_names();
-    if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
-        c.stats.statement_evictions += 1;
-        prepared::write_close(up.insert(), &old.server_name);
-        s.pipeline.sent(Expect::InjectedClose(old));
-    }
+    hold(up, stmt, c, s, env);
     stmt.write_parse(up.insert());
     c.stats.server_parses += 1;
     s.pipeline.sent(Expect::InjectedParse(stmt.clone()));
@@ -479,10 +483,8 @@ fn named_parse(
         // has to say so itself.
         prepared::write_close(up.insert(), &stmt.server_name);
         s.pipeline.sent(Expect::InjectedClose(stmt.clone()));
-    } else if let Some(old) = s.statements.insert(stmt.clone(), env.max_server_statements) {
-        c.stats.statement_evictions += 1;
-        prepared::write_close(up.insert(), &old.server_name);
-        s.pipeline.sent(Expect::InjectedClose(old));
+    } else {
+        hold(up, &stmt, c, s, env);
     }
     stmt.write_parse(up.insert());
     c.stats.server_parses += 1;
