@@ -4,12 +4,16 @@
 
 mod common;
 mod kit;
+mod wire;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::proxy::Howdah;
 use common::{Client, Cluster, shared};
 use kit::{config, refusal};
+use wire::raw::Raw;
+use wire::{Dsn, msg};
 
 const MAJOR: u32 = 15;
 
@@ -367,6 +371,120 @@ fn pause_and_resume_under_load() {
     assert_eq!(refusal(boss.query("PAUSE nowhere")).message, "no such database: nowhere");
 }
 
+/// PAUSE in the middle of a pipeline waits for its last ReadyForQuery; what comes after it waits for RESUME.
+#[test]
+fn a_pause_waits_for_the_last_answer_of_a_pipeline() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 1");
+    let mut pipe = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+    let mut boss = console(&howdah, "boss");
+    let mut watch = console(&howdah, "watch");
+    let batch = |sql: &str| {
+        [msg::parse("", sql, &[]), msg::bind("", "", &[], &[], &[]), msg::execute("", 0)].concat()
+    };
+    let opens = [batch("BEGIN"), msg::sync(), batch("SELECT 1"), msg::sync()].concat();
+    pipe.put(&opens);
+    pipe.until(b'Z');
+    pipe.until(b'Z');
+    let pausing = std::thread::spawn(move || boss.query("PAUSE").map(|r| (r.tags, boss)));
+    common::eventually("it is under way", || {
+        one(&show(&mut watch, "STATE"), &[("key", "paused")])["value"] == "yes"
+    });
+    // Two batches of the same transaction, the second of which ends it, and one that went out behind them.
+    let rest =
+        [batch("SELECT 2"), msg::sync(), batch("COMMIT"), msg::sync(), msg::query("SELECT 3")].concat();
+    pipe.put(&rest);
+    let rows = |frames: &[msg::Frame]| {
+        frames.iter().filter(|f| f.tag == b'D').map(msg::Frame::text).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&pipe.until(b'Z')), ["2"]);
+    assert_eq!(pipe.until(b'Z').last().map(|f| f.body.clone()), Some(b"I".to_vec()));
+    assert_eq!(rows(&pipe.until(b'Z')), ["3"], "nothing that the server has is cut off");
+    let (tags, mut boss) = pausing.join().expect("no panic").expect("it has paused");
+    assert_eq!(tags, ["PAUSE"]);
+    let servers = show(&mut boss, "SERVERS");
+    assert!(servers.iter().all(|s| s["state"] != "active"), "{servers:?}");
+    pipe.put(&msg::query("SELECT 4"));
+    pipe.expect_silence(Duration::from_millis(100));
+    boss.query("RESUME").expect("it resumes");
+    assert_eq!(rows(&pipe.until(b'Z')), ["4"]);
+}
+
+/// What the community's exporter for Prometheus, Datadog's integration and pgmetrics read, by name, over the simple
+/// protocol.
+#[test]
+fn monitors_find_what_they_read() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "compatibility = \"pgbouncer\"", "pool_size = 2");
+    kit::app(&howdah).query("SELECT 1").expect("an answer");
+    let mut held = kit::app(&howdah);
+    held.query("BEGIN").expect("a transaction");
+    let mut watch = console(&howdah, "watch");
+    let wanted: [(&str, &str, &str); 8] = [
+        (
+            "STATS",
+            "total_xact_count total_query_count total_received total_sent total_xact_time total_query_time \
+             total_wait_time total_server_assignment_count total_client_parse_count total_server_parse_count \
+             total_bind_count avg_xact_count avg_query_count avg_recv avg_sent avg_xact_time avg_query_time \
+             avg_wait_time",
+            "database",
+        ),
+        (
+            "POOLS",
+            "cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active sv_active_cancel \
+             sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us",
+            "database user pool_mode",
+        ),
+        (
+            "DATABASES",
+            "port pool_size min_pool_size reserve_pool_size max_connections current_connections paused disabled \
+             max_client_connections current_client_connections",
+            "name host database force_user pool_mode",
+        ),
+        ("LISTS", "items", "list"),
+        ("CONFIG", "", "key value default changeable"),
+        (
+            "CLIENTS",
+            "port wait wait_us",
+            "user database state addr connect_time request_time application_name",
+        ),
+        ("SERVERS", "port wait wait_us", "user database state addr connect_time request_time link"),
+        ("USERS", "current_connections", "name pool_mode"),
+    ];
+    for (what, numbers, texts) in wanted {
+        let rows = show(&mut watch, what);
+        assert!(!rows.is_empty(), "SHOW {what}");
+        for row in &rows {
+            for column in texts.split(' ') {
+                assert!(row.contains_key(column), "SHOW {what}: {column}");
+            }
+            for column in numbers.split_whitespace() {
+                let value = row.get(column).unwrap_or_else(|| panic!("SHOW {what}: {column}"));
+                assert!(value.is_empty() || value.parse::<f64>().is_ok(), "SHOW {what}: {column} is {value}");
+            }
+        }
+    }
+    let lists = show(&mut watch, "LISTS");
+    for list in [
+        "databases",
+        "users",
+        "pools",
+        "free_clients",
+        "used_clients",
+        "login_clients",
+        "free_servers",
+        "used_servers",
+    ] {
+        one(&lists, &[("list", list)]);
+    }
+    for key in ["max_client_conn", "default_pool_size", "max_user_connections", "listen_port", "pool_mode"] {
+        one(&show(&mut watch, "CONFIG"), &[("key", key)]);
+    }
+    // The exporter cuts the word before the first blank off; Datadog's wants three numbers.
+    let version = watch.value("SHOW VERSION").expect("a version");
+    assert!(version.starts_with("PgBouncer 1.25.2 "), "{version}");
+}
+
 fn transactions(boss: &mut Client) -> u64 {
     one(&show(boss, "STATS"), &[("database", "app")])["total_xact_count"].parse().expect("a number")
 }
@@ -507,7 +625,7 @@ fn shutdown_in_its_forms() {
             held.query("COMMIT").expect("and ends");
         }
         drop(held);
-        assert!(howdah.wait(std::time::Duration::from_secs(20)).success(), "{how}");
+        assert!(howdah.wait(Duration::from_secs(20)).success(), "{how}");
     }
 }
 

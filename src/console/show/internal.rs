@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::config::resolved::Profile;
+use crate::config::resolved::{HostAddr, Profile};
 use crate::console::rows::{Cell, Column, Row, big, bytea, int, row, text};
 use crate::console::view::{PGBOUNCER, View};
 use crate::pool::core::Hold;
@@ -42,9 +42,9 @@ pub(in crate::console) fn lists(view: &View) -> Vec<Row> {
     vec![
         row!["databases", view.config.databases.len() + 1],
         row!["users", view.config.users.len() + usize::from(!view.config.users.contains_key(PGBOUNCER))],
-        row!["peers", 0],
+        row!["peers", view.config.compat.peers.others.len() as i64],
         row!["pools", pools.len() + 1],
-        row!["peer_pools", 0],
+        row!["peer_pools", view.config.compat.peers.others.len() as i64],
         row!["free_clients", 0],
         row!["used_clients", clients.len()],
         row!["login_clients", clients.logging_in.load(Ordering::Relaxed)],
@@ -90,8 +90,16 @@ pub(in crate::console) fn dns_zones(_: &View) -> Vec<Row> {
 pub(in crate::console) const PEERS: &[Column] =
     &[int("peer_id"), text("host"), int("port"), int("pool_size")];
 
-pub(in crate::console) fn peers(_: &View) -> Vec<Row> {
-    Vec::new()
+/// A connection to a peer lasts as long as the one cancel that it carries, so that there is no pool to size.
+pub(in crate::console) fn peers(view: &View) -> Vec<Row> {
+    let others = &view.config.compat.peers.others;
+    let one = |(id, host): (&u16, &HostAddr)| match host {
+        HostAddr::Tcp { host, port } => row![i64::from(*id), host.as_str(), i64::from(*port), Cell::Null],
+        HostAddr::Unix { dir, port } => {
+            row![i64::from(*id), dir.display().to_string(), i64::from(*port), Cell::Null]
+        }
+    };
+    others.iter().map(one).collect()
 }
 
 pub(in crate::console) const PEER_POOLS: &[Column] = &[
@@ -102,8 +110,8 @@ pub(in crate::console) const PEER_POOLS: &[Column] = &[
     int("sv_login"),
 ];
 
-pub(in crate::console) fn peer_pools(_: &View) -> Vec<Row> {
-    Vec::new()
+pub(in crate::console) fn peer_pools(view: &View) -> Vec<Row> {
+    view.config.compat.peers.others.keys().map(|id| row![i64::from(*id), 0, 0, 0, 0]).collect()
 }
 
 pub(in crate::console) const FDS: &[Column] = &[
