@@ -85,6 +85,7 @@ impl std::fmt::Debug for OnConfig {
 impl Services {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
         let params = ParamInterner::default();
+        let scram_iterations = config.access.scram_iterations;
         Arc::new(Self {
             clock: Clock::default(),
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
@@ -110,7 +111,7 @@ impl Services {
             cancels_in_flight: AtomicUsize::new(0),
             marks: Mutex::default(),
             log_dropped: std::sync::OnceLock::new(),
-            mock_secret: MockSecret::new(rand::random()),
+            mock_secret: MockSecret::new(rand::random()).iterations(scram_iterations),
             scram_cache: ScramCache::default(),
             passkeys: ScramCache::default(),
             lookups: Lookups::default(),

@@ -84,7 +84,11 @@ impl Verifier {
 /// A user's salt is the same at every attempt, known or not, so that it does not tell whether the user exists
 /// (`scram_mock_salt` in PostgreSQL). Give all instances that share clients the same bytes.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MockSecret([u8; 32]);
+pub struct MockSecret {
+    bytes: [u8; 32],
+    /// Of verifiers that are made here.
+    iterations: u32,
+}
 
 impl std::fmt::Debug for MockSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -94,28 +98,35 @@ impl std::fmt::Debug for MockSecret {
 
 impl MockSecret {
     pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self { bytes, iterations: DEFAULT_ITERATIONS }
+    }
+
+    /// The same with `scram_iterations`.
+    #[must_use]
+    pub const fn iterations(mut self, n: u32) -> Self {
+        self.iterations = n;
+        self
     }
 
     /// The salt of this user's name.
     pub fn salt(&self, user: &str) -> Vec<u8> {
-        hmac(&self.0, &[b"salt", user.as_bytes()]).iter().take(16).copied().collect()
+        hmac(&self.bytes, &[b"salt", user.as_bytes()]).iter().take(16).copied().collect()
     }
 
     /// A verifier that no password matches; whoever uses it must refuse a match all the same.
     pub fn verifier(&self, user: &str) -> Verifier {
         Verifier {
-            iterations: DEFAULT_ITERATIONS,
+            iterations: self.iterations,
             salt: self.salt(user),
-            stored_key: hmac(&self.0, &[b"stored", user.as_bytes()]),
-            server_key: hmac(&self.0, &[b"server", user.as_bytes()]),
+            stored_key: hmac(&self.bytes, &[b"stored", user.as_bytes()]),
+            server_key: hmac(&self.bytes, &[b"server", user.as_bytes()]),
         }
     }
 
     /// Makes the keys of a plain password, with this user's salt: the same at every login, so that the caller
     /// can keep them.
     pub fn derive_job(&self, user: &str, password: &str) -> DeriveJob {
-        DeriveJob::new(password.as_bytes(), self.salt(user), DEFAULT_ITERATIONS)
+        DeriveJob::new(password.as_bytes(), self.salt(user), self.iterations)
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Access {
     pub lookup: Lookup,
     /// How long an answer of `auth_query` holds; zero is for one login.
     pub lifetime: Duration,
+    /// Of the verifiers that are made of plain secrets.
+    pub scram_iterations: u32,
 }
 
 /// How the secrets of users that are not listed are asked for.

@@ -10,23 +10,33 @@ use super::raw::{Node, Raw, Source, Table, table_at};
 use super::setting::{Level, Setting};
 use super::settings::SETTINGS;
 
-/// Keys of `[pgbouncer]` that are no settings of Howdah's yet.
-const NOT_YET: &[&str] = &["auth_ldap_options", "scram_iterations", "suspend_timeout"];
 /// Keys of `[pgbouncer]` that need no setting of their own: what each becomes.
 pub(super) const ELSEWHERE: &[(&str, &str)] = &[
+    ("client_tls13_ciphers", "`client_tls_ciphers`, together with the key of that name"),
     ("listen_addr", "`listen`, together with listen_port; names are looked up once, at the start"),
     ("listen_port", "`listen` and `unix_socket_port`"),
     ("log_stats", "0 is `stats_period = \"0\"`"),
+    ("server_tls13_ciphers", "`server_tls_ciphers`, together with the key of that name"),
     ("verbose", "`log_level`: 1 is debug, 2 and more is trace"),
 ];
 /// Keys that are read, checked for their form, and change nothing: why.
 pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
+    ("auth_ldap_options", "auth_type = ldap is refused, so that there is nothing to give options to"),
+    (
+        "client_tls_dheparams",
+        "the key exchange is by elliptic curves; another value than auto or none is warned about",
+    ),
+    ("client_tls_ecdhcurve", "both sides agree on a curve; another value than auto is warned about"),
     ("conffile", "the file that is read is the one named on the command line"),
     ("dns_nxdomain_ttl", "each new server connection asks the system's resolver, so no answer is kept"),
     ("dns_zone_check_period", "each new server connection asks the system's resolver, so no zone is watched"),
     ("job_name", "an old name of syslog_ident; PgBouncer, too, uses it for that alone"),
     ("resolv_conf", "the system's resolver reads the system's /etc/resolv.conf"),
     ("sbuf_loopcnt", "connections take turns on the runtime's own budget"),
+    (
+        "suspend_timeout",
+        "no bytes of a client are kept back between its transactions, so that SUSPEND waits for transactions alone",
+    ),
     ("service_name", "an old name of syslog_ident"),
     (
         "tcp_defer_accept",
@@ -83,7 +93,6 @@ pub(super) fn is_key(key: &str) -> bool {
     SETTINGS.iter().any(|s| s.at(Level::Global) && s.pgbouncer.main == Some(key))
         || ELSEWHERE.iter().any(|(k, _)| *k == key && !k.starts_with("listen_"))
         || WITHOUT_MEANING.iter().any(|(k, _)| *k == key)
-        || NOT_YET.contains(&key)
         || key.contains("_tls")
 }
 
@@ -201,10 +210,6 @@ impl Reader<'_> {
         }
     }
 
-    fn not_yet(&mut self, line: &Line, key: &str) {
-        self.warnings.push(format!("{}: {key}: not acted upon yet", line.source));
-    }
-
     /// `listen_addr` and `listen_port` together.
     fn listen(&mut self, lines: &[Line], whole: &Source) {
         let main = |key: &str| lines.iter().rfind(|l| l.section == "pgbouncer" && l.key == key);
@@ -276,9 +281,6 @@ impl Reader<'_> {
         if WITHOUT_MEANING.iter().any(|(k, _)| *k == key) {
             return;
         }
-        if NOT_YET.contains(&key) {
-            return self.not_yet(line, &format!("pgbouncer/{key}"));
-        }
         let by_name = |s: &&Setting| s.pgbouncer.main == Some(key);
         match SETTINGS.iter().find(|s| s.at(Level::Global) && by_name(s)) {
             Some(setting) => self.setting(setting, &[], line, &line.value),
@@ -286,7 +288,6 @@ impl Reader<'_> {
                 let known = SETTINGS
                     .iter()
                     .filter_map(|s| s.pgbouncer.main)
-                    .chain(NOT_YET.iter().copied())
                     .chain(ELSEWHERE.iter().map(|(k, _)| *k))
                     .chain(WITHOUT_MEANING.iter().map(|(k, _)| *k));
                 let e = ConfigError::new(&line.source, "", format!("unknown parameter: pgbouncer/{key}"));
@@ -303,7 +304,8 @@ impl Reader<'_> {
             "client_tls_dheparams" if matches!(value, "auto" | "none" | "") => {}
             "client_tls_ecdhcurve" if matches!(value, "auto" | "") => {}
             "client_tls_dheparams" | "client_tls_ecdhcurve" => {
-                self.not_yet(line, &format!("pgbouncer/{}", line.key));
+                let why = "the key exchange is by elliptic curves that both sides agree on";
+                self.warnings.push(format!("{}: {}: without effect: {why}", line.source, line.key));
             }
             // See `tls_ciphers`.
             "client_tls13_ciphers" | "server_tls13_ciphers" | "client_tls_ciphers" | "server_tls_ciphers" => {

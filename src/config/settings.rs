@@ -233,6 +233,10 @@ settings! {
     auth_query_lifetime: GLOBAL, Kind::Timeout { max: Duration::from_secs(86_400) }, Is("30s"),
         "a role that is locked is out within this time; 0 asks for each login",
         Live, NATIVE.preset("0"), Config |c, Timeout(v)| c.access.lifetime = v.unwrap_or_default();
+    /// Rounds of PBKDF2 in the verifiers that are made of plain secrets, and in those that are shown to unknown users.
+    scram_iterations: GLOBAL, Kind::Count { min: 1, max: 100_000 }, Is("4096"),
+        "PostgreSQL's; such verifiers live in memory alone, so that more of them only costs time",
+        Restart, pgb("scram_iterations"), Config |c, Count(v)| c.access.scram_iterations = *v;
     /// Users that may do everything on the console and take the reserved client connections.
     admin_users: GLOBAL, Kind::Names, Is(""), "nobody is privileged unless the operator says so",
         Live, pgb("admin_users"), Config |c, List(v)| c.admin_users = v.clone();
