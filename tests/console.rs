@@ -562,6 +562,8 @@ fn kill_and_disable() {
     boss.query("ENABLE other").expect("it is enabled");
     assert!(howdah.connect("app", "other").is_ok());
     assert_eq!(refusal(boss.query("DISABLE")).message, "a database is required");
+    let counted = |command| kit::metric(&howdah, "howdah_console_commands_total", &[("command", command)]);
+    assert_eq!((counted("KILL"), counted("KILL_CLIENT"), counted("DISABLE")), (1.0, 1.0, 1.0));
 }
 
 /// After RECONNECT and WAIT_CLOSE no server is an old one, and no client has noticed.

@@ -101,6 +101,9 @@ impl Session {
             return Ok(Ok(answer));
         }
         tracing::info!(client = ctl.id, user = %ctl.user, peer = %ctl.peer, ?command, "console command");
+        if let Some(label) = command.label() {
+            self.services.counters.count("console_commands_total", label);
+        }
         let services = self.services.clone();
         let mut acting = Box::pin(act::act(&services, &ctl, command));
         let (stream, buf) = (&mut self.visitor.stream, &mut self.buf);

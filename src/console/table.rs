@@ -173,6 +173,15 @@ impl Command {
         }
     }
 
+    /// What it does, in the metrics; nothing for what only looks.
+    pub(super) fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Set { .. } => Some("SET"),
+            Self::Do(verb, _) => VERBS.iter().find(|v| v.1 == *verb).map(|v| v.0),
+            _ => None,
+        }
+    }
+
     /// Of its answer, where it has rows.
     pub(super) fn columns(&self) -> Option<&'static [Column]> {
         match self {

@@ -363,6 +363,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),
     event("howdah_statements_reprepared_total", "batches", &[], &[], "Batches sent again because the server had lost their prepared statement before anything of them ran."),
     event("howdah_role_changes_total", "changes", &["change"], &["promoted", "demoted", "timeline"], "Changes of servers' roles that the monitor has seen."),
+    event("howdah_console_commands_total", "commands", &["command"], &["DISABLE", "ENABLE", "KILL", "KILL_CLIENT", "PAUSE", "RECONNECT", "RELOAD", "RESUME", "SET", "SHUTDOWN", "SUSPEND", "WAIT_CLOSE"], "Commands of the console that change something, tried by who may."),
     event("howdah_pools_freed_total", "pools", &[], &[], "Pools that were freed because nobody had used them for pool_idle_timeout or autodb_idle_timeout."),
     event("howdah_fences_total", "fences", &["reason"], &["role_change", "login"], "Times that connections were kept from clients because their server has another role than their pool: all of a pool after a change of roles, or one at its login."),
     event("howdah_monitor_failures_total", "questions", &[], &[], "Questions of the monitor that a server did not answer."),
