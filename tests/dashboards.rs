@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;
+mod kit;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -11,8 +12,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::exposition::Exposition;
-use common::proxy::Howdah;
-use common::{left_out, root, shared};
+use common::{left_out, root};
+use kit::trio::Trio;
 
 const FILES: &[&str] =
     &["docker/grafana/howdah.json", "docker/prometheus/alerts.yml", "docker/prometheus/alerts.test.yml"];
@@ -30,12 +31,8 @@ fn metrics_of(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_that_is_named_is_in_a_live_scrape() {
-    let Some(cluster) = shared(15) else { return };
-    let howdah = Howdah::start(&format!(
-        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
-         [users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 3\n",
-        cluster.tcp()
-    ));
+    let Some(trio) = Trio::start_with(15, common::app_options()) else { return };
+    let howdah = trio.howdah("when_no_replica = \"primary\"", "");
     howdah.connect("app", "app").expect("a login").query("SELECT 1").expect("an answer");
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");

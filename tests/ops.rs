@@ -9,6 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::certs::Lab;
 use common::exposition::Exposition;
 use common::proxy::Howdah;
 use common::{Cluster, SUPERUSER, Stop, app_options, cluster, eventually, left_out, shared};
@@ -46,6 +47,85 @@ fn stats(howdah: &Howdah) -> serde_json::Value {
     let (status, text) = get(howdah, "/stats");
     assert_eq!(status, 200, "{text}");
     serde_json::from_str(&text).expect("JSON")
+}
+
+/// The same over TLS; the error where the handshake failed.
+fn get_securely(howdah: &Howdah, lab: &Lab, own: Option<&str>, path: &str) -> std::io::Result<(u16, String)> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in CertificateDer::pem_file_iter(lab.path("ca.crt")).expect("the CA") {
+        roots.add(ca.expect("a certificate")).expect("a root");
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some(name) => {
+            let chain = CertificateDer::pem_file_iter(lab.path(&format!("{name}.crt"))).expect("a file");
+            let chain = chain.map(|c| c.expect("a certificate")).collect();
+            let key = PrivateKeyDer::from_pem_file(lab.path(&format!("{name}.key"))).expect("a key");
+            builder.with_client_auth_cert(chain, key).expect("a pair")
+        }
+    };
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+    let connection = rustls::ClientConnection::new(config.into(), name).expect("a connection");
+    let socket = std::net::TcpStream::connect(howdah.ops_address())?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut s = rustls::StreamOwned::new(connection, socket);
+    write!(s, "GET {path} HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    match s.read_to_string(&mut answer) {
+        // Whether the end was said in TLS is not asked here.
+        Ok(_) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof && !answer.is_empty() => {}
+        Err(e) => return Err(e),
+    }
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
+    Ok((head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status"), body.to_owned()))
+}
+
+/// With a certificate of its own the port speaks HTTPS alone; a reload brings another one, and a CA asks who comes.
+#[test]
+fn the_ops_port_speaks_https() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let Some(lab) = Lab::new() else { return };
+    lab.ca("ca");
+    lab.leaf("server", "ca", "localhost", "subjectAltName=DNS:localhost");
+    lab.leaf("scraper", "ca", "scraper", "extendedKeyUsage=clientAuth");
+    let tls = format!(
+        "ops_tls_cert = \"{}\"\nops_tls_key = \"{}\"",
+        lab.show("server.crt"),
+        lab.show("server.key")
+    );
+    let howdah = howdah_before(cluster, &tls);
+    let (status, text) = get_securely(&howdah, &lab, None, "/metrics").expect("an answer");
+    assert_eq!(status, 200);
+    let scrape = Exposition::parse(&text).expect("its form is right");
+    let expires = scrape.value("howdah_tls_certificate_not_after_seconds", &[("setting", "ops_tls_cert")]);
+    assert!(expires.is_some_and(f64::is_finite), "{expires:?}");
+    // Plain HTTP gets no answer of HTTP.
+    let mut plain = std::net::TcpStream::connect(howdah.ops_address()).expect("the port accepts");
+    plain.write_all(b"GET /metrics HTTP/1.1\r\nHost: ops\r\n\r\n").expect("a request");
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+
+    let text = std::fs::read_to_string(howdah.config_path()).expect("the configuration");
+    let with_ca =
+        text.replace("ops_tls_key", &format!("ops_tls_ca = \"{}\"\nops_tls_key", lab.show("ca.crt")));
+    std::fs::write(howdah.config_path(), with_ca).expect("written");
+    howdah.hup();
+    howdah.await_log("configuration reloaded", Duration::from_secs(20));
+    assert!(get_securely(&howdah, &lab, None, "/healthz").is_err(), "nobody without a certificate");
+    assert_eq!(get_securely(&howdah, &lab, Some("scraper"), "/healthz").expect("an answer").0, 200);
+    let (_, text) = get_securely(&howdah, &lab, Some("scraper"), "/metrics").expect("an answer");
+    let scrape = Exposition::parse(&text).expect("its form is right");
+    let failed = scrape.value("howdah_tls_handshake_failures_total", &[("side", "ops")]);
+    assert_eq!(failed, Some(2.0));
 }
 
 /// Prometheus' own opinion of a scrape, where it is installed.

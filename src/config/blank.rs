@@ -48,11 +48,13 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
         tls: Tls {
             client: blank_tls(),
             server: blank_tls(),
+            ops: blank_tls(),
             direct: false,
             cleartext: false,
             binding: ChannelBinding::Prefer,
             acceptor: None,
             connector: None,
+            ops_acceptor: None,
         },
         pool: blank_pool(),
         limits: Limits {

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -16,7 +15,7 @@ use super::draft::Draft;
 
 pub use super::access::{Access, AuthMethod, ChannelBinding, Lookup};
 use super::compat::Compat;
-use crate::tls::{Acceptor, Connector, Mode};
+pub use super::tls::{Tls, TlsFiles};
 
 /// One valid configuration, whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,32 +156,6 @@ pub enum Drain {
     Clients,
     /// 57P01 to each client at its next transaction boundary.
     Transactions,
-}
-
-/// TLS of both sides.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tls {
-    pub client: TlsFiles,
-    pub server: TlsFiles,
-    /// TLS to servers begins without an SSLRequest.
-    pub direct: bool,
-    /// A server may be sent a password as it is, over TCP without TLS.
-    pub cleartext: bool,
-    pub binding: ChannelBinding,
-    /// `None` where the mode is `disable`.
-    pub acceptor: Option<Arc<Acceptor>>,
-    pub connector: Option<Arc<Connector>>,
-}
-
-/// What one side's settings name.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TlsFiles {
-    pub mode: Mode,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-    pub ca: Option<PathBuf>,
-    pub protocols: Vec<String>,
-    pub ciphers: Vec<String>,
 }
 
 /// Limits of the whole process.

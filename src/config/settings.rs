@@ -192,6 +192,16 @@ settings! {
     /// File whose first line is that token.
     ops_token_file: GLOBAL, Kind::Text, Unset, "the token may stand in the configuration itself",
         Live, NATIVE, Section |s, Text(v)| s.ops_token_file = Some(v.clone());
+    /// The ops port's certificate in PEM, with the intermediate ones behind it: with one it speaks HTTPS, and HTTPS alone.
+    /// Read again at each reload.
+    ops_tls_cert: GLOBAL, Kind::Text, Unset, "on the loopback interface nobody listens in",
+        NewConnections, NATIVE, Config |c, Text(v)| c.tls.ops.cert = path(v);
+    /// Its private key in PEM, without a passphrase.
+    ops_tls_key: GLOBAL, Kind::Text, Unset, "a secret has no default",
+        NewConnections, NATIVE, Config |c, Text(v)| c.tls.ops.key = path(v);
+    /// CA certificates in PEM: whoever scrapes needs a certificate that they vouch for.
+    ops_tls_ca: GLOBAL, Kind::Text, Unset, "without it no client certificate is asked for",
+        NewConnections, NATIVE, Config |c, Text(v)| c.tls.ops.ca = path(v);
     /// What /readyz asks for besides a valid configuration and open listeners: databases, as `DATABASE` (its primary)
     /// or `DATABASE/ROLE`, that the pools must not know to be out of reach.
     ready_requires: GLOBAL, Kind::Names, Is(""),

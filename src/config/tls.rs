@@ -1,6 +1,7 @@
 //! Certificates and keys: their files are read with the configuration, so that a reload reads them again and a
 //! broken one leaves the old ones in force.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -8,8 +9,38 @@ use zeroize::Zeroizing;
 use super::build::{Builder, shown, source_at};
 use super::problem::ConfigError;
 use super::raw::Table;
-use super::resolved::{Config, TlsFiles};
+use super::resolved::{ChannelBinding, Config};
 use crate::tls::{Acceptor, Connector, Files, Mode};
+
+/// TLS of both sides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    pub client: TlsFiles,
+    pub server: TlsFiles,
+    /// The ops port's; its mode follows from what is stated.
+    pub ops: TlsFiles,
+    /// TLS to servers begins without an SSLRequest.
+    pub direct: bool,
+    /// A server may be sent a password as it is, over TCP without TLS.
+    pub cleartext: bool,
+    pub binding: ChannelBinding,
+    /// `None` where the mode is `disable`.
+    pub acceptor: Option<Arc<Acceptor>>,
+    pub connector: Option<Arc<Connector>>,
+    /// `None` is plain HTTP.
+    pub ops_acceptor: Option<Arc<Acceptor>>,
+}
+
+/// What one side's settings name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsFiles {
+    pub mode: Mode,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+    pub protocols: Vec<String>,
+    pub ciphers: Vec<String>,
+}
 
 /// Mode, certificate, key, CA, protocols and ciphers; the end of the key after `client_tls_` or `server_tls_`.
 struct Read {
@@ -21,6 +52,7 @@ struct Read {
 impl Builder<'_, '_> {
     /// Makes both sides of TLS of what the settings name.
     pub(super) fn tls(&mut self, tree: &Table, config: &mut Config) {
+        self.ops_tls(tree, config);
         let client = config.tls.client.clone();
         if let Some(read) = self.tls_files(tree, "client_tls_", &client) {
             match Acceptor::new(client.mode, &files(&read, &client)) {
@@ -42,6 +74,25 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// HTTPS for the ops port, where it has a certificate.
+    fn ops_tls(&mut self, tree: &Table, config: &mut Config) {
+        let mut ops = config.tls.ops.clone();
+        ops.protocols = vec!["secure".to_owned()];
+        ops.ciphers = vec!["default".to_owned()];
+        ops.mode = match (&ops.cert, &ops.key, &ops.ca) {
+            (None, None, None) => return,
+            (_, _, Some(_)) => Mode::VerifyCa,
+            (_, _, None) => Mode::Require,
+        };
+        config.tls.ops = ops.clone();
+        if let Some(read) = self.tls_files(tree, "ops_tls_", &ops) {
+            match Acceptor::new(ops.mode, &files(&read, &ops)) {
+                Ok(a) => config.tls.ops_acceptor = Some(Arc::new(a.for_http())),
+                Err(problems) => self.tls_problems(tree, "ops_tls_", problems),
+            }
+        }
+    }
+
     fn tls_problems(&mut self, tree: &Table, prefix: &str, problems: Vec<(&'static str, String)>) {
         for (end, why) in problems {
             let key = format!("{prefix}{end}");
@@ -56,7 +107,7 @@ impl Builder<'_, '_> {
             return None;
         }
         let mut unreadable = false;
-        let mut read = |name: &str, path: &Option<std::path::PathBuf>| {
+        let mut read = |name: &str, path: &Option<PathBuf>| {
             let path = self.context.dir.join(path.as_ref()?);
             match std::fs::read(&path) {
                 Ok(bytes) => Some(Zeroizing::new(bytes)),

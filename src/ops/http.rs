@@ -62,6 +62,10 @@ impl Endpoints {
         Self { services, local, scraping: Semaphore::new(1) }
     }
 
+    pub(super) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
     /// The answer, within `limit`. A body of the request is not read.
     pub(super) async fn answer<B>(&self, request: Request<B>, limit: Duration) -> Answer {
         let token = self.services.config().process.ops_token.clone();

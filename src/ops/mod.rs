@@ -24,9 +24,11 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use self::http::Endpoints;
 use crate::services::Services;
@@ -75,7 +77,7 @@ async fn serve(listener: TcpListener, services: Arc<Services>, limits: Limits) {
                 let endpoints = endpoints.clone();
                 tokio::spawn(async move {
                     let _place = place;
-                    connection(stream, endpoints, limits).await;
+                    secured(stream, endpoints, limits).await;
                 });
             }
             Err(e) => {
@@ -86,8 +88,34 @@ async fn serve(listener: TcpListener, services: Arc<Services>, limits: Limits) {
     }
 }
 
+/// The handshake, where the port has a certificate; a reload brings another.
+async fn secured(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits) {
+    let services = endpoints.services().clone();
+    let Some(acceptor) = services.config().tls.ops_acceptor.clone() else {
+        return connection(stream, endpoints, limits).await;
+    };
+    let accepted = TlsAcceptor::from(acceptor.config().clone()).accept(stream);
+    match tokio::time::timeout(limits.header, accepted).await {
+        Ok(Ok(stream)) => {
+            services.counters.count("tls_handshakes_total", "ops");
+            connection(stream, endpoints, limits).await;
+        }
+        failed => {
+            services.counters.count("tls_handshake_failures_total", "ops");
+            let error = match failed {
+                Ok(Err(e)) => e.to_string(),
+                _ => "it was not over in time".to_owned(),
+            };
+            tracing::info!(error, "ops port: TLS handshake failed");
+        }
+    }
+}
+
 /// One connection; errors are the peer's business alone.
-async fn connection(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits) {
+async fn connection<S>(stream: S, endpoints: Arc<Endpoints>, limits: Limits)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let answer = service_fn(move |request| {
         let endpoints = endpoints.clone();
         async move { Ok::<_, std::convert::Infallible>(endpoints.answer(request, limits.request).await) }

@@ -40,7 +40,7 @@ pub(super) struct Snapshot {
     pub(super) events: Vec<(&'static str, &'static str, u64)>,
     pub(super) uptime: Duration,
     /// Setting, and when what it names expires; what is not there never does.
-    pub(super) certificates: [(&'static str, f64); 4],
+    pub(super) certificates: [(&'static str, f64); 6],
     pub(super) process: Option<Process>,
     pub(super) routes: super::routes::RouteFigures,
 }
@@ -169,14 +169,17 @@ impl Snapshot {
     }
 }
 
-fn certificates(config: &Config) -> [(&'static str, f64); 4] {
+fn certificates(config: &Config) -> [(&'static str, f64); 6] {
     let client = config.tls.acceptor.as_ref().map(|a| a.material());
     let server = config.tls.connector.as_ref().map(|c| c.material());
+    let ops = config.tls.ops_acceptor.as_ref().map(|a| a.material());
     [
         ("client_tls_cert", client.and_then(|m| m.not_after)),
         ("client_tls_ca", client.and_then(|m| m.ca_not_after)),
         ("server_tls_cert", server.and_then(|m| m.not_after)),
         ("server_tls_ca", server.and_then(|m| m.ca_not_after)),
+        ("ops_tls_cert", ops.and_then(|m| m.not_after)),
+        ("ops_tls_ca", ops.and_then(|m| m.ca_not_after)),
     ]
     .map(|(setting, end)| (setting, end.map_or(f64::INFINITY, |e| e as f64)))
 }

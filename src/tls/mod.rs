@@ -97,6 +97,18 @@ impl Acceptor {
         Ok(Self { mode, config: Arc::new(config), material, end_point })
     }
 
+    /// The same for HTTP: nobody speaks PostgreSQL there.
+    #[must_use]
+    pub fn for_http(mut self) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        self
+    }
+
+    pub fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
     /// What a login can be bound to: see [`end_point_hash`].
     pub fn end_point(&self) -> Option<&[u8]> {
         self.end_point.as_deref()
