@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::auth::failures::Failures;
 use crate::auth::{MockSecret, ScramKeys};
 use crate::client::ctl::ClientCtl;
 use crate::clock::Clock;
@@ -60,6 +61,7 @@ pub struct Services {
     /// Log lines that were lost, where logging is ours.
     pub log_dropped: std::sync::OnceLock<Arc<AtomicU64>>,
     pub mock_secret: MockSecret,
+    pub failures: Mutex<Failures>,
     pub scram_cache: ScramCache,
     /// With which clients that proved a verifier are logged in to servers.
     pub passkeys: ScramCache,
@@ -111,6 +113,7 @@ impl Services {
             cancels_in_flight: AtomicUsize::new(0),
             marks: Mutex::default(),
             log_dropped: std::sync::OnceLock::new(),
+            failures: Mutex::default(),
             mock_secret: MockSecret::new(rand::random()).iterations(scram_iterations),
             scram_cache: ScramCache::default(),
             passkeys: ScramCache::default(),

@@ -245,3 +245,28 @@ fn servers_on_postgres_15() {
 fn servers_on_postgres_18() {
     servers(18);
 }
+
+/// Guessing has a limit, for one user from one address; whoever has the password comes in again after it.
+#[test]
+fn passwords_are_not_guessed_for_long() {
+    let Some(cluster) = shared(15) else { return };
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"scram-sha-256\"\n\
+         max_login_failures = 3\n[users.app]\npassword = \"right\"\n[users.other]\npassword = \"right\"\n\
+         [databases.app]\nhost = \"{}\"\npool_size = 2\nuser = \"app\"\n",
+        cluster.tcp()
+    ));
+    let wrong = |user: &str| refused(&dsn(&howdah, user, Some("wrong"))).1;
+    for user in ["app", "nobody"] {
+        for _ in 0..3 {
+            assert!(wrong(user).contains("28P01"), "{user}");
+        }
+        let told = wrong(user);
+        assert!(told.contains("28000") && told.contains("too many failed logins"), "{told}");
+    }
+    let (codes, told) = refused(&dsn(&howdah, "app", Some("right")));
+    assert!(codes.is_empty() && told.contains("max_login_failures is 3"), "nobody was asked: {told}");
+    assert!(login(&dsn(&howdah, "other", Some("right"))).1.is_ok(), "another user is another matter");
+    let counted = kit::metric(&howdah, "howdah_clients_rejected_total", &[("code", "too_many_failures")]);
+    assert!((counted - 3.0).abs() < 0.1, "{counted}");
+}

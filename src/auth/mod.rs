@@ -6,6 +6,7 @@
 
 pub mod access;
 mod client;
+pub mod failures;
 pub mod md5;
 mod message;
 pub mod scram;

@@ -1,10 +1,12 @@
 //! How a client proves who it is: by a rule or the one method for all, with a secret that is listed or asked for.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::login::{gone, message};
 use crate::auth::access::{self, Caller, Identity};
 use crate::auth::{Action, ClientAuth};
+use crate::clock::Clock;
 use crate::config::hba::{ClientCert, Rule};
 use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User};
 use crate::error::Error;
@@ -24,6 +26,41 @@ pub(super) async fn authenticate(
     end_point: Option<Vec<u8>>,
 ) -> Result<(), Error> {
     let rule = rule(stream, peer, config, startup)?;
+    let (user, limit) = (startup.user.as_str(), config.limits.max_login_failures);
+    let address = address(peer);
+    if !services.failures.lock().may_try(Clock::now(), limit, address, user) {
+        return Err(Error::TooManyFailures { user: user.to_owned(), limit });
+    }
+    let proved = by_rule(stream, buf, services, config, startup, end_point, rule).await;
+    match &proved {
+        Ok(()) => services.failures.lock().succeeded(address, user),
+        Err(
+            Error::AuthenticationFailed { .. } | Error::IdentityUnproved { .. } | Error::NoSuchUser { .. },
+        ) => {
+            services.failures.lock().failed(Clock::now(), limit, address, user);
+        }
+        Err(_) => {}
+    }
+    proved
+}
+
+fn address(peer: Peer) -> Option<IpAddr> {
+    match peer {
+        Peer::Tcp(a) => Some(a.ip()),
+        Peer::Unix => None,
+    }
+}
+
+/// By the rule that was chosen, or the one method for all.
+async fn by_rule(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    services: &Arc<Services>,
+    config: &Arc<Config>,
+    startup: &Startup,
+    end_point: Option<Vec<u8>>,
+    rule: Option<&Rule>,
+) -> Result<(), Error> {
     let method = rule.map_or(config.auth_method, |r| r.method);
     prove_identity(stream, config, rule, method, &startup.user).await?;
     let user = startup.user.as_str();
@@ -61,10 +98,7 @@ fn rule<'c>(
     if config.auth_method != AuthMethod::Hba {
         return Ok(None);
     }
-    let address = match peer {
-        Peer::Tcp(a) => Some(a.ip()),
-        Peer::Unix => None,
-    };
+    let address = address(peer);
     let tls = stream.tls().is_some();
     let caller = Caller {
         address,

@@ -63,6 +63,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             max_user_client_connections: None,
             reserved_client_connections: 0,
             max_login_connections: 0,
+            max_login_failures: 0,
             max_parallel_connects: 0,
             max_cancels_in_flight: 0,
             client_write_timeout: None,

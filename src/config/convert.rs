@@ -23,6 +23,7 @@ const IMPROVED: &[(&str, &str, &str)] = &[
     ("ops_listen", "metrics and health over HTTP, for this machine", "\"off\""),
     ("drain_timeout", "an end at SIGTERM that does not wait for ever", "\"365d\""),
     ("reserved_client_connections", "admin_users come in when all places are taken", "0"),
+    ("max_login_failures", "passwords cannot be guessed at any speed", "0"),
     ("max_login_connections", "connections that say nothing cannot take every place", "1000000"),
     ("max_client_statements", "a leak of prepared statements is stopped", "1000000"),
     ("max_statement_size", "a huge prepared statement is not kept in memory", "\"1GB\""),

@@ -170,6 +170,8 @@ pub struct Limits {
     pub reserved_client_connections: u32,
     /// Clients that have connected but not finished their login.
     pub max_login_connections: u32,
+    /// In a minute, of one user from one address; 0 is no limit.
+    pub max_login_failures: u32,
     /// Server logins under way per pool at one time.
     pub max_parallel_connects: u32,
     /// CancelRequests that are being forwarded at one time; more are dropped and counted.

@@ -74,6 +74,7 @@ samples! {
     Error::TooManyUserClients { .. } =>
         Error::TooManyUserClients { user: "alice".to_owned(), current: 100, limit: 100 };
     Error::TooManyLogins { .. } => Error::TooManyLogins { current: 1000, limit: 1000 };
+    Error::TooManyFailures { .. } => Error::TooManyFailures { user: "alice".to_owned(), limit: 60 };
     Error::UnknownDatabase { .. } => Error::UnknownDatabase { database: "app".to_owned() };
     Error::LoginTimeout { .. } => Error::LoginTimeout { after: LIMIT };
     Error::ShuttingDown => Error::ShuttingDown;

@@ -138,6 +138,8 @@ pub enum Error {
     TooManyUserClients { user: String, current: usize, limit: usize },
     #[error("too many logins under way")]
     TooManyLogins { current: usize, limit: usize },
+    #[error("too many failed logins of this user from this address")]
+    TooManyFailures { user: String, limit: u32 },
     #[error("database \"{database}\" does not exist")]
     UnknownDatabase { database: String },
     #[error("login timeout")]

@@ -258,6 +258,18 @@ pub fn report(error: &Error) -> Report {
             ),
             "Try again shortly; raise max_login_connections if such bursts are expected.",
         ),
+        Error::TooManyFailures { user, limit } => h(
+            d(
+                r(
+                    F,
+                    S::INVALID_AUTHORIZATION,
+                    "too_many_failures",
+                    format!("too many failed logins of user \"{user}\" from this address"),
+                ),
+                format!("max_login_failures is {limit} in a minute; nobody was asked for a password."),
+            ),
+            "Correct the password and try again in a minute; raise max_login_failures, or 0 for no limit.",
+        ),
         // What pg_receivewal and pg_basebackup ask for, before version 17 whatever they are told.
         Error::UnknownDatabase { database } if database == "replication" => h(
             r(
