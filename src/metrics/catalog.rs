@@ -437,11 +437,6 @@ pub const EXPORTER: &[Metric] = &[
     process("pgbouncer_stats_totals_binds_total", Counter, "messages", BY_DATABASE, "Bind messages of clients."),
 ];
 
-/// The row of this name.
-pub fn find(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().chain(EXPORTER).find(|m| m.name == name)
-}
-
 const HEAD: &str = "\
 # Metrics
 

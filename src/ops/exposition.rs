@@ -9,7 +9,7 @@ use super::exporter;
 use super::process::Process;
 use super::snapshot::{PoolFigures, Snapshot};
 use super::stats::{PROFILE, seconds};
-use crate::metrics::catalog::{self, EXPORTER, Kind, METRICS, Source};
+use crate::metrics::catalog::{EXPORTER, Kind, METRICS, Metric as Row, Source};
 use crate::metrics::{self, BUCKETS_US};
 
 pub(super) const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
@@ -23,7 +23,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
 
 /// In the catalog's order; a family without a series is left out.
 fn families(s: &Snapshot) -> Vec<MetricFamily> {
-    let mut series = Series::default();
+    let mut series = Series::new();
     whole(&mut series, s);
     if let Some(p) = &s.process {
         process(&mut series, p);
@@ -40,6 +40,7 @@ fn families(s: &Snapshot) -> Vec<MetricFamily> {
         .iter()
         .chain(EXPORTER)
         .filter_map(|row| {
+            let found = series.0.remove(row.name).map(|(_, found)| found).filter(|f| !f.is_empty())?;
             let mut family = MetricFamily::default();
             family.set_name(row.name.to_owned());
             family.set_help(row.help.to_owned());
@@ -48,17 +49,20 @@ fn families(s: &Snapshot) -> Vec<MetricFamily> {
                 Kind::Gauge => MetricType::GAUGE,
                 Kind::Histogram => MetricType::HISTOGRAM,
             });
-            family.set_metric(series.0.remove(row.name)?);
+            family.set_metric(found);
             Some(family)
         })
         .collect()
 }
 
-/// Series by the names of their families.
-#[derive(Default)]
-pub(super) struct Series(HashMap<&'static str, Vec<Metric>>);
+/// Series of each row of the catalog. There are hundreds, so that their rows are looked up, not searched.
+pub(super) struct Series(HashMap<&'static str, (&'static Row, Vec<Metric>)>);
 
 impl Series {
+    fn new() -> Self {
+        Self(METRICS.iter().chain(EXPORTER).map(|row| (row.name, (row, Vec::new()))).collect())
+    }
+
     /// One value, with the values of the row's labels in their order.
     pub(super) fn put(&mut self, name: &str, labels: &[&str], value: f64) {
         self.add(name, labels, |kind, m| match kind {
@@ -81,9 +85,12 @@ impl Series {
 
     /// A name without a row is not exported: the tests see to it that there is none.
     fn add(&mut self, name: &str, labels: &[&str], fill: impl FnOnce(Kind, &mut Metric)) {
-        let row = catalog::find(name);
-        debug_assert!(row.is_some_and(|r| r.labels.len() == labels.len()), "{name}{labels:?}");
-        let Some(row) = row else { return };
+        let found = self.0.get_mut(name);
+        debug_assert!(
+            found.as_ref().is_some_and(|(r, _)| r.labels.len() == labels.len()),
+            "{name}{labels:?}"
+        );
+        let Some((row, series)) = found else { return };
         // Only pools of replicas are of one host.
         let stated = |(name, value): &(&&str, &&str)| !(**name == "host" && value.is_empty());
         let pairs = row.labels.iter().zip(labels).filter(stated).map(|(name, value)| {
@@ -94,7 +101,7 @@ impl Series {
         });
         let mut m = Metric::from_label(pairs.collect());
         fill(row.kind, &mut m);
-        self.0.entry(row.name).or_default().push(m);
+        series.push(m);
     }
 }
 
