@@ -17,7 +17,8 @@ lint: ## Format and lints only
 
 soak: ## The long tests: many clients, faults under load
 	@tests/support/setup.sh test
-	cargo test --locked --release --tests -- --ignored --test-threads 1 --nocapture soak
+	cargo test --locked --profile quick --tests -- --ignored --test-threads 1 --nocapture soak
+	HOWDAH_PGBENCH_SECONDS=30 cargo test --locked --profile quick --test drivers -- --test-threads 1 --nocapture with_pgbench
 
 bench: ## Howdah, PgBouncer and a bare relay side by side, in one table
 	@tests/support/setup.sh bench
