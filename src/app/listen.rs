@@ -252,7 +252,9 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
         Some(LoggedIn::Replication(mut sender)) => {
             counted.logged_in();
             let ctl = sender.ctl.clone();
-            let ended = std::panic::AssertUnwindSafe(sender.run()).catch_unwind().await;
+            // As seldom.
+            let served = Box::pin(sender.run());
+            let ended = std::panic::AssertUnwindSafe(served).catch_unwind().await;
             let panicked = |_| services.counters.count("panics_total", "session");
             (ctl, ended.map_err(panicked).unwrap_or("panic"))
         }

@@ -111,6 +111,7 @@ mod tests {
             map: None,
             whole_name: false,
             client_cert: ClientCert::NotAsked,
+            ldap: None,
         }
     }
 

@@ -90,9 +90,10 @@ impl ClientAuth {
         let method = match (method, secret) {
             (AuthMethod::Trust, _) => Method::Trust,
             // Proved before anybody asks, by the socket or a certificate, or not at all.
-            (AuthMethod::Cert | AuthMethod::Peer | AuthMethod::Reject | AuthMethod::Hba, _) => {
-                Method::Refused
-            }
+            (
+                AuthMethod::Cert | AuthMethod::Peer | AuthMethod::Reject | AuthMethod::Ldap | AuthMethod::Hba,
+                _,
+            ) => Method::Refused,
             (AuthMethod::Password, _) => Method::Cleartext(secret.cloned()),
             (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
                 scram_method(user, secret, mock, cached, rng)

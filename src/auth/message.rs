@@ -4,7 +4,7 @@ use crate::auth::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use crate::error::Error;
 
 /// PasswordMessage: one string that ends where the message does.
-pub(super) fn password(body: &[u8]) -> Result<&[u8], Error> {
+pub fn password(body: &[u8]) -> Result<&[u8], Error> {
     match body.split_last() {
         Some((0, text)) if !text.contains(&0) => Ok(text),
         _ => violation("invalid password packet size"),

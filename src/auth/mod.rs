@@ -14,6 +14,7 @@ mod server;
 pub mod verifier;
 
 pub use client::{Action, ClientAuth};
+pub use message::password;
 pub use scram::{DeriveJob, ScramKeys};
 pub use server::{Cleartext, ServerAction, ServerAuth};
 pub use verifier::{MockSecret, Verifier};

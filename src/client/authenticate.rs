@@ -3,15 +3,20 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::login::{gone, message};
 use crate::auth::access::{self, Caller, Identity};
 use crate::auth::{Action, ClientAuth};
 use crate::clock::Clock;
 use crate::config::hba::{ClientCert, Rule};
+use crate::config::ldap::Ldap;
 use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User};
+use crate::directory;
 use crate::error::Error;
 use crate::lookup::{self, Found};
 use crate::net::stream::{Peer, Stream};
+use crate::proto::encode;
 use crate::proto::startup::{Replication, Startup};
 use crate::services::Services;
 
@@ -64,6 +69,11 @@ async fn by_rule(
     let method = rule.map_or(config.auth_method, |r| r.method);
     prove_identity(stream, config, rule, method, &startup.user).await?;
     let user = startup.user.as_str();
+    if method == AuthMethod::Ldap {
+        let ldap = rule.map_or(&config.access.ldap, |r| &r.ldap).clone();
+        let ldap = ldap.ok_or_else(|| Error::Internal("ldap without its options".to_owned()))?;
+        return by_directory(stream, buf, &ldap, user).await;
+    }
     let known = config.users.get(user);
     let mut secret = known.and_then(|u| u.secret.clone());
     let asked = match how(config, &startup.database).filter(|_| secret.is_none()) {
@@ -113,6 +123,29 @@ fn rule<'c>(
         None => Err(Error::NoHbaRule { from, user, database, tls }),
         Some(r) if r.method == AuthMethod::Reject => Err(Error::HbaReject { from, user, database, tls }),
         found => Ok(found),
+    }
+}
+
+/// The password goes to the directory as it is: over TLS alone, if the operator sees to it.
+async fn by_directory(stream: &mut Stream, buf: &mut Vec<u8>, ldap: &Ldap, user: &str) -> Result<(), Error> {
+    stream.write_all(encode::AUTHENTICATION_CLEARTEXT).await.map_err(gone)?;
+    let (tag, body) = message(stream, buf).await?;
+    if tag != b'p' {
+        let why = format!("expected password response, got message type {tag}");
+        return Err(Error::ProtocolViolation(why));
+    }
+    let body = Zeroizing::new(body);
+    let password = crate::auth::password(&body)?;
+    let right = match std::str::from_utf8(password) {
+        Ok(text) => directory::check(ldap, user, text).await,
+        Err(_) => Ok(false),
+    };
+    if let Err(reason) = &right {
+        tracing::warn!(user = ?user, reason, "LDAP could not be asked");
+    }
+    match right {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(Error::IdentityUnproved { method: "LDAP", user: user.to_owned() }),
     }
 }
 

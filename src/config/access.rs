@@ -2,9 +2,11 @@
 //! leaves the old ones in force.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::build::{Builder, source_at};
+use super::ldap::{self, Ldap};
 use super::problem::ConfigError;
 use super::raw::Table;
 use super::resolved::{Config, Profile};
@@ -24,6 +26,8 @@ pub enum AuthMethod {
     Peer,
     /// Nobody comes in this way.
     Reject,
+    /// A directory says whether a password is right.
+    Ldap,
     /// A rule of `auth_hba_file` says which of the others.
     Hba,
 }
@@ -50,6 +54,9 @@ pub struct Access {
     pub lifetime: Duration,
     /// Of the verifiers that are made of plain secrets.
     pub scram_iterations: u32,
+    /// Of `auth_method = "ldap"`, as stated.
+    pub ldap_options: Option<String>,
+    pub ldap: Option<Arc<Ldap>>,
 }
 
 /// How the secrets of users that are not listed are asked for.
@@ -99,6 +106,14 @@ impl Builder<'_, '_> {
             let e = ConfigError::new(&source("auth_method"), "auth_hba_file", "is missing");
             problems.push(e.allowed("the path of a pg_hba.conf, which auth_method = \"hba\" goes by"));
         }
+        if config.auth_method == AuthMethod::Ldap {
+            match ldap_of(config.access.ldap_options.as_deref().unwrap_or_default()) {
+                Ok(l) => config.access.ldap = Some(Arc::new(l)),
+                Err(why) => {
+                    problems.push(ConfigError::new(&source("auth_ldap_options"), "auth_ldap_options", why));
+                }
+            }
+        }
         if config.auth_method == AuthMethod::Cert && config.tls.client.mode < Mode::VerifyCa {
             let why = "cert needs certificates that are verified";
             let e = ConfigError::new(&source("auth_method"), "client_tls_mode", why);
@@ -107,3 +122,14 @@ impl Builder<'_, '_> {
         self.errors.append(&mut problems);
     }
 }
+
+fn ldap_of(text: &str) -> Result<Ldap, String> {
+    if !ldap::BUILT_IN {
+        return Err(WITHOUT_LDAP.to_owned());
+    }
+    let options = ldap::options(text)?;
+    Ldap::read(options.iter().map(|(n, v)| (n.as_str(), v.as_str())))
+}
+
+/// Told to who asks for LDAP of a program that has none.
+pub(super) const WITHOUT_LDAP: &str = "ldap needs a program that was built with the cargo feature ldap";

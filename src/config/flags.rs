@@ -89,6 +89,9 @@ fn tree(flags: &Flags, name: &str, url: &Url, replicas: &[Url]) -> Table {
     };
     let database = ["databases", name];
     put(&database, "host", &url.hosts(), "database");
+    for (setting, value) in &url.tls {
+        put(&[], setting, value, "database");
+    }
     if let Some(size) = flags.pool_size {
         put(&database, "pool_size", &size.to_string(), "pool-size");
     }
@@ -113,6 +116,8 @@ struct Url {
     /// With their ports; a directory stays as it is.
     hosts: Vec<String>,
     dbname: Option<String>,
+    /// Settings of TLS to servers, and their values.
+    tls: Vec<(&'static str, String)>,
 }
 
 impl Url {
@@ -160,8 +165,11 @@ impl Url {
             "user" => self.user = non_empty(value),
             "password" => self.password = non_empty(value).map(Zeroizing::new),
             "dbname" => self.dbname = non_empty(value),
-            "sslmode" if matches!(value.as_str(), "disable" | "allow" | "prefer") => {}
-            "sslmode" => return Err("TLS to servers is not supported yet".to_owned()),
+            "sslmode" => self.tls.push(("server_tls_mode", value)),
+            "sslrootcert" => self.tls.push(("server_tls_ca", value)),
+            "sslcert" => self.tls.push(("server_tls_cert", value)),
+            "sslkey" => self.tls.push(("server_tls_key", value)),
+            "channel_binding" => self.tls.push(("server_channel_binding", value)),
             // They are about the client that the URL was written for.
             "application_name" | "connect_timeout" => {}
             other => {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::access::WITHOUT_LDAP;
+use super::ldap::{self, Ldap};
 use super::problem::ConfigError;
 use super::raw::Source;
 use super::resolved::AuthMethod;
@@ -59,6 +61,8 @@ pub struct Rule {
     /// The whole distinguished name is compared, not the common name.
     pub whole_name: bool,
     pub client_cert: ClientCert,
+    /// Of the method `ldap`.
+    pub ldap: Option<Arc<Ldap>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -266,9 +270,25 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
         map: None,
         whole_name: false,
         client_cert: ClientCert::NotAsked,
+        ldap: None,
     };
+    let mut of_ldap = Vec::new();
     for field in rest {
-        option(&mut rule, &one(field, "option")?)?;
+        // What a comma separates are options of their own, as PostgreSQL has it.
+        for token in field {
+            match token.text.split_once('=') {
+                Some((name, value)) if method == AuthMethod::Ldap && name.starts_with("ldap") => {
+                    of_ldap.push((name.to_owned(), value.to_owned()));
+                }
+                _ => option(&mut rule, &token.text)?,
+            }
+        }
+    }
+    if method == AuthMethod::Ldap {
+        if !ldap::BUILT_IN {
+            return Err(WITHOUT_LDAP.to_owned());
+        }
+        rule.ldap = Some(Arc::new(Ldap::read(of_ldap.iter().map(|(n, v)| (n.as_str(), v.as_str())))?));
     }
     Ok(rule)
 }
@@ -299,6 +319,7 @@ fn method(word: &str) -> Result<AuthMethod, String> {
         "scram-sha-256" => AuthMethod::ScramSha256,
         "cert" => AuthMethod::Cert,
         "peer" => AuthMethod::Peer,
+        "ldap" => AuthMethod::Ldap,
         other => return Err(format!("method {} is not supported", other.escape_debug())),
     })
 }

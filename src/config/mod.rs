@@ -17,6 +17,7 @@ mod hosts;
 pub mod ident;
 mod ini;
 pub mod keys;
+pub mod ldap;
 mod load;
 mod pgbouncer;
 mod problem;

@@ -21,7 +21,6 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
 ];
 /// Keys that are read, checked for their form, and change nothing: why.
 pub(super) const WITHOUT_MEANING: &[(&str, &str)] = &[
-    ("auth_ldap_options", "auth_type = ldap is refused, so that there is nothing to give options to"),
     (
         "client_tls_dheparams",
         "the key exchange is by elliptic curves; another value than auto or none is warned about",

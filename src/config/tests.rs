@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::raw::Raw;
-use super::resolved::{AuthMethod, Config, HostAddr, PoolMode, Profile, Role, Secret, WhenNoReplica};
+use super::resolved::{
+    AuthMethod, ChannelBinding, Config, HostAddr, PoolMode, Profile, Role, Secret, WhenNoReplica,
+};
 use super::setting::{Level, Preset};
 use super::settings::{SETTINGS, find};
 use super::{ConfigError, Flags, Overrides, from_flags, load, reference, restart_needed, summary};
+use crate::tls::Mode;
 
 const MINIMAL: &str = r#"
 listen = ["127.0.0.1:6432"]
@@ -323,13 +326,16 @@ fn flags_alone_are_enough() {
     for url in [
         "mysql://h",
         "postgres://u:hunter2@h/%zz",
-        "postgres://u:hunter2@h/d?sslmode=require",
+        "postgres://u:hunter2@h/d?sslmodus=require",
         "postgres:///d",
     ] {
         let flags = Flags { database: url.to_owned(), pool_size: Some(1), ..Flags::default() };
         let told = from_flags(&flags, &o).unwrap_err()[0].to_string();
         assert!(told.starts_with("--database: ") && !told.contains("hunter2"), "{told}");
     }
+    let secure = "postgres://u:p@h/d?sslmode=require&channel_binding=require".to_owned();
+    let secure = from_flags(&Flags { database: secure, pool_size: Some(1), ..Flags::default() }, &o).unwrap();
+    assert_eq!((secure.tls.server.mode, secure.tls.binding), (Mode::Require, ChannelBinding::Require));
     let flags = Flags { database: "postgres://u@h/d".to_owned(), pool_size: Some(1), ..Flags::default() };
     assert!(from_flags(&flags, &o).unwrap_err()[0].to_string().contains("--set auth_method=trust"));
     let trust = from_flags(&flags, &o.flag("auth_method", "trust")).unwrap();
@@ -432,7 +438,7 @@ fn a_wrong_pgbouncer_ini_is_told() {
         ("query_timeout = soon", "pgbouncer/query_timeout = \"soon\": not a number"),
         ("tcp_keepalive = on", "not a whole number"),
         ("client_tls_sslmode = require", "client_tls_cert: is missing"),
-        ("auth_type = ldap", "this auth_type is not supported yet"),
+        ("auth_type = pam", "this auth_type is not supported"),
         ("auth_type = hba", "auth_hba_file: is missing"),
         ("listen_port = x", "not a port"),
         ("[nonsense]", "unknown section: nonsense"),

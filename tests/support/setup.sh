@@ -129,5 +129,7 @@ if [ "$what" = test ]; then
     command -v promtool >/dev/null || apt_install prometheus || missing "promtool" "not installed, and could not be"
     command -v chromium >/dev/null || apt_install chromium fonts-dejavu-core ||
         missing "chromium" "not installed, and could not be: the page is not tried"
+    # A directory for logins; what its package starts is not used, and stays as it is.
+    [ -x /usr/sbin/slapd ] || apt_install slapd || missing "LDAP" "slapd is not installed, and could not be"
     tests/support/fetch-postgres.sh 18 >/dev/null || missing "PostgreSQL 18" "could not be downloaded"
 fi

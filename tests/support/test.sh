@@ -18,9 +18,12 @@ bin=$(tests/support/setup.sh test)
 export HOWDAH_PG_BIN=${HOWDAH_PG_BIN:-$bin}
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --features ldap --lib --test ldap -- -D warnings
 cargo test --locked --doc --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked "$@"
 else
     cargo test --locked --lib --bins --tests "$@"
 fi
+# What only a feature brings.
+[ $# != 0 ] || cargo test --locked --features ldap --test ldap

@@ -1,0 +1,139 @@
+//! Asks an LDAP directory whether a password is a user's; with the cargo feature `ldap` alone.
+
+use crate::config::ldap::Ldap;
+
+/// Whether the directory lets this user in with this password; an error is that nobody could say.
+#[cfg(not(feature = "ldap"))]
+pub async fn check(_: &Ldap, _: &str, _: &str) -> Result<bool, String> {
+    // The configuration refuses the method.
+    Err("this program was built without the feature ldap".to_owned())
+}
+
+/// Whether the directory lets this user in with this password; an error is that nobody could say.
+#[cfg(feature = "ldap")]
+pub async fn check(ldap: &Ldap, user: &str, password: &str) -> Result<bool, String> {
+    // An empty password would be an anonymous visit, which succeeds.
+    let Some(name) = ldap.name(user).filter(|_| !password.is_empty()) else { return Ok(false) };
+    let mut last = "there is no server to ask".to_owned();
+    for url in &ldap.urls {
+        match with::ask(ldap, url, &name, password).await {
+            Ok(verdict) => return Ok(verdict),
+            Err(e) => last = format!("{url}: {e}"),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(feature = "ldap")]
+mod with {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use ldap3::{Ldap as Connection, LdapConnAsync, LdapConnSettings, LdapError, SearchEntry};
+
+    use crate::config::ldap::{Entry, Ldap, Scope};
+
+    /// For a connection with its TLS: a directory is near, and the next one is asked.
+    const CONNECT: Duration = Duration::from_secs(2);
+    /// For each answer.
+    const LIMIT: Duration = Duration::from_secs(10);
+    /// `invalidCredentials` and `noSuchObject` (RFC 4511): an answer, and not the one that was hoped for.
+    const REFUSED: [u32; 2] = [49, 32];
+
+    pub(super) async fn ask(ldap: &Ldap, url: &str, name: &str, password: &str) -> Result<bool, String> {
+        let found;
+        let dn = match &ldap.entry {
+            Entry::Named { .. } => name,
+            Entry::Searched { base, scope, searcher, .. } => {
+                let mut c = connect(ldap, url).await?;
+                if let Some(s) = searcher {
+                    let bound = c.with_timeout(LIMIT).simple_bind(&s.dn, &s.password).await;
+                    bound
+                        .and_then(|r| r.success())
+                        .map_err(|e| format!("could not perform initial bind: {e}"))?;
+                }
+                let scope = match scope {
+                    Scope::Base => ldap3::Scope::Base,
+                    Scope::One => ldap3::Scope::OneLevel,
+                    Scope::Sub => ldap3::Scope::Subtree,
+                };
+                let answer = c.with_timeout(LIMIT).search(base, scope, name, ["1.1"]).await;
+                let entries =
+                    answer.and_then(|r| r.success()).map_err(|e| format!("could not search: {e}"))?.0;
+                let _ = c.unbind().await;
+                // None, or several: nobody can say which of them it is.
+                let mut entries = entries.into_iter().filter(|e| !e.is_ref() && !e.is_intermediate());
+                let (Some(entry), None) = (entries.next(), entries.next()) else { return Ok(false) };
+                found = SearchEntry::construct(entry).dn;
+                &found
+            }
+        };
+        let mut c = connect(ldap, url).await?;
+        let bound = c.with_timeout(LIMIT).simple_bind(dn, password).await.and_then(|r| r.success());
+        let _ = c.unbind().await;
+        match bound {
+            Ok(_) => Ok(true),
+            Err(LdapError::LdapResult { result }) if REFUSED.contains(&result.rc) => Ok(false),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    async fn connect(ldap: &Ldap, url: &str) -> Result<Connection, String> {
+        // PostgreSQL reads such a line, too, and nobody comes in by it.
+        if ldap.start_tls && url.starts_with("ldaps:") {
+            return Err("could not start LDAP TLS session: there is TLS already".to_owned());
+        }
+        let tls = Tls::of_the_system();
+        let mut settings = LdapConnSettings::new()
+            .set_conn_timeout(CONNECT)
+            .set_starttls(ldap.start_tls)
+            .set_no_tls_verify(tls.never);
+        if let Some(path) = tls.ca.as_deref().filter(|_| !tls.never) {
+            settings = settings.set_config(std::sync::Arc::new(trusting(path)?));
+        }
+        let (driver, connection) =
+            LdapConnAsync::with_settings(settings, url).await.map_err(|e| e.to_string())?;
+        tokio::spawn(async move {
+            let _ = driver.drive().await;
+        });
+        Ok(connection)
+    }
+
+    fn trusting(path: &std::path::Path) -> Result<rustls::ClientConfig, String> {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject as _;
+        let told = |e: &dyn std::fmt::Display| format!("TLS_CACERT {}: {e}", path.display());
+        let mut roots = rustls::RootCertStore::empty();
+        for ca in CertificateDer::pem_file_iter(path).map_err(|e| told(&e))? {
+            roots.add(ca.map_err(|e| told(&e))?).map_err(|e| told(&e))?;
+        }
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let builder =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Ok(builder.map_err(|e| told(&e))?.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// What ldap.conf(5) and its variables say of TLS, for that is where operators of libldap have it.
+    struct Tls {
+        ca: Option<PathBuf>,
+        never: bool,
+    }
+
+    impl Tls {
+        fn of_the_system() -> Self {
+            let file = std::env::var_os("LDAPCONF")
+                .map_or_else(|| PathBuf::from("/etc/ldap/ldap.conf"), PathBuf::from);
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let stated = |name: &str| {
+                let of_file = text.lines().rev().find_map(|l| {
+                    let (key, value) = l.trim().split_once(char::is_whitespace)?;
+                    key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+                });
+                std::env::var(format!("LDAP{name}")).ok().or(of_file)
+            };
+            let never =
+                stated("TLS_REQCERT").is_some_and(|v| matches!(v.to_lowercase().as_str(), "never" | "allow"));
+            Self { ca: stated("TLS_CACERT").map(PathBuf::from), never }
+        }
+    }
+}
