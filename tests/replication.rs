@@ -63,15 +63,17 @@ fn scratch(name: &str) -> PathBuf {
 fn a_base_backup_is_whole() {
     let Some(cluster) = publisher(MAJOR) else { return };
     let howdah = howdah(&cluster, "pool_size = 2");
-    let (Some(mut backup), Some(verify)) =
-        (program("pg_basebackup", &howdah), client_program("pg_verifybackup"))
-    else {
-        return;
-    };
+    let Some(mut backup) = program("pg_basebackup", &howdah) else { return };
+    // The directory may hold links to a part of the programs only.
+    let initdb = std::fs::canonicalize(cluster.install().bin().join("initdb")).expect("it was run");
+    let verify = Some(initdb.with_file_name("pg_verifybackup")).filter(|p| p.is_file());
     let dir = scratch("backup");
     // With WAL in a second connection, beside the first.
     succeed(backup.args(["-X", "stream", "--checkpoint=fast", "-D"]).arg(&dir), "pg_basebackup");
-    succeed(Command::new(verify).arg(&dir), "pg_verifybackup");
+    match verify {
+        Some(verify) => drop(succeed(Command::new(verify).arg(&dir), "pg_verifybackup")),
+        None => common::left_out("pg_verifybackup", "not beside this PostgreSQL"),
+    }
     let _ = std::fs::remove_dir_all(&dir);
     eventually("its servers are gone", || walsenders(&cluster) == 0);
     assert_eq!(kit::metric(&howdah, "howdah_leaked_connections", &[]), 0.0);
