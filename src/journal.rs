@@ -88,7 +88,7 @@ pub fn told(services: &Services, who: &Who, reason: &str, age: Duration) {
 /// The error as the lines above have it.
 pub fn words(e: &Error) -> String {
     match e {
-        Error::ServerLogin(e) => String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned(),
+        Error::ServerLogin(e) => e.message(),
         e => pgbouncer::words(e).unwrap_or_else(|| crate::error::report(e).message),
     }
 }

@@ -140,8 +140,7 @@ pub async fn ask(
             Err(match reason {
                 // In PgBouncer's place the server's own words reach the client.
                 Failed::Login(e) if config.profile == Profile::PgBouncer => {
-                    let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
-                    tracing::warn!(target: "pgbouncer", "server login failed: FATAL {message}");
+                    tracing::warn!(target: "pgbouncer", "server login failed: FATAL {}", e.message());
                     Error::ServerLogin(e)
                 }
                 reason => Error::LookupFailed { reason: reason.to_string() },

@@ -265,7 +265,11 @@ impl Clients {
 
     /// Somebody has proved who they are.
     pub fn count_login(&self, database: &str) {
-        *self.logins.lock().entry(database.to_owned()).or_insert(0) += 1;
+        let mut logins = self.logins.lock();
+        match logins.get_mut(database) {
+            Some(n) => *n += 1,
+            None => drop(logins.insert(database.to_owned(), 1)),
+        }
     }
 
     pub fn logins_of(&self, database: &str) -> u64 {

@@ -252,7 +252,7 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
         Some(LoggedIn::Replication(mut sender)) => {
             counted.logged_in();
             let ctl = sender.ctl.clone();
-            // As seldom.
+            // Seldom, too, and larger than a session.
             let served = Box::pin(sender.run());
             let ended = std::panic::AssertUnwindSafe(served).catch_unwind().await;
             let panicked = |_| services.counters.count("panics_total", "session");

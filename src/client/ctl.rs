@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::error::Error;
 use crate::net::stream::{Peer, Stream};
 use crate::pool::core::{ConnId, WaiterId};
 use crate::pool::{CancelTarget, Pool};
@@ -194,6 +195,25 @@ impl ClientCtl {
     #[inline]
     pub fn any_signal(&self) -> bool {
         self.signals.load(Ordering::Acquire) != 0
+    }
+
+    /// What a client is told that a signal ends.
+    pub fn ending(&self) -> Error {
+        let database = || self.database.to_string();
+        if self.has(Signal::Removed) {
+            return Error::DatabaseRemoved { database: database() };
+        }
+        if self.has(Signal::DatabaseKilled) {
+            return Error::DatabaseKilled { database: database() };
+        }
+        if self.has(Signal::Kill) {
+            let why = "The connection was ended by the pooler's operator.".to_owned();
+            return Error::AdminShutdown { why };
+        }
+        if self.has(Signal::ServerReplaced) {
+            return Error::ServerReplaced;
+        }
+        Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() }
     }
 
     pub fn set_link(&self, l: Link) {

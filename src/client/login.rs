@@ -308,9 +308,6 @@ async fn admit(
     if !trusted {
         authenticate(stream, buf, peer, services, &config, &startup, end_point).await?;
     }
-    if console || config.database(&startup.database).is_some() {
-        services.clients.count_login(if console { CONSOLE } else { &startup.database });
-    }
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
@@ -400,6 +397,7 @@ fn pool_of<'c>(
 ) -> Result<Belongs<'c>, Error> {
     let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
     let db = config.database(&startup.database).ok_or_else(unknown)?;
+    services.clients.count_login(&startup.database);
     if services.control.is_disabled(&startup.database) {
         return Err(Error::DatabaseDisabled { database: startup.database.clone() });
     }
@@ -420,6 +418,23 @@ fn pool_of<'c>(
     Ok((db, pool, places))
 }
 
+/// A client whose parameters are its own business, or the server's.
+fn client_of(
+    services: &Services,
+    stream: &Stream,
+    peer: Peer,
+    startup: &Startup,
+    secret: Vec<u8>,
+) -> Arc<ClientCtl> {
+    let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
+    let application = application.map_or("", |(_, v)| v).into();
+    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
+    let id = services.clients.next_id();
+    let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
+    ctl.set_place(stream, startup.replication);
+    ctl
+}
+
 /// After authentication, for a client that will have a server of its own.
 async fn enter_replication(
     stream: &mut Stream,
@@ -429,13 +444,7 @@ async fn enter_replication(
     startup: &Startup,
 ) -> Result<Admitted, Error> {
     let (_, pool, places) = pool_of(services, config, startup)?;
-    let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
-    let application: Arc<str> = application.map_or("", |(_, v)| v).into();
-    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
-    let secret = key_for_cancel(config, startup);
-    let id = services.clients.next_id();
-    let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
-    ctl.set_place(stream, startup.replication);
+    let ctl = client_of(services, stream, peer, startup, key_for_cancel(config, startup));
     let (opened, reported) = replication::open(config, startup, &pool, &ctl).await?;
     let welcome = welcome_of(&statuses(&reported), &ctl, config.compat.login.notify.as_deref())?;
     stream.write_all(&welcome).await.map_err(gone)?;
@@ -530,19 +539,14 @@ async fn enter_console(
     startup: &Startup,
     trusted: bool,
 ) -> Result<Admitted, Error> {
+    services.clients.count_login(CONSOLE);
     if !trusted && !config.may_use_console(&startup.user) {
         return Err(Error::ConsoleNotAllowed { user: startup.user.clone() });
     }
     let (name, user) = (Arc::from(CONSOLE), Arc::from(startup.user.as_str()));
     let limit = config.limits.max_database_client_connections;
     let places = take_places(services, config, limit, &user, &name, trusted)?;
-    let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
-    let application: Arc<str> = application.map_or("", |(_, v)| v).into();
-    let database = startup.database.as_str().into();
-    let secret = secret(startup);
-    let id = services.clients.next_id();
-    let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
-    ctl.set_place(stream, Replication::No);
+    let ctl = client_of(services, stream, peer, startup, secret(startup));
     let mut view = ParamSet::default();
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());

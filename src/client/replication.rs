@@ -6,22 +6,19 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use super::ctl::{ClientCtl, ClientState, Signal};
+use super::ctl::{ClientCtl, ClientState, Link, Signal};
+use super::session::last_words;
 use crate::clock::Clock;
 use crate::config::resolved::Config;
-use crate::error::{Error, Report, Severity};
-use crate::journal::{self, Who};
+use crate::error::Error;
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::pool::direct::{Own, Traffic};
-use crate::proto::encode;
 use crate::proto::frame::{self, BadLength, be, fe};
 use crate::proto::params::ParamSet;
 use crate::proto::startup::{Replication, Startup};
-use crate::relay::flow;
 use crate::services::{Place, Services};
 
 /// Bytes after which the pool's figures are brought up to date, for a stream never ends.
@@ -102,7 +99,7 @@ impl Course {
 enum End {
     Client(&'static str),
     Server(String),
-    Told(Error),
+    Told(&'static str, Error),
 }
 
 #[derive(Debug)]
@@ -175,25 +172,26 @@ impl Walsender {
     pub async fn run(&mut self) -> &'static str {
         let end = match self.course.up(&mut self.up, self.max_message) {
             Ok(()) => std::future::poll_fn(|cx| self.poll(cx)).await,
-            Err(bad) => End::Told(bad_length(bad)),
+            Err(bad) => bad_length(bad),
         };
         self.book(true);
         let half_sent = self.up.mid_pass() || self.up.has_output();
-        let (reason, server) = match end {
-            End::Client(why) => (why, "replication client was closed"),
-            End::Server(_) if self.course.error => ("server_lost", "server_lost"),
+        let lost = matches!(end, End::Server(_));
+        let reason = match end {
+            End::Client(why) => why,
+            End::Server(_) if self.course.error => "server_lost",
             End::Server(reason) => {
                 let host = self.own.as_ref().map(Own::host).unwrap_or_default();
                 self.farewell(&Error::ServerLost { host, reason }).await;
-                ("server_lost", "server_lost")
+                "server_lost"
             }
-            End::Told(e) => {
+            End::Told(why, e) => {
                 self.farewell(&e).await;
-                (crate::error::report(&e).code, "replication client was closed")
+                why
             }
         };
         if let Some(own) = self.own.take() {
-            own.end(server, half_sent).await;
+            own.end(lost, half_sent).await;
         }
         reason
     }
@@ -204,24 +202,8 @@ impl Walsender {
         }
         // No lease of a pool's is left open here.
         self.ctl.clear(Signal::Leak);
-        if self.ctl.has(Signal::ServerReplaced) && self.course.may_end() {
-            return Some(Error::ServerReplaced);
-        }
-        let database = || self.ctl.database.to_string();
-        if self.ctl.has(Signal::DatabaseKilled) {
-            return Some(Error::DatabaseKilled { database: database() });
-        }
-        if self.ctl.has(Signal::Kill) {
-            let why = "The connection was ended by the pooler's operator.".to_owned();
-            return Some(Error::AdminShutdown { why });
-        }
-        if self.ctl.has(Signal::Removed) && self.course.may_end() {
-            return Some(Error::DatabaseRemoved { database: database() });
-        }
-        if self.ctl.has(Signal::Drain) && self.course.may_end() {
-            return Some(Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() });
-        }
-        None
+        let ends = self.ctl.has(Signal::Kill) || self.ctl.any_signal() && self.course.may_end();
+        ends.then(|| self.ctl.ending())
     }
 
     /// Cancel safe: all state is in its fields.
@@ -229,7 +211,7 @@ impl Walsender {
         self.ctl.waker.register(cx.waker());
         loop {
             if let Some(e) = self.signalled() {
-                return Poll::Ready(End::Told(e));
+                return Poll::Ready(End::Told("admin", e));
             }
             let before = (self.course.busy, self.course.in_transaction);
             let down = match self.poll_down(cx) {
@@ -298,7 +280,7 @@ impl Walsender {
             Poll::Ready(Err(_)) => Err(End::Client("read_error")),
             Poll::Ready(Ok(n)) => {
                 self.traffic.from_client += n as u64;
-                self.course.up(&mut self.up, self.max_message).map_err(|bad| End::Told(bad_length(bad)))?;
+                self.course.up(&mut self.up, self.max_message).map_err(bad_length)?;
                 Ok(true)
             }
         }
@@ -324,22 +306,9 @@ impl Walsender {
         }
     }
 
-    /// A last message; half a message before it would spoil it.
     async fn farewell(&mut self, e: &Error) {
-        let r = Report { severity: Severity::Fatal, ..self.services.report(e) };
-        self.services.counters.count("errors_total", r.code);
-        if self.services.pgbouncer() {
-            let age = Clock::now().saturating_duration_since(self.ctl.connected);
-            journal::told(&self.services, &Who::client(&self.ctl), &journal::words(e), age);
-        } else {
-            tracing::info!(client = self.ctl.id, user = %self.ctl.user, code = r.code, error = %e, "client told");
-        }
-        if self.down.mid_pass() {
-            return;
-        }
-        self.down.insert().extend_from_slice(&encode::error_response(&r));
-        let limit = Some(Duration::from_secs(1));
-        let _ = flow::flush(&mut self.down, &mut self.stream, &self.ctl, &self.services, limit, true).await;
+        self.services.counters.count("errors_total", crate::error::report(e).code);
+        last_words(&self.services, &self.ctl, &mut self.down, &mut self.stream, e).await;
     }
 }
 
@@ -352,13 +321,14 @@ fn flushed(p: Poll<io::Result<usize>>) -> io::Result<Option<u64>> {
     }
 }
 
-fn bad_length(bad: BadLength) -> Error {
-    Error::ProtocolViolation(format!("invalid message length {}", bad.length))
+fn bad_length(bad: BadLength) -> End {
+    let why = format!("invalid message length {}", bad.length);
+    End::Told("protocol_violation", Error::ProtocolViolation(why))
 }
 
 impl Drop for Walsender {
     fn drop(&mut self) {
-        self.ctl.set_link(super::ctl::Link::None);
+        self.ctl.set_link(Link::None);
         self.services.clients.remove(self.ctl.id);
         let shard = self.ctl.id as usize;
         for lane in [&mut self.up, &mut self.down] {

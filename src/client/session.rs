@@ -186,21 +186,7 @@ impl Session {
         if !self.ctl.any_signal() {
             return None;
         }
-        if self.ctl.has(Signal::Removed) {
-            return Some(Error::DatabaseRemoved { database: self.ctl.database.to_string() });
-        }
-        if self.ctl.has(Signal::DatabaseKilled) {
-            return Some(Error::DatabaseKilled { database: self.ctl.database.to_string() });
-        }
-        if self.ctl.has(Signal::ServerReplaced) && !self.ctl.has(Signal::Kill) {
-            return Some(Error::ServerReplaced);
-        }
-        let why = if self.ctl.has(Signal::Kill) {
-            "The connection was ended by the pooler's operator."
-        } else {
-            "The pooler is shutting down."
-        };
-        Some(Error::AdminShutdown { why: why.to_owned() })
+        Some(self.ctl.ending())
     }
 
     async fn read_idle(&mut self) -> Result<(), Goodbye> {
@@ -710,22 +696,33 @@ impl Session {
     }
 
     async fn last_words(&mut self, e: &Error) {
-        let half = self.down.mid_pass();
-        let Some(stream) = &mut self.stream else { return };
-        let r = crate::error::Report { severity: Severity::Fatal, ..self.services.report(e) };
-        if self.services.pgbouncer() {
-            let age = Clock::now().saturating_duration_since(self.ctl.connected);
-            journal::told(&self.services, &Who::client(&self.ctl), &journal::words(e), age);
-        } else {
-            tracing::info!(client = self.ctl.id, user = %self.ctl.user, code = r.code, error = %e, "client told");
+        if let Some(stream) = &mut self.stream {
+            last_words(&self.services, &self.ctl, &mut self.down, stream, e).await;
         }
-        if half {
-            return;
-        }
-        self.down.insert().extend_from_slice(&encode::error_response(&r));
-        let limit = Some(Duration::from_secs(1));
-        let _ = flow::flush(&mut self.down, stream, &self.ctl, &self.services, limit, true).await;
     }
+}
+
+/// Tells a client, and the log, why its connection ends.
+pub(super) async fn last_words(
+    services: &Services,
+    ctl: &ClientCtl,
+    down: &mut Lane,
+    stream: &mut Stream,
+    e: &Error,
+) {
+    let r = crate::error::Report { severity: Severity::Fatal, ..services.report(e) };
+    if services.pgbouncer() {
+        let age = Clock::now().saturating_duration_since(ctl.connected);
+        journal::told(services, &Who::client(ctl), &journal::words(e), age);
+    } else {
+        tracing::info!(client = ctl.id, user = %ctl.user, code = r.code, error = %e, "client told");
+    }
+    if down.mid_pass() {
+        return;
+    }
+    down.insert().extend_from_slice(&encode::error_response(&r));
+    let limit = Some(Duration::from_secs(1));
+    let _ = flow::flush(down, stream, ctl, services, limit, true).await;
 }
 
 fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &HotSettings) -> Env<'a> {

@@ -61,6 +61,11 @@ impl ServerError {
         None
     }
 
+    /// What happened, in the server's words.
+    pub fn message(&self) -> String {
+        String::from_utf8_lossy(self.field(b'M').unwrap_or_default()).into_owned()
+    }
+
     /// The same error as one that ends the connection.
     #[must_use]
     pub fn fatal(&self) -> Self {

@@ -220,6 +220,12 @@ impl OpenFailure {
         }
     }
 
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,
+        }
+    }
+
     pub fn error(&self) -> &Error {
         match self {
             Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,

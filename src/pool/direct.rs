@@ -8,15 +8,14 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::holders::Socket;
-use super::inspect::{Facts, Server};
+use super::inspect::Server;
 use super::ledger::{LimitKey, Room};
-use super::{Effects, Pool, PoolSpec, registry};
+use super::{Pool, PoolSpec, registry};
 use crate::client::ctl::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::net::stream::Stream;
-use crate::pool::core::{Hold, OpenFailure, ServerState, WaitEnd};
+use crate::pool::core::{Hold, ServerState, WaitEnd};
 use crate::proto::params::ParamSet;
 use crate::server::close::{self, Goodbye};
 use crate::server::conn::ServerConn;
@@ -31,12 +30,11 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Takes the place if there is one, or asks for it; returns whether it is taken.
-    pub(super) fn look(self: &Arc<Self>) -> bool {
+    /// Takes the place if there is one, or asks for it.
+    pub(super) fn look(self: &Arc<Self>) {
         let services = &self.pool.services;
         if services.control.hold(&self.pool.key.database) != Hold::No {
-            services.ledger.starve_ticket(self);
-            return false;
+            return services.ledger.starve_ticket(self);
         }
         match services.ledger.take(&self.wanted, services) {
             Ok(room) => {
@@ -44,12 +42,10 @@ impl Ticket {
                 if let Some(send) = self.room.lock().take() {
                     drop(send.send(room));
                 }
-                true
             }
             Err((key, _)) => {
                 services.ledger.starve_ticket(self);
                 self.pool.make_room_for_own(&key);
-                false
             }
         }
     }
@@ -115,13 +111,6 @@ impl Pool {
         }
     }
 
-    fn evict_down_to(self: &Arc<Self>, keep: usize, promise: bool) -> bool {
-        let mut fx = Effects::default();
-        let done = self.inner.lock().core.evict(keep, promise, &mut fx);
-        self.apply(fx);
-        done
-    }
-
     /// Opens a connection for one client alone, with what its startup packet says over what the pool's own are opened
     /// with. Not cancel safe: who gives up leaves nothing behind.
     pub async fn open_own(
@@ -145,19 +134,10 @@ impl Pool {
         match opened {
             Ok(conn) => Ok(self.own_opened(ctl, conn, &spec, began)),
             Err(f) => {
-                self.services.counters.count("server_connect_failures_total", f.label());
-                tracing::warn!(pool = %self.key, %host, error = %f.error(), "cannot open a replication connection");
-                if spec.pgbouncer {
-                    self.tell_failure(&f, &spec, index, true);
-                }
-                Err(match self.host_failed(index, f, &spec) {
-                    OpenFailure::Transient(e)
-                    | OpenFailure::Local(e)
-                    | OpenFailure::Unreachable(e)
-                    | OpenFailure::Fatal(e) => match e {
-                        Error::ServerLogin(e) => Error::ReplicationLogin(e),
-                        e => e,
-                    },
+                self.note_failure(&f, &spec, host, index, true);
+                Err(match self.host_failed(index, f, &spec).into_error() {
+                    Error::ServerLogin(e) => Error::ReplicationLogin(e),
+                    e => e,
                 })
             }
         }
@@ -170,27 +150,16 @@ impl Pool {
         spec: &PoolSpec,
         began: Instant,
     ) -> Own {
-        let now = Clock::now();
-        self.count_tls(&conn, spec);
-        self.services.ledger.host_reached(&conn.host);
-        conn.serial = self.services.clients.next_id();
-        conn.counted = Some(Socket::new(&self.services.server_sockets));
-        self.tell_new(&conn, spec);
-        let to = super::cancel_target(&conn);
-        let facts = Facts::of(to.clone(), conn.serial, conn.opened, &conn.stream);
+        let facts = self.arrived(&mut conn, spec, began);
+        ctl.set_link(Link::Own(self.clone(), Arc::new(facts.cancel.clone())));
         self.own.lock().push(Server {
             state: ServerState::Leased,
-            since: now,
+            since: Clock::now(),
             holder: Some(ctl.clone()),
             doomed: false,
             cancels: 0,
             facts: Some(facts),
         });
-        ctl.set_link(Link::Own(self.clone(), Arc::new(to)));
-        let mut inner = self.inner.lock();
-        inner.totals.opened += 1;
-        inner.totals.connect.add(now.saturating_duration_since(began).as_micros() as u64);
-        drop(inner);
         Own { pool: self.clone(), conn }
     }
 
@@ -229,8 +198,9 @@ impl Own {
         inner.totals.transactions += t.queries;
     }
 
-    /// It ends with its client; its place comes back when the server has let go of it.
-    pub async fn end(mut self, reason: &'static str, half_sent: bool) {
+    /// It ends; its place comes back when the server has let go of it. `lost`: the server ended it.
+    pub async fn end(mut self, lost: bool, half_sent: bool) {
+        let reason = if lost { "server_lost" } else { "replication_end" };
         self.pool.services.counters.count("server_disconnects_total", reason);
         self.pool.tell_end(&self.conn, reason);
         let goodbye = if half_sent { Goodbye::Silent } else { Goodbye::Terminate };

@@ -93,7 +93,7 @@ impl Pool {
 
     /// No server connection is left, nor is one being opened.
     pub fn is_empty(&self) -> bool {
-        self.counts().tracked() == 0 && self.own.lock().is_empty()
+        self.counts().tracked() == 0
     }
 
     /// For how long nobody has used it, as seen whenever this is asked; `now` is in milliseconds of the clock.

@@ -299,7 +299,11 @@ impl Drop for Room {
             for starved in s.ledger.give_back(self) {
                 match starved {
                     Starved::Pool(p) => served.extend(p.upgrade().filter(Pool::look)),
-                    Starved::Ticket(t) => drop(t.upgrade().map(|t| t.look())),
+                    Starved::Ticket(t) => {
+                        if let Some(t) = t.upgrade() {
+                            t.look();
+                        }
+                    }
                 }
             }
             for pool in &served {

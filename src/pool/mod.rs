@@ -779,9 +779,8 @@ impl Pool {
             }
             WaitEnd::Failed(e) => e,
             WaitEnd::Failing(Error::ServerLogin(e)) => {
-                let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
                 let host = self.current_host().map(|h| h.to_string()).unwrap_or_default();
-                Error::ServerUnreachable { host, reason: format!("{LOGIN_FAILED}{message}") }
+                Error::ServerUnreachable { host, reason: format!("{LOGIN_FAILED}{}", e.message()) }
             }
             WaitEnd::Failing(e) => e,
             WaitEnd::Cancelled => {
@@ -927,15 +926,16 @@ impl Pool {
         }
     }
 
+    /// For another pool; PgBouncer keeps no minimum then.
     fn evict(self: &Arc<Self>, promise: bool) -> bool {
-        let pgbouncer = self.spec().pgbouncer;
+        let spec = self.spec();
+        let keep = if spec.pgbouncer { 0 } else { spec.settings.min_size as usize };
+        self.evict_down_to(keep, promise)
+    }
+
+    fn evict_down_to(self: &Arc<Self>, keep: usize, promise: bool) -> bool {
         let mut fx = Effects::default();
-        let done = {
-            let mut inner = self.inner.lock();
-            // PgBouncer keeps no minimum where another pool needs the place.
-            let keep = if pgbouncer { 0 } else { inner.core.settings().min };
-            inner.core.evict(keep, promise, &mut fx)
-        };
+        let done = self.inner.lock().core.evict(keep, promise, &mut fx);
         self.apply(fx);
         done
     }
@@ -1281,7 +1281,7 @@ impl Pool {
         let who = self.who(0, spec, host);
         let reason = match f.error() {
             Error::ServerLogin(e) => {
-                let message = String::from_utf8_lossy(e.field(b'M').unwrap_or_default()).into_owned();
+                let message = e.message();
                 journal::warning(&self.services, &who, format_args!("server login failed: FATAL {message}"));
                 if replication { "login failed".to_owned() } else { message }
             }
@@ -1306,6 +1306,7 @@ impl Pool {
             "idle_timeout" => "server idle timeout",
             "excess" => "too many servers in the pool",
             "evicted" => "evicted",
+            "replication_end" => "replication client was closed",
             "reconnect" | "reconfigured" => "database configuration changed",
             "pool_closed" => "database removed",
             "check_failed" => "test query failed",
@@ -1319,34 +1320,35 @@ impl Pool {
         journal::closing(&self.services, &who, words, age);
     }
 
-    fn opened(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, spec: &PoolSpec, began: Instant) {
-        let now = Clock::now();
-        self.count_tls(&conn, spec);
+    /// Whoever the connection is for: what is counted, logged and known from now on.
+    fn arrived(&self, conn: &mut ServerConn, spec: &PoolSpec, began: Instant) -> inspect::Facts {
+        self.count_tls(conn, spec);
         self.failed_hosts.lock().clear();
         self.services.ledger.host_reached(&conn.host);
+        conn.counted = Some(holders::Socket::new(&self.services.server_sockets));
+        conn.serial = self.services.clients.next_id();
+        tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
+        self.tell_new(conn, spec);
+        let mut inner = self.inner.lock();
+        inner.totals.opened += 1;
+        inner.totals.connect.add(micros(Clock::now(), began));
+        inspect::Facts::of(cancel_target(conn), conn.serial, conn.opened, &conn.stream)
+    }
+
+    fn opened(self: &Arc<Self>, id: ConnId, mut conn: Box<ServerConn>, spec: &PoolSpec, began: Instant) {
+        let now = Clock::now();
+        let facts = self.arrived(&mut conn, spec, began);
         // The defaults are interned so that clients that log in share them.
-        let mut conn = conn;
         let defaults = self.services.params.intern((*conn.state.defaults).clone());
         conn.state.defaults = defaults.clone();
         conn.state.view = defaults.clone();
-        conn.counted = Some(holders::Socket::new(&self.services.server_sockets));
         *self.welcome.lock() = Some(defaults);
-        tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         // ± 10 %, so that connections opened together do not end together.
         let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
-        let cancel = cancel_target(&conn);
-        let serial = self.services.clients.next_id();
-        let target = inspect::Facts::of(cancel, serial, conn.opened, &conn.stream);
-        let restored;
         let host = conn.host.clone();
-        conn.serial = serial;
-        self.tell_new(&conn, spec);
-        let fx = {
+        let (restored, fx) = {
             let mut inner = self.inner.lock();
-            restored = inner.core.is_down();
-            inner.totals.opened += 1;
-            inner.totals.connect.add(now.saturating_duration_since(began).as_micros() as u64);
-            inner.core.opened(now, id, conn, expires, target)
+            (inner.core.is_down(), inner.core.opened(now, id, conn, expires, facts))
         };
         if restored {
             self.services.event("server_up", format!("pool {}: {host} is reached again", self.key));
@@ -1373,6 +1375,29 @@ impl Pool {
         }
     }
 
+    /// Whoever the connection was for: what is counted, logged and known of the host from now on.
+    fn note_failure(
+        &self,
+        f: &OpenFailure,
+        spec: &PoolSpec,
+        host: &HostAddr,
+        index: usize,
+        replication: bool,
+    ) {
+        self.services.counters.count("server_connect_failures_total", f.label());
+        if matches!(f.error(), Error::ServerTls { .. }) {
+            self.services.counters.count("tls_handshake_failures_total", "server");
+        }
+        tracing::warn!(pool = %self.key, %host, replication, error = %f.error(), "cannot open a server connection");
+        if matches!(f, OpenFailure::Unreachable(_)) {
+            let max = spec.settings.server_login_retry;
+            self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
+        }
+        if spec.pgbouncer {
+            self.tell_failure(f, spec, index, replication);
+        }
+    }
+
     fn open_failed(
         self: &Arc<Self>,
         id: ConnId,
@@ -1381,18 +1406,7 @@ impl Pool {
         host: &HostAddr,
         index: usize,
     ) {
-        self.services.counters.count("server_connect_failures_total", f.label());
-        if matches!(f.error(), Error::ServerTls { .. }) {
-            self.services.counters.count("tls_handshake_failures_total", "server");
-        }
-        tracing::warn!(pool = %self.key, %host, error = %f.error(), "cannot open a server connection");
-        if matches!(f, OpenFailure::Unreachable(_)) {
-            let max = spec.settings.server_login_retry;
-            self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
-        }
-        if spec.pgbouncer {
-            self.tell_failure(&f, spec, index, false);
-        }
+        self.note_failure(&f, spec, host, index, false);
         let f = match f {
             // PgBouncer's clients wait for the next attempt, as long as query_wait_timeout lets them.
             OpenFailure::Unreachable(e) | OpenFailure::Fatal(e @ Error::ServerTls { .. })

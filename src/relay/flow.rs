@@ -144,23 +144,11 @@ impl Flow<'_> {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.ctl.waker.register(cx.waker());
         self.silent = Silent::default();
-        let leaving = self.ctl.any_signal() && !self.ctl.has(Signal::Leak);
-        if leaving && self.mode == PoolMode::Session && self.between_transactions() {
-            return Poll::Ready(End::Fail(if self.ctl.has(Signal::Removed) {
-                Error::DatabaseRemoved { database: self.ctl.database.to_string() }
-            } else if self.ctl.has(Signal::ServerReplaced) {
-                Error::ServerReplaced
-            } else {
-                Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() }
-            }));
-        }
-        if self.ctl.any_signal() && self.ctl.has(Signal::Kill) {
-            if self.ctl.has(Signal::DatabaseKilled) {
-                let database = self.ctl.database.to_string();
-                return Poll::Ready(End::Fail(Error::DatabaseKilled { database }));
+        if self.ctl.any_signal() {
+            let leaving = !self.ctl.has(Signal::Leak) && self.mode == PoolMode::Session;
+            if self.ctl.has(Signal::Kill) || leaving && self.between_transactions() {
+                return Poll::Ready(End::Fail(self.ctl.ending()));
             }
-            let why = "The connection was ended by the pooler's operator.".to_owned();
-            return Poll::Ready(End::Fail(Error::AdminShutdown { why }));
         }
         if self.ctl.any_signal() && self.ctl.has(Signal::Leak) {
             // It may have gone on meanwhile.
