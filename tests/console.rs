@@ -566,6 +566,22 @@ fn kill_and_disable() {
     assert_eq!((counted("KILL"), counted("KILL_CLIENT"), counted("DISABLE")), (1.0, 1.0, 1.0));
 }
 
+/// Between transactions a session pool's client holds its server, and hears the truth all the same.
+#[test]
+fn a_killed_session_is_not_told_of_a_shutdown() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 2\npool_mode = \"session\"");
+    let mut boss = console(&howdah, "boss");
+    let mut idle = kit::app(&howdah);
+    idle.query("SELECT 1").expect("it has a server");
+    let clients = show(&mut boss, "CLIENTS");
+    let id = &one(&clients, &[("database", "app")])["id"];
+    boss.query(&format!("KILL_CLIENT {id}")).expect("it is killed");
+    let told = refusal(idle.query("SELECT 1"));
+    assert_eq!(told.code, "57P01");
+    assert!(told.detail.as_deref().is_some_and(|d| d.contains("operator")), "{told:?}");
+}
+
 /// After RECONNECT and WAIT_CLOSE no server is an old one, and no client has noticed.
 #[test]
 fn reconnect_under_load() {
