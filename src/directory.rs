@@ -83,20 +83,28 @@ mod with {
         if ldap.start_tls && url.starts_with("ldaps:") {
             return Err("could not start LDAP TLS session: there is TLS already".to_owned());
         }
-        let tls = Tls::of_the_system();
-        let mut settings = LdapConnSettings::new()
-            .set_conn_timeout(CONNECT)
-            .set_starttls(ldap.start_tls)
-            .set_no_tls_verify(tls.never);
-        if let Some(path) = tls.ca.as_deref().filter(|_| !tls.never) {
-            settings = settings.set_config(std::sync::Arc::new(trusting(path)?));
-        }
+        // Files are read, which must not hold up who relays.
+        let start_tls = ldap.start_tls;
+        let settings = tokio::task::spawn_blocking(move || settings(start_tls));
+        let settings = settings.await.map_err(|e| e.to_string())??;
         let (driver, connection) =
             LdapConnAsync::with_settings(settings, url).await.map_err(|e| e.to_string())?;
         tokio::spawn(async move {
             let _ = driver.drive().await;
         });
         Ok(connection)
+    }
+
+    fn settings(start_tls: bool) -> Result<LdapConnSettings, String> {
+        let tls = Tls::of_the_system();
+        let settings = LdapConnSettings::new()
+            .set_conn_timeout(CONNECT)
+            .set_starttls(start_tls)
+            .set_no_tls_verify(tls.never);
+        match tls.ca.as_deref().filter(|_| !tls.never) {
+            Some(path) => Ok(settings.set_config(std::sync::Arc::new(trusting(path)?))),
+            None => Ok(settings),
+        }
     }
 
     fn trusting(path: &std::path::Path) -> Result<rustls::ClientConfig, String> {

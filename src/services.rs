@@ -22,6 +22,7 @@ use crate::net::buffer::BufferPool;
 use crate::pool::holders::Audit;
 use crate::pool::ledger::Ledger;
 use crate::pool::registry::Registry;
+use crate::pool::stats::Figures;
 use crate::proto::params::{ParamInterner, ParamSet};
 use crate::proto::prepared::Interner;
 use crate::queries::Store;
@@ -182,6 +183,18 @@ impl Services {
     /// Whether clients see PgBouncer's ways.
     pub fn pgbouncer(&self) -> bool {
         self.config.read().profile == Profile::PgBouncer
+    }
+
+    /// What a database stands at, its logins with it.
+    pub fn figures_of(&self, database: &str) -> Figures {
+        Figures::of(&self.pools.database_totals(database), self.clients.logins_of(database))
+    }
+
+    /// The same of the console, which has no pool.
+    pub fn figures_of_console(&self) -> Figures {
+        let n = self.control.console_queries.load(Ordering::Relaxed);
+        let logins = self.clients.logins_of(crate::config::CONSOLE);
+        Figures { transactions: n, queries: n, logins, ..Figures::default() }
     }
 }
 

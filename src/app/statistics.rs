@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -40,15 +39,9 @@ pub(super) async fn run(services: Arc<Services>) {
 /// What every database stands at.
 fn all(services: &Services) -> HashMap<String, Figures> {
     let config = services.config();
-    let figures = |name: &String| {
-        let totals = services.pools.database_totals(name);
-        (name.clone(), Figures::of(&totals, services.clients.logins_of(name)))
-    };
+    let figures = |name: &String| (name.clone(), services.figures_of(name));
     let mut all: HashMap<_, _> = config.databases.keys().map(figures).collect();
-    let n = services.control.console_queries.load(Ordering::Relaxed);
-    let logins = services.clients.logins_of(CONSOLE);
-    let console = Figures { transactions: n, queries: n, logins, ..Figures::default() };
-    all.insert(CONSOLE.to_owned(), console);
+    all.insert(CONSOLE.to_owned(), services.figures_of_console());
     all
 }
 

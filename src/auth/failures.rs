@@ -34,6 +34,7 @@ impl Failures {
     /// Whether another login may be tried; `limit` is the number of failures in a minute, 0 is no limit.
     pub fn may_try(&self, now: Instant, limit: u32, address: Option<IpAddr>, user: &str) -> bool {
         limit == 0
+            || self.0.is_empty()
             || self
                 .0
                 .get(&(address, user.to_owned()))

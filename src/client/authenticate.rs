@@ -40,7 +40,10 @@ pub(super) async fn authenticate(
     match &proved {
         Ok(()) => services.failures.lock().succeeded(address, user),
         Err(
-            Error::AuthenticationFailed { .. } | Error::IdentityUnproved { .. } | Error::NoSuchUser { .. },
+            Error::AuthenticationFailed { .. }
+            | Error::IdentityUnproved { .. }
+            | Error::DirectoryRefused { .. }
+            | Error::NoSuchUser { .. },
         ) => {
             services.failures.lock().failed(Clock::now(), limit, address, user);
         }
@@ -145,7 +148,7 @@ async fn by_directory(stream: &mut Stream, buf: &mut Vec<u8>, ldap: &Ldap, user:
     }
     match right {
         Ok(true) => Ok(()),
-        Ok(false) | Err(_) => Err(Error::IdentityUnproved { method: "LDAP", user: user.to_owned() }),
+        Ok(false) | Err(_) => Err(Error::DirectoryRefused { user: user.to_owned() }),
     }
 }
 

@@ -107,8 +107,9 @@ impl Builder<'_, '_> {
             problems.push(e.allowed("the path of a pg_hba.conf, which auth_method = \"hba\" goes by"));
         }
         if config.auth_method == AuthMethod::Ldap {
-            match ldap_of(config.access.ldap_options.as_deref().unwrap_or_default()) {
-                Ok(l) => config.access.ldap = Some(Arc::new(l)),
+            let stated = config.access.ldap_options.as_deref().unwrap_or_default();
+            match ldap::options(stated).and_then(|o| Ldap::usable(&o)) {
+                Ok(l) => config.access.ldap = Some(l),
                 Err(why) => {
                     problems.push(ConfigError::new(&source("auth_ldap_options"), "auth_ldap_options", why));
                 }
@@ -122,14 +123,3 @@ impl Builder<'_, '_> {
         self.errors.append(&mut problems);
     }
 }
-
-fn ldap_of(text: &str) -> Result<Ldap, String> {
-    if !ldap::BUILT_IN {
-        return Err(WITHOUT_LDAP.to_owned());
-    }
-    let options = ldap::options(text)?;
-    Ldap::read(options.iter().map(|(n, v)| (n.as_str(), v.as_str())))
-}
-
-/// Told to who asks for LDAP of a program that has none.
-pub(super) const WITHOUT_LDAP: &str = "ldap needs a program that was built with the cargo feature ldap";

@@ -59,14 +59,19 @@ pub fn with_setting(config: &Config, key: &str, value: &str, pgbouncers: bool) -
         return Err("This configuration cannot be changed while it is in force.".to_owned());
     };
     let mut tree = parts.tree.clone();
+    let mut warnings = Vec::new();
     match setting {
         Some(s) if theirs.is_none() => {
             tree.insert(s.key.to_owned(), Node::loose(value.to_owned(), &Source::Console));
         }
-        _ if pgbouncers && pgbouncer::is_key(key) => pgbouncer::set(&mut tree, key, value)?,
+        _ if pgbouncers && pgbouncer::is_key(key) => {
+            warnings = pgbouncer::set(&mut tree, key, value)?;
+        }
         _ => return Err(format!("There is no setting \"{key}\" that can be changed here.")),
     }
-    build_from(parts, tree, config)
+    let mut new = build_from(parts, tree, config)?;
+    new.notes.warnings.extend(warnings);
+    Ok(new)
 }
 
 /// `old` keeps its TLS where that of the new one is not whole yet: certificate and key are set one by one.

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::access::WITHOUT_LDAP;
-use super::ldap::{self, Ldap};
+use super::ldap::Ldap;
 use super::problem::ConfigError;
 use super::raw::Source;
 use super::resolved::AuthMethod;
@@ -285,10 +284,7 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
         }
     }
     if method == AuthMethod::Ldap {
-        if !ldap::BUILT_IN {
-            return Err(WITHOUT_LDAP.to_owned());
-        }
-        rule.ldap = Some(Arc::new(Ldap::read(of_ldap.iter().map(|(n, v)| (n.as_str(), v.as_str())))?));
+        rule.ldap = Some(Ldap::usable(&of_ldap)?);
     }
     Ok(rule)
 }

@@ -1,10 +1,9 @@
 //! The options of the method `ldap`, as pg_hba.conf states them (PostgreSQL documentation, 21.10): who is asked, and
 //! how a user's name becomes an entry of the directory.
 
-use zeroize::Zeroizing;
+use std::sync::Arc;
 
-/// Whether this program can ask a directory.
-pub const BUILT_IN: bool = cfg!(feature = "ldap");
+use zeroize::Zeroizing;
 
 /// How deep a search goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,8 +45,16 @@ pub struct Ldap {
 }
 
 impl Ldap {
+    /// The options of a rule or of the one method for all; refused where nothing could be asked.
+    pub(super) fn usable(options: &[(String, String)]) -> Result<Arc<Self>, String> {
+        if !cfg!(feature = "ldap") {
+            return Err("ldap needs a program that was built with the cargo feature ldap".to_owned());
+        }
+        Self::read(options.iter().map(|(n, v)| (n.as_str(), v.as_str()))).map(Arc::new)
+    }
+
     /// Reads `name=value` options, in their order.
-    pub fn read<'a>(options: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+    fn read<'a>(options: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut o = Options::default();
         for (name, value) in options {
             o.set(name, value)?;

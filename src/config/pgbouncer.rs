@@ -95,8 +95,8 @@ pub(super) fn is_key(key: &str) -> bool {
         || key.contains("_tls")
 }
 
-/// One key of `[pgbouncer]` on the console: as on a line of the file.
-pub(super) fn set(tree: &mut Table, key: &str, value: &str) -> Result<(), String> {
+/// One key of `[pgbouncer]` on the console: as on a line of the file. Returns what is to be said of it.
+pub(super) fn set(tree: &mut Table, key: &str, value: &str) -> Result<Vec<String>, String> {
     let line = |key: &str, value: String| Line {
         section: "pgbouncer".to_owned(),
         key: key.to_owned(),
@@ -134,7 +134,7 @@ pub(super) fn set(tree: &mut Table, key: &str, value: &str) -> Result<(), String
     }
     *tree = reader.tree;
     match errors.first() {
-        None => Ok(()),
+        None => Ok(warnings),
         Some(e) => Err(e.to_string()),
     }
 }

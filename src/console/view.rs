@@ -8,7 +8,7 @@ use crate::client::ctl::{ClientCtl, ClientState};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::{Database, PoolMode, Role};
-use crate::pool::{Pool, PoolTotals};
+use crate::pool::Pool;
 use crate::services::Services;
 
 /// See the module. Figures are read when they are asked for, each kind under its own short locks.
@@ -68,10 +68,6 @@ impl View {
     }
 
     /// Figures of all pools of a database, those that are gone among them.
-    pub fn totals(&self, database: &str) -> PoolTotals {
-        self.services.pools.database_totals(database)
-    }
-
     /// `YYYY-MM-DD HH:MM:SS UTC`.
     pub fn time(&self, t: Instant) -> String {
         let ago = self.now.saturating_duration_since(t);

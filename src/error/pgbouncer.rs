@@ -34,7 +34,7 @@ pub fn words(error: &Error) -> Option<String> {
         Error::NoHbaRule { .. } => "no authentication method is found",
         Error::HbaReject { .. } => "login rejected",
         Error::IdentityUnproved { method: "Peer", .. } => "unix socket login rejected",
-        Error::IdentityUnproved { method: "LDAP", .. } => "LDAP authentication failed",
+        Error::DirectoryRefused { .. } => "LDAP authentication failed",
         Error::IdentityUnproved { .. } => "TLS certificate name mismatch",
         Error::CertificateRequired => "TLS client certificate required",
         Error::NoSuchUser { .. } => "no such user",

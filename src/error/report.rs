@@ -195,6 +195,15 @@ pub fn report(error: &Error) -> Report {
             ),
             "The name that the socket or the certificate shows must be the user, or be mapped to it in auth_ident_file.",
         ),
+        Error::DirectoryRefused { user } => h(
+            r(
+                F,
+                S::INVALID_AUTHORIZATION,
+                "directory_refused",
+                format!("LDAP authentication failed for user \"{user}\""),
+            ),
+            "The user or password is wrong there, or the directory could not be asked, which the pooler's log says; see the rule's ldap options or auth_ldap_options.",
+        ),
         Error::CertificateRequired => r(
             F,
             S::INVALID_AUTHORIZATION,
@@ -270,16 +279,6 @@ pub fn report(error: &Error) -> Report {
             ),
             "Correct the password and try again in a minute; raise max_login_failures, or 0 for no limit.",
         ),
-        // What pg_receivewal and pg_basebackup ask for, before version 17 whatever they are told.
-        Error::UnknownDatabase { database } if database == "replication" => h(
-            r(
-                F,
-                S::INVALID_CATALOG_NAME,
-                "unknown_database",
-                format!("database \"{database}\" does not exist"),
-            ),
-            "pg_basebackup and pg_receivewal ask for this name: add [databases.replication] with the server's host, or (from version 17 on) name a database with -d.",
-        ),
         Error::UnknownDatabase { database } => h(
             r(
                 F,
@@ -287,7 +286,13 @@ pub fn report(error: &Error) -> Report {
                 "unknown_database",
                 format!("database \"{database}\" does not exist"),
             ),
-            "Add it under [databases] in Howdah's configuration and reload.",
+            match database.as_str() {
+                // Before version 17 whatever they are told.
+                "replication" => {
+                    "pg_basebackup and pg_receivewal ask for this name: add [databases.replication] with the server's host, or (from version 17 on) name a database with -d."
+                }
+                _ => "Add it under [databases] in Howdah's configuration and reload.",
+            },
         ),
         Error::LoginTimeout { after } => d(
             r(F, S::PROTOCOL_VIOLATION, "client_login_timeout", "login was not finished in time".to_owned()),

@@ -36,7 +36,7 @@ pub(in crate::console) fn databases(view: &View) -> Vec<Row> {
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn hosts(hosts: &[HostAddr]) -> (String, u16) {
+pub(super) fn hosts(hosts: &[HostAddr]) -> (String, u16) {
     let names: Vec<String> = hosts
         .iter()
         .map(|h| match h {
@@ -48,6 +48,11 @@ fn hosts(hosts: &[HostAddr]) -> (String, u16) {
         HostAddr::Tcp { port, .. } | HostAddr::Unix { port, .. } => *port,
     });
     (names.join(","), port)
+}
+
+/// load_balance_hosts, where there is something to balance.
+pub(super) fn policy(hosts: usize, balanced: bool) -> Option<&'static str> {
+    (hosts > 1).then_some(if balanced { "round-robin" } else { "disable" })
 }
 
 fn database(view: &View, db: &Database) -> Row {
@@ -67,7 +72,7 @@ fn database(view: &View, db: &Database) -> Row {
         db.pool.reserve_size,
         db.pool.server_lifetime.map_or(0, |d| d.as_secs()),
         view.stated_mode(db),
-        (primary.len() > 1).then_some(if db.load_balance { "round-robin" } else { "disable" }),
+        policy(primary.len(), db.load_balance),
         db.max_connections.unwrap_or(0),
         view.services.ledger.used(&LimitKey::Database(name)),
         db.max_client_connections.unwrap_or(0),

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::databases::hosts;
 use crate::config::resolved::{HostAddr, Profile};
 use crate::console::rows::{Cell, Column, Row, big, bytea, int, row, text};
 use crate::console::view::{PGBOUNCER, View};
@@ -92,14 +93,11 @@ pub(in crate::console) const PEERS: &[Column] =
 
 /// A connection to a peer lasts as long as the one cancel that it carries, so that there is no pool to size.
 pub(in crate::console) fn peers(view: &View) -> Vec<Row> {
-    let others = &view.config.compat.peers.others;
-    let one = |(id, host): (&u16, &HostAddr)| match host {
-        HostAddr::Tcp { host, port } => row![i64::from(*id), host.as_str(), i64::from(*port), Cell::Null],
-        HostAddr::Unix { dir, port } => {
-            row![i64::from(*id), dir.display().to_string(), i64::from(*port), Cell::Null]
-        }
+    let one = |(id, host): (&u16, &HostAddr)| {
+        let (host, port) = hosts(std::slice::from_ref(host));
+        row![i64::from(*id), host, port, Cell::Null]
     };
-    others.iter().map(one).collect()
+    view.config.compat.peers.others.iter().map(one).collect()
 }
 
 pub(in crate::console) const PEER_POOLS: &[Column] = &[

@@ -125,7 +125,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
             t.longest_wait.as_secs(),
             t.longest_wait.subsec_micros(),
             t.mode.map(PoolMode::as_str),
-            (t.hosts > 1).then_some(if t.balanced { "round-robin" } else { "disable" }),
+            super::databases::policy(t.hosts, t.balanced),
             t.roles.join(","),
             t.size,
             t.reserve,

@@ -113,14 +113,12 @@ fn all(view: &View) -> Vec<Of> {
         .databases
         .keys()
         .map(|name| {
-            let total = Figures::of(&view.totals(name), view.services.clients.logins_of(name));
+            let total = view.services.figures_of(name);
             let (before, over) = statistics.before(name, view.now);
             Of { name: name.clone(), average: total.since(&before).averaged(over), total }
         })
         .collect();
-    let n = view.services.control.console_queries.load(std::sync::atomic::Ordering::Relaxed);
-    let logins = view.services.clients.logins_of(PGBOUNCER);
-    let total = Figures { transactions: n, queries: n, logins, ..Figures::default() };
+    let total = view.services.figures_of_console();
     let (before, over) = statistics.before(PGBOUNCER, view.now);
     let average = total.since(&before).averaged(over);
     all.push(Of { name: PGBOUNCER.to_owned(), total, average });
