@@ -2,6 +2,7 @@
 # What the statistics cost, in instructions of Howdah's own for each transaction, counted by callgrind.
 #     benches/statistics.sh
 #     COUNT=20000 WORKLOADS=simple,prepared benches/statistics.sh
+#     HOWDAH=target/release/howdah benches/statistics.sh      (another binary than the one that is built)
 # For each workload: without statistics of statements and with them; in simple-distinct every query has another constant.
 # Then what one scrape of /metrics costs, and what part of a transaction's instructions a scrape each 100 ms is at the
 # rate that this machine reaches. What is done once (the start, the logins) is taken out by the difference of two runs.
@@ -12,7 +13,7 @@ profile=${PROFILE:-quick}
 cargo build -q --locked --profile "$profile" --bin howdah
 bench=$(cargo bench --locked --profile "$profile" --bench compare --no-run --message-format=json 2>/dev/null |
     grep -o '"executable":"[^"]*compare[^"]*"' | tail -1 | cut -d'"' -f4)
-howdah=${CARGO_TARGET_DIR:-target}/$profile/howdah
+howdah=${HOWDAH:-${CARGO_TARGET_DIR:-target}/$profile/howdah}
 count=${COUNT:-5000}
 work=$(mktemp -d)
 canned=
@@ -51,12 +52,15 @@ stop() {
     wait "$pid" 2>/dev/null || :
 }
 
-# Instructions of one run: $1 statements that are kept, $2 workload, $3 transactions, $4 scrapes behind them
+# Instructions of one run: $1 statements that are kept, $2 workload, $3 transactions, $4 more loads of a hundred behind
+# them, and a scrape after each of those if $5 says so
 run() {
     rm -f "$work/out"
     start "$1" valgrind --tool=callgrind --callgrind-out-file="$work/out"
     load --workload "$2" --transactions "$3" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; exit 1; }
     for ((i = 0; i < $4; i++)); do
+        load --workload "$2" --transactions 100 >"$work/load.log" 2>&1
+        [ "$5" = scraped ] || continue
         exec 3<>/dev/tcp/127.0.0.1/17012
         printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
         cat <&3 >/dev/null
@@ -68,8 +72,8 @@ run() {
 
 per() {
     local few many
-    few=$(run "$1" "$2" "$count" 0)
-    many=$(run "$1" "$2" $((count * 3)) 0)
+    few=$(run "$1" "$2" "$count" 0 none)
+    many=$(run "$1" "$2" $((count * 3)) 0 none)
     echo $(((many - few) / (count * 2)))
 }
 
@@ -78,11 +82,12 @@ IFS=, read -ra workloads <<<"${WORKLOADS:-simple-distinct,simple,prepared}"
 for w in "${workloads[@]}"; do
     off=$(per 0 "$w")
     on=$(per 1000 "$w")
+    [ "$w" != simple-distinct ] || distinct=$on
     printf '%-18s %12s %12s %7s%%\n' "$w" "$off" "$on" "$(awk "BEGIN { printf \"%.1f\", ($on - $off) * 100 / $off }")"
 done
 
-few=$(run 1000 simple-distinct 1000 10)
-many=$(run 1000 simple-distinct 1000 60)
+few=$(run 1000 simple-distinct 1000 50 none)
+many=$(run 1000 simple-distinct 1000 50 scraped)
 scrape=$(((many - few) / 50))
 start 1000 env
 load --workload simple-distinct --seconds 3 >"$work/load.log" 2>&1
@@ -90,4 +95,4 @@ stop
 rate=$(grep -o '"transactions":[0-9]*\|transactions=[0-9]*\|^[0-9]*' "$work/load.log" | head -1 | grep -o '[0-9]*$')
 rate=$((rate / 3))
 printf 'a scrape: %s instructions; each 100 ms at %s transactions/s: %s%%\n' "$scrape" "$rate" \
-    "$(awk "BEGIN { printf \"%.1f\", $scrape * 10 * 100 / ($rate * $on) }")"
+    "$(awk "BEGIN { printf \"%.1f\", $scrape * 10 * 100 / ($rate * $distinct) }")"

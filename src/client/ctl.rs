@@ -274,6 +274,12 @@ impl ClientCtl {
         self.application_name.lock().clone()
     }
 
+    /// For who asks often, and lets go of it before it asks anything else here.
+    #[inline]
+    pub fn lock_application_name(&self) -> parking_lot::MutexGuard<'_, Arc<str>> {
+        self.application_name.lock()
+    }
+
     /// One phrase for an error's DETAIL: who holds, since when, doing what.
     pub fn describe(&self, clock: &Clock, held: std::time::Duration) -> String {
         let state_ms = clock.now_ms().saturating_sub(self.state_since());

@@ -652,13 +652,14 @@ impl Session {
     fn book(&self, lease: &mut Lease, now: Instant) -> Option<u64> {
         let conn = lease.conn()?;
         let began = conn.state.calls.began.take();
+        let took = began.map(|t| now.saturating_duration_since(t).as_micros() as u64);
         if let Some(q) = self.pool.queries.if_enabled() {
-            if let Some(began) = began {
-                observe::book(q, &self.ctl, &mut conn.state, began, now);
+            if let Some(took) = took {
+                observe::book(q, &self.ctl, &mut conn.state, took);
             }
             conn.state.calls.end();
         }
-        began.map(|t| now.saturating_duration_since(t).as_micros() as u64)
+        took
     }
 
     /// The client leaves a server in an unknown place: it is cleaned, or closed if half a message is out.

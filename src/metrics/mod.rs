@@ -37,7 +37,7 @@ pub const BUCKETS_US: [u64; 18] = [
 ];
 
 /// A histogram without atomics; whoever owns the lock adds to it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
     /// One more than the buckets: what is above the last.
     pub counts: [u64; BUCKETS_US.len() + 1],

@@ -7,7 +7,7 @@ use super::exposition::Series;
 use super::snapshot::{PoolFigures, Snapshot};
 use super::stats::seconds;
 
-pub(super) fn put(out: &mut Series, s: &Snapshot) {
+pub(super) fn put(out: &mut Series<'_>, s: &Snapshot) {
     out.put("pgbouncer_up", &[], 1.0);
     out.put("pgbouncer_version_info", &[env!("CARGO_PKG_VERSION")], 1.0);
     out.put("pgbouncer_config_max_client_connections", &[], f64::from(s.clients.limit));
@@ -41,7 +41,7 @@ pub(super) fn put(out: &mut Series, s: &Snapshot) {
 }
 
 /// Roles are one pool there.
-fn pool(out: &mut Series, labels: &[&str], pools: &[&PoolFigures]) {
+fn pool(out: &mut Series<'_>, labels: &[&str], pools: &[&PoolFigures]) {
     let sum = |f: fn(&PoolFigures) -> usize| pools.iter().map(|p| f(p)).sum::<usize>() as f64;
     let longest = pools.iter().map(|p| p.longest_wait.as_secs_f64()).fold(0.0, f64::max);
     for (name, value) in [
@@ -59,7 +59,7 @@ fn pool(out: &mut Series, labels: &[&str], pools: &[&PoolFigures]) {
     }
 }
 
-fn database(out: &mut Series, name: &str, pools: &[&PoolFigures]) {
+fn database(out: &mut Series<'_>, name: &str, pools: &[&PoolFigures]) {
     let sum = |f: fn(&PoolFigures) -> u64| pools.iter().map(|p| f(p)).sum::<u64>();
     let count = |f: fn(&PoolFigures) -> u64| sum(f) as f64;
     for (metric, value) in [

@@ -1,9 +1,11 @@
 //! /metrics: the figures in Prometheus' text format, one family for each row of the catalog.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use rustc_hash::FxBuildHasher;
 
 use super::exporter;
 use super::process::Process;
@@ -17,13 +19,17 @@ pub(super) const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 /// What an event that was counted without a label has in place of it, where others of its name have one.
 const OTHER: &str = "other";
 
-pub(super) fn render(s: &Snapshot) -> Result<String, String> {
-    TextEncoder::new().encode_to_string(&families(s)).map_err(|e| e.to_string())
+/// Where a name stands in the catalog.
+static PLACES: LazyLock<HashMap<&'static str, usize, FxBuildHasher>> =
+    LazyLock::new(|| rows().enumerate().map(|(place, row)| (row.name, place)).collect());
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    METRICS.iter().chain(EXPORTER)
 }
 
 /// In the catalog's order; a family without a series is left out.
-fn families(s: &Snapshot) -> Vec<MetricFamily> {
-    let mut series = Series::new();
+pub(super) fn render(s: &Snapshot, last: &mut Last) -> Result<String, String> {
+    let mut series = Series::default();
     whole(&mut series, s);
     if let Some(p) = &s.process {
         process(&mut series, p);
@@ -36,72 +42,160 @@ fn families(s: &Snapshot) -> Vec<MetricFamily> {
     }
     super::routes::put(&s.routes, &mut |name, labels, value| series.put(name, labels, value));
     events(&mut series, &s.events);
-    METRICS
-        .iter()
-        .chain(EXPORTER)
-        .filter_map(|row| {
-            let found = series.0.remove(row.name).map(|(_, found)| found).filter(|f| !f.is_empty())?;
-            let mut family = MetricFamily::default();
-            family.set_name(row.name.to_owned());
-            family.set_help(row.help.to_owned());
-            family.set_field_type(match row.kind {
-                Kind::Counter => MetricType::COUNTER,
-                Kind::Gauge => MetricType::GAUGE,
-                Kind::Histogram => MetricType::HISTOGRAM,
-            });
-            family.set_metric(found);
-            Some(family)
-        })
-        .collect()
+    series.encode(last)
 }
 
-/// Series of each row of the catalog. There are hundreds, so that their rows are looked up, not searched.
-pub(super) struct Series(HashMap<&'static str, (&'static Row, Vec<Metric>)>);
+/// Families as they were written last. Most are the same at the next scrape: what counts errors and events, what is
+/// configured. Their text is used again, which costs a comparison.
+#[derive(Debug, Default)]
+pub(super) struct Last(Vec<Written>);
 
-impl Series {
-    fn new() -> Self {
-        Self(METRICS.iter().chain(EXPORTER).map(|row| (row.name, (row, Vec::new()))).collect())
+#[derive(Debug, Default)]
+struct Written {
+    labels: Vec<Box<str>>,
+    values: Vec<Value<metrics::Histogram>>,
+    text: String,
+}
+
+/// Series of each row of the catalog, as they come.
+#[derive(Default)]
+pub(super) struct Series<'s> {
+    all: Vec<One<'s>>,
+    /// The values of all labels, one behind the other, and where each ends.
+    words: String,
+    ends: Vec<usize>,
+}
+
+struct One<'s> {
+    place: usize,
+    /// The first in `ends`.
+    labels: usize,
+    value: Value<&'s metrics::Histogram>,
+}
+
+#[derive(Debug)]
+enum Value<H> {
+    Number(f64),
+    Histogram(H),
+}
+
+impl Value<&metrics::Histogram> {
+    fn kept(&self) -> Value<metrics::Histogram> {
+        match self {
+            Self::Number(n) => Value::Number(*n),
+            Self::Histogram(h) => Value::Histogram((*h).clone()),
+        }
     }
+}
 
+impl<'s> Series<'s> {
     /// One value, with the values of the row's labels in their order.
     pub(super) fn put(&mut self, name: &str, labels: &[&str], value: f64) {
-        self.add(name, labels, |kind, m| match kind {
-            Kind::Counter => {
-                let mut c = Counter::default();
-                c.set_value(value);
-                m.set_counter(c);
-            }
-            Kind::Gauge | Kind::Histogram => {
-                let mut g = Gauge::default();
-                g.set_value(value);
-                m.set_gauge(g);
-            }
-        });
+        self.add(name, labels, Value::Number(value));
     }
 
-    fn put_histogram(&mut self, name: &str, labels: &[&str], h: &metrics::Histogram) {
-        self.add(name, labels, |_, m| m.set_histogram(histogram(h)));
+    fn put_histogram(&mut self, name: &str, labels: &[&str], h: &'s metrics::Histogram) {
+        self.add(name, labels, Value::Histogram(h));
     }
 
     /// A name without a row is not exported: the tests see to it that there is none.
-    fn add(&mut self, name: &str, labels: &[&str], fill: impl FnOnce(Kind, &mut Metric)) {
-        let found = self.0.get_mut(name);
+    fn add(&mut self, name: &str, labels: &[&str], value: Value<&'s metrics::Histogram>) {
+        let place = PLACES.get(name).copied();
         debug_assert!(
-            found.as_ref().is_some_and(|(r, _)| r.labels.len() == labels.len()),
+            place.and_then(|p| rows().nth(p)).is_some_and(|r| r.labels.len() == labels.len()),
             "{name}{labels:?}"
         );
-        let Some((row, series)) = found else { return };
-        // Only pools of replicas are of one host.
-        let stated = |(name, value): &(&&str, &&str)| !(**name == "host" && value.is_empty());
-        let pairs = row.labels.iter().zip(labels).filter(stated).map(|(name, value)| {
+        let Some(place) = place else { return };
+        self.all.push(One { place, labels: self.ends.len(), value });
+        for label in labels {
+            self.words.push_str(label);
+            self.ends.push(self.words.len());
+        }
+    }
+
+    fn encode(mut self, last: &mut Last) -> Result<String, String> {
+        // Stable: series of one family stay in their order.
+        self.all.sort_by_key(|one| one.place);
+        last.0.resize_with(PLACES.len(), Written::default);
+        let mut text = String::with_capacity(last.0.iter().map(|w| w.text.len()).sum::<usize>() + 4096);
+        for found in self.all.chunk_by(|a, b| a.place == b.place) {
+            let place = found.first().map_or(0, |one| one.place);
+            let (Some(row), Some(written)) = (rows().nth(place), last.0.get_mut(place)) else { continue };
+            if !self.is_as_written(row, found, written) {
+                self.write(row, found, written)?;
+            }
+            text.push_str(&written.text);
+        }
+        Ok(text)
+    }
+
+    /// The values of a series' labels.
+    fn labels(&self, row: &Row, one: &One<'_>) -> impl Iterator<Item = &str> {
+        let before = one.labels.checked_sub(1).and_then(|last| self.ends.get(last));
+        let mut from = before.copied().unwrap_or(0);
+        self.ends.iter().skip(one.labels).take(row.labels.len()).map(move |end| {
+            let begin = std::mem::replace(&mut from, *end);
+            self.words.get(begin..*end).unwrap_or_default()
+        })
+    }
+
+    fn is_as_written(&self, row: &Row, found: &[One<'_>], written: &Written) -> bool {
+        let same = |(one, value): (&One<'_>, &Value<metrics::Histogram>)| match (&one.value, value) {
+            (Value::Number(a), Value::Number(b)) => a == b,
+            (Value::Histogram(a), Value::Histogram(b)) => *a == b,
+            (Value::Number(_), Value::Histogram(_)) | (Value::Histogram(_), Value::Number(_)) => false,
+        };
+        found.len() == written.values.len()
+            && found.iter().zip(&written.values).all(same)
+            && found.iter().flat_map(|one| self.labels(row, one)).eq(written.labels.iter().map(|l| &**l))
+    }
+
+    fn write(&self, row: &Row, found: &[One<'_>], written: &mut Written) -> Result<(), String> {
+        // What cannot be written must not be taken for written.
+        *written = Written { text: std::mem::take(&mut written.text), ..Written::default() };
+        written.text.clear();
+        let mut family = MetricFamily::default();
+        family.set_name(row.name.to_owned());
+        family.set_help(row.help.to_owned());
+        family.set_field_type(match row.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
+        });
+        family.set_metric(found.iter().map(|one| self.metric(row, one)).collect());
+        TextEncoder::new().encode_utf8(&[family], &mut written.text).map_err(|e| e.to_string())?;
+        written.labels = found.iter().flat_map(|one| self.labels(row, one)).map(Into::into).collect();
+        written.values = found.iter().map(|one| one.value.kept()).collect();
+        Ok(())
+    }
+
+    fn metric(&self, row: &Row, one: &One<'_>) -> Metric {
+        let mut pairs = Vec::with_capacity(row.labels.len());
+        for (name, value) in row.labels.iter().zip(self.labels(row, one)) {
+            // Only pools of replicas are of one host.
+            if *name == "host" && value.is_empty() {
+                continue;
+            }
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        let mut m = Metric::from_label(pairs.collect());
-        fill(row.kind, &mut m);
-        series.push(m);
+            pair.set_value(value.to_owned());
+            pairs.push(pair);
+        }
+        let mut m = Metric::from_label(pairs);
+        match (&one.value, row.kind) {
+            (Value::Histogram(h), _) => m.set_histogram(histogram(h)),
+            (Value::Number(n), Kind::Counter) => {
+                let mut c = Counter::default();
+                c.set_value(*n);
+                m.set_counter(c);
+            }
+            (Value::Number(n), Kind::Gauge | Kind::Histogram) => {
+                let mut g = Gauge::default();
+                g.set_value(*n);
+                m.set_gauge(g);
+            }
+        }
+        m
     }
 }
 
@@ -122,7 +216,7 @@ fn histogram(h: &metrics::Histogram) -> Histogram {
     out
 }
 
-fn whole(out: &mut Series, s: &Snapshot) {
+fn whole<'s>(out: &mut Series<'s>, s: &'s Snapshot) {
     out.put("howdah_build_info", &[env!("CARGO_PKG_VERSION"), PROFILE], 1.0);
     if s.marks.is_empty() {
         out.put("howdah_session_state_total", &["SET", ""], 0.0);
@@ -159,7 +253,7 @@ fn whole(out: &mut Series, s: &Snapshot) {
     out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
 }
 
-fn process(out: &mut Series, p: &Process) {
+fn process(out: &mut Series<'_>, p: &Process) {
     out.put("process_start_time_seconds", &[], p.start_time_seconds);
     out.put("process_cpu_seconds_total", &[], p.cpu_seconds);
     out.put("process_resident_memory_bytes", &[], p.resident_bytes as f64);
@@ -169,7 +263,7 @@ fn process(out: &mut Series, p: &Process) {
     out.put("process_max_fds", &[], p.max_fds as f64);
 }
 
-fn pool(out: &mut Series, p: &PoolFigures) {
+fn pool<'s>(out: &mut Series<'s>, p: &'s PoolFigures) {
     let (database, user, role) = (&*p.key.database, &*p.key.user, p.key.role.as_str());
     let host = p.key.host.as_ref().map(ToString::to_string).unwrap_or_default();
     let labels = [database, user, role, &*host];
@@ -218,24 +312,24 @@ fn pool(out: &mut Series, p: &PoolFigures) {
 }
 
 /// Known labels first, then what else was counted.
-fn events(out: &mut Series, counted: &[(&'static str, &'static str, u64)]) {
+fn events(out: &mut Series<'_>, counted: &[(&'static str, &'static str, u64)]) {
     for row in METRICS {
         let (Source::Event(known), Some(name)) = (row.source, row.event()) else { continue };
-        let of_name = counted.iter().filter(|(n, _, _)| *n == name);
+        // They come sorted by name.
+        let from = counted.partition_point(|(n, _, _)| *n < name);
+        let of_name = counted.iter().skip(from).take_while(|(n, _, _)| *n == name);
         if row.labels.is_empty() {
             // A label that the row does not know of must not hide a count.
             out.put(row.name, &[], of_name.map(|(_, _, n)| *n).sum::<u64>() as f64);
             continue;
         }
-        let mut values: Vec<(&str, u64)> = known.iter().map(|l| (*l, 0)).collect();
-        for (_, label, n) in of_name {
-            let label = if label.is_empty() { OTHER } else { label };
-            match values.iter_mut().find(|(l, _)| *l == label) {
-                Some((_, sum)) => *sum += n,
-                None => values.push((label, *n)),
-            }
+        // What was counted without a label is one with what is called so.
+        let of_name = of_name.map(|(_, l, n)| (if l.is_empty() { OTHER } else { l }, *n));
+        for label in known {
+            let n: u64 = of_name.clone().filter(|(l, _)| l == label).map(|(_, n)| n).sum();
+            out.put(row.name, &[label], n as f64);
         }
-        for (label, n) in values {
+        for (label, n) in of_name.filter(|(l, _)| !known.contains(l)) {
             out.put(row.name, &[label], n as f64);
         }
     }

@@ -9,6 +9,7 @@ use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
 };
 use hyper::{Method, Request, Response, StatusCode};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -55,11 +56,13 @@ pub(super) struct Endpoints {
     local: bool,
     /// Scrapes under way.
     scraping: Semaphore,
+    /// One at a time, so that nobody waits for it.
+    written: Arc<Mutex<exposition::Last>>,
 }
 
 impl Endpoints {
     pub(super) fn new(services: Arc<Services>, local: bool) -> Self {
-        Self { services, local, scraping: Semaphore::new(1) }
+        Self { services, local, scraping: Semaphore::new(1), written: Arc::default() }
     }
 
     pub(super) fn services(&self) -> &Arc<Services> {
@@ -102,7 +105,9 @@ impl Endpoints {
         let all = access == Access::Everything;
         match path {
             "/metrics" => {
-                self.scrape(exposition::TEXT_FORMAT, |s| exposition::render(&Snapshot::take(s))).await
+                let written = self.written.clone();
+                let render = move |s: &_| exposition::render(&Snapshot::take(s), &mut written.lock());
+                self.scrape(exposition::TEXT_FORMAT, render).await
             }
             "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
             "/index" => response(StatusCode::OK, TEXT, INDEX),
@@ -130,7 +135,7 @@ impl Endpoints {
     async fn scrape(
         &self,
         format: &'static str,
-        render: fn(&Arc<Services>) -> Result<String, String>,
+        render: impl FnOnce(&Arc<Services>) -> Result<String, String> + Send + 'static,
     ) -> Answer {
         let failed = |why: &str| problem(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", why);
         let Ok(_turn) = self.scraping.acquire().await else { return failed("shutting down") };

@@ -61,7 +61,7 @@ fn pool() -> PoolFigures {
 }
 
 fn exposition(s: &Snapshot) -> Exposition {
-    let text = exposition::render(s).unwrap();
+    let text = exposition::render(s, &mut exposition::Last::default()).unwrap();
     Exposition::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 
@@ -88,6 +88,29 @@ fn an_idle_service_exports_all_but_the_pools() {
     assert!(e.value("process_resident_memory_bytes", &[]).unwrap() > 1e6);
     assert!(e.value("process_start_time_seconds", &[]).unwrap() > 1e9);
     assert!(e.value("process_open_fds", &[]) < e.value("process_max_fds", &[]));
+}
+
+#[test]
+fn what_was_written_last_is_used_again_only_where_nothing_has_changed() {
+    let mut s = Snapshot::take(&services());
+    let (one, mut renamed, mut busier) = (pool(), pool(), pool());
+    renamed.key = PoolKey::new("b".into(), "a\\c\nd\"".into(), Role::Primary);
+    busier.totals.transaction.add(5);
+    let mut last = exposition::Last::default();
+    for (pools, cancels) in [
+        (vec![], 0),
+        (vec![one.clone()], 0),
+        (vec![one.clone()], 1),
+        (vec![renamed.clone()], 1),
+        (vec![one.clone(), renamed], 1),
+        (vec![busier], 1),
+        (vec![], 1),
+        (vec![one], 0),
+    ] {
+        (s.pools, s.cancels_in_flight) = (pools, cancels);
+        let fresh = exposition::render(&s, &mut exposition::Last::default()).unwrap();
+        assert_eq!(exposition::render(&s, &mut last).unwrap(), fresh);
+    }
 }
 
 #[test]

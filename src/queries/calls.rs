@@ -47,10 +47,10 @@ pub struct Calls {
 /// Where a text is looked for: by its first bytes, among which there is seldom a constant.
 #[inline]
 fn slot(sql: &[u8]) -> usize {
-    let word =
-        |at: usize| sql.get(at..).and_then(|s| s.first_chunk::<8>()).map_or(0, |c| u64::from_le_bytes(*c));
-    let h =
-        (word(0) ^ word(8).rotate_left(21) ^ word(16).rotate_left(42)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let word = |chunk: Option<&[u8; 8]>| chunk.map_or(0, |c| u64::from_le_bytes(*c));
+    let (first, rest) = sql.split_at_checked(16).unwrap_or((sql, &[]));
+    let h = word(first.first_chunk()) ^ word(first.last_chunk()).rotate_left(21);
+    let h = (h ^ word(rest.first_chunk()).rotate_left(42)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (h >> 60) as usize
 }
 
@@ -83,7 +83,7 @@ impl Calls {
         e
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, entry: Arc<Entry>, bytes: usize) {
         self.last = entry.id;
         let received = std::mem::take(&mut self.received) + bytes as u64;
@@ -264,7 +264,7 @@ impl Calls {
     }
 
     /// The answered calls took so long together. `slow` gets those that are to be logged.
-    #[inline]
+    #[inline(always)]
     pub fn book(
         &mut self,
         q: &Scope,
@@ -272,39 +272,56 @@ impl Calls {
         application: &Arc<str>,
         mut slow: impl FnMut(&Entry, &Call),
     ) {
+        // Nearly always.
+        if self.answered == 1 && self.calls.len() == 1 {
+            let Some((entry, mut call)) = self.calls.pop() else { return };
+            (call.server_us, call.queue_us) = (server_us, std::mem::take(&mut self.queue_us));
+            self.answered = 0;
+            if q.book(&entry, &call, application) {
+                slow(&entry, &call);
+            }
+        } else {
+            self.book_each(q, server_us, application, &mut slow);
+        }
+    }
+
+    fn book_each(
+        &mut self,
+        q: &Scope,
+        server_us: u64,
+        application: &Arc<str>,
+        slow: &mut dyn FnMut(&Entry, &Call),
+    ) {
         let Some(each) = server_us.checked_div(self.answered as u64) else { return };
         let mut queue_us = std::mem::take(&mut self.queue_us);
         for (entry, mut call) in self.calls.drain(..self.answered) {
-            call.server_us = each;
-            call.queue_us = std::mem::take(&mut queue_us);
-            if entry.id != 0 {
-                q.store.add(&entry, &call, application);
-                if q.logs(call.server_us + call.queue_us) {
-                    slow(&entry, &call);
-                }
+            (call.server_us, call.queue_us) = (each, std::mem::take(&mut queue_us));
+            if q.book(&entry, &call, application) {
+                slow(&entry, &call);
             }
         }
         self.answered = 0;
     }
 
     /// The transaction is over: no portal is left, and nothing is under way.
-    #[inline]
+    #[inline(always)]
     pub fn end(&mut self) {
-        if !self.calls.is_empty() {
-            self.calls.clear();
-        }
-        // A burst must not stay for the life of the connection.
-        if self.calls.capacity() > 64 {
-            self.calls = Vec::new();
-        }
-        if !self.portals.is_empty() {
-            self.portals.clear();
-        }
-        self.answered = 0;
         self.received = 0;
         self.queue_us = 0;
         self.began = None;
         self.bound = None;
+        // What has been booked is gone already.
+        if !self.calls.is_empty() || self.calls.capacity() > 64 || !self.portals.is_empty() {
+            self.end_of_many();
+        }
+    }
+
+    /// A burst must not stay for the life of the connection.
+    #[cold]
+    fn end_of_many(&mut self) {
+        self.calls = Vec::new();
+        self.answered = 0;
+        self.portals.clear();
     }
 
     /// The session is over, in which names were its client's own.

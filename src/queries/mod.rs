@@ -70,7 +70,7 @@ pub struct Call {
 }
 
 impl Figures {
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, c: &Call, application: &Arc<str>) {
         self.calls += 1;
         self.errors += u64::from(c.failed);
@@ -84,9 +84,16 @@ impl Figures {
             self.queue.add(c.queue_us);
         }
         self.longest_us = self.longest_us.max(c.server_us + c.queue_us);
-        let known =
-            self.applications.iter_mut().find(|(a, _)| Arc::ptr_eq(a, application) || a == application);
-        if let Some((_, n)) = known {
+        let same = |a: &Arc<str>| Arc::ptr_eq(a, application) || a == application;
+        // Nearly always the first.
+        match self.applications.first_mut() {
+            Some((first, n)) if same(first) => *n += 1,
+            _ => self.add_application(application),
+        }
+    }
+
+    fn add_application(&mut self, application: &Arc<str>) {
+        if let Some((_, n)) = self.applications.iter_mut().find(|(a, _)| a == application) {
             *n += 1;
         } else if self.applications.len() < APPLICATIONS {
             self.applications.push((application.clone(), 1));
@@ -234,14 +241,20 @@ impl Store {
     }
 
     /// Adds a call.
-    #[inline]
+    #[inline(always)]
     fn add(&self, entry: &Arc<Entry>, call: &Call, application: &Arc<str>) {
         let mut figures = entry.figures.lock();
-        if !figures.dropped {
+        if figures.dropped {
+            drop(figures);
+            self.add_again(entry, call, application);
+        } else {
             figures.add(call, application);
-            return;
         }
-        drop(figures);
+    }
+
+    /// Of a statement that had made room.
+    #[cold]
+    fn add_again(&self, entry: &Arc<Entry>, call: &Call, application: &Arc<str>) {
         let kept = self.keep(entry.clone());
         kept.figures.lock().add(call, application);
     }
@@ -327,12 +340,24 @@ impl Scope {
     /// Whether a call that took so long is to be logged; spreads the sample evenly.
     #[inline]
     fn logs(&self, us: u64) -> bool {
-        if us < self.slow_us.load(Ordering::Relaxed) {
-            return false;
-        }
+        us >= self.slow_us.load(Ordering::Relaxed) && self.is_of_sample()
+    }
+
+    #[cold]
+    fn is_of_sample(&self) -> bool {
         let (n, sample) =
             (self.slow_seen.fetch_add(1, Ordering::Relaxed), self.sample.load(Ordering::Relaxed));
         (n + 1) * sample / 100 != n * sample / 100
+    }
+
+    /// Adds a call; whether it is to be logged.
+    #[inline(always)]
+    fn book(&self, entry: &Arc<Entry>, call: &Call, application: &Arc<str>) -> bool {
+        if entry.id == 0 {
+            return false;
+        }
+        self.store.add(entry, call, application);
+        self.logs(call.server_us + call.queue_us)
     }
 
     /// The number of a statement in this database.

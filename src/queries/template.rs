@@ -66,18 +66,16 @@ impl Template {
         let (mut rest, mut from) = (sql, 0);
         for hole in &self.holes {
             let (Hole::Number(begin, end) | Hole::Text(begin, end)) = *hole;
-            let Some(after) = self.text.get(from..begin).and_then(|between| rest.strip_prefix(between))
-            else {
+            let Some(between) = self.text.get(from..begin) else { return false };
+            let Some((head, after)) = rest.split_at_checked(between.len()) else { return false };
+            if !same(head, between) {
                 return false;
-            };
+            }
             let n = match hole {
-                Hole::Number(..) => {
-                    let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
-                    if digits == 0 {
-                        return false;
-                    }
-                    digits
-                }
+                Hole::Number(..) => match digits(after) {
+                    0 => return false,
+                    n => n,
+                },
                 Hole::Text(..) => match memchr::memchr2(b'\'', b'\\', after) {
                     Some(n) => n,
                     None => return false,
@@ -86,8 +84,41 @@ impl Template {
             rest = after.get(n..).unwrap_or_default();
             from = end;
         }
-        self.text.get(from..) == Some(rest)
+        let end = self.text.get(from..).unwrap_or_default();
+        end.len() == rest.len() && same(end, rest)
     }
+}
+
+/// Whether two texts of one length are equal. What stands between constants is mostly short, and a call would cost
+/// more than the comparison.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if let (Some(a0), Some(b0), Some(a1), Some(b1)) =
+        (a.first_chunk::<8>(), b.first_chunk::<8>(), a.last_chunk::<8>(), b.last_chunk::<8>())
+    {
+        return a0 == b0 && a1 == b1 && (a.len() <= 16 || a == b);
+    }
+    if let (Some(a0), Some(b0), Some(a1), Some(b1)) =
+        (a.first_chunk::<4>(), b.first_chunk::<4>(), a.last_chunk::<4>(), b.last_chunk::<4>())
+    {
+        return a0 == b0 && a1 == b1;
+    }
+    a.iter().eq(b)
+}
+
+/// How many digits a text begins with.
+#[inline]
+fn digits(text: &[u8]) -> usize {
+    if let Some(eight) = text.first_chunk::<8>() {
+        // A digit is 0 to 9 without the bits of b'0'; 0x76 more does not reach the highest bit then. A carry spoils
+        // only what stands behind the first other byte.
+        let bytes = u64::from_le_bytes(*eight) ^ 0x3030_3030_3030_3030;
+        let others = (bytes.wrapping_add(0x7676_7676_7676_7676) | bytes) & 0x8080_8080_8080_8080;
+        if others != 0 {
+            return others.trailing_zeros() as usize / 8;
+        }
+    }
+    text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -124,6 +155,24 @@ mod tests {
             "",
         ] {
             assert!(!t.fits(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn words_and_digits() {
+        for n in 0..40 {
+            let text = vec![b'x'; n];
+            assert!(same(&text, &text.clone()));
+            for at in 0..n {
+                let mut other = text.clone();
+                other[at] = b'y';
+                assert!(!same(&text, &other), "{n} {at}");
+            }
+            for b in 0..=u8::MAX {
+                let text: Vec<u8> = (0..n).map(|i| b'0' + (i % 10) as u8).chain([b, b'9', b' ']).collect();
+                let wanted = text.iter().take_while(|b| b.is_ascii_digit()).count();
+                assert_eq!(digits(&text), wanted, "{n} {b}");
+            }
         }
     }
 

@@ -282,9 +282,10 @@ impl Flow<'_> {
     /// A round trip inside of a transaction, or of a session pool's client, is over.
     fn book(&mut self, began: Option<Instant>, now: Instant) {
         let Some(began) = began else { return };
-        self.lease.pool().book_query(us(began, now));
+        let took = us(began, now);
+        self.lease.pool().book_query(took);
         if let (Some(q), Some(conn)) = (self.env.queries, self.lease.conn()) {
-            observe::book(q, self.ctl, &mut conn.state, began, now);
+            observe::book(q, self.ctl, &mut conn.state, took);
         }
     }
 
