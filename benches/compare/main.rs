@@ -19,9 +19,10 @@ mod table;
 mod wire;
 mod workload;
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -53,6 +54,11 @@ enum Role {
         #[arg(long, default_value_t = 40)]
         pool_size: usize,
     },
+    /// Asks a stats endpoint ten times a second, until it is gone.
+    Scrape {
+        #[arg(long)]
+        address: SocketAddr,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +85,18 @@ fn run(cli: Cli) -> io::Result<()> {
         Some(Role::Canned { listen }) => canned::run(listen),
         Some(Role::Load(args)) => load::run(&args),
         Some(Role::Relay { listen, backend, pool_size }) => relay::run(listen, backend, pool_size),
+        Some(Role::Scrape { address }) => scrape(address),
         None => runner::run(&cli.compare),
+    }
+}
+
+fn scrape(address: SocketAddr) -> io::Result<()> {
+    let mut answer = Vec::new();
+    loop {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        answer.clear();
+        stream.read_to_end(&mut answer)?;
+        std::thread::sleep(Duration::from_millis(100));
     }
 }

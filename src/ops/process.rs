@@ -1,6 +1,7 @@
 //! Figures of this process from /proc; where there is none, they are not exported.
 
 use std::fs;
+use std::sync::LazyLock;
 
 /// Clock ticks of /proc in a second; a constant of the kernel's interface (proc(5), sysconf(_SC_CLK_TCK)).
 const TICKS: f64 = 100.0;
@@ -16,6 +17,10 @@ pub(super) struct Process {
     pub(super) max_fds: u64,
 }
 
+/// When the machine was started: seconds since 1970. The file that says so is long, and it does not change.
+static BOOT: LazyLock<Option<f64>> =
+    LazyLock::new(|| value_of(&fs::read_to_string("/proc/stat").ok()?, "btime ")?.parse().ok());
+
 impl Process {
     pub(super) fn read() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
@@ -23,21 +28,27 @@ impl Process {
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<u64>().ok());
-        let status = fs::read_to_string("/proc/self/status").ok()?;
-        let boot = fs::read_to_string("/proc/stat").ok()?;
-        let boot: f64 = value_of(&boot, "btime ")?.parse().ok()?;
-        let resident: u64 = value_of(&status, "VmRSS:")?.split_whitespace().next()?.parse().ok()?;
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
         Some(Self {
-            start_time_seconds: boot + field(22)? as f64 / TICKS,
+            start_time_seconds: (*BOOT)? + field(22)? as f64 / TICKS,
             cpu_seconds: (field(14)? + field(15)?) as f64 / TICKS,
-            resident_bytes: resident * 1024,
+            resident_bytes: field(24)? * u64::try_from(page).ok()?,
             virtual_bytes: field(23)?,
             threads: field(20)?,
-            // The listing itself needs one.
-            open_fds: (fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1),
+            open_fds: open_fds()?,
             max_fds: rlimit::Resource::NOFILE.get().ok()?.0,
         })
     }
+}
+
+/// Since Linux 6.2 the directory's size is their number; before it is 0, and they are listed.
+fn open_fds() -> Option<u64> {
+    let said = fs::metadata("/proc/self/fd").ok()?.len();
+    if said > 0 {
+        return Some(said);
+    }
+    // The listing itself needs one.
+    Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }
 
 fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
