@@ -13,17 +13,25 @@ const HOLES: usize = 16;
 
 /// A constant that may differ without any other token changing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hole {
+struct Hole {
+    /// Bytes between the constant before, or the beginning, and this one.
+    before: u16,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
     /// Digits alone.
-    Number(usize, usize),
+    Number,
     /// What stands between single quotes, without a quote or a backslash in it.
-    Text(usize, usize),
+    Text,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Template {
-    text: Box<[u8]>,
+    /// All but the constants.
+    fixed: Box<[u8]>,
     holes: Box<[Hole]>,
     pub(super) entry: Arc<Entry>,
 }
@@ -34,7 +42,14 @@ impl Template {
             return None;
         }
         let mut lexer = Lexer::new(sql);
-        let mut holes = Vec::new();
+        let (mut fixed, mut holes) = (Vec::new(), Vec::new());
+        let mut end = 0;
+        let mut hole = |from: usize, to: usize, kind| {
+            let between = sql.get(end..from).unwrap_or_default();
+            fixed.extend_from_slice(between);
+            holes.push(Hole { before: between.len() as u16, kind });
+            end = to;
+        };
         loop {
             lexer.take_blank();
             let from = sql.len() - lexer.rest().len();
@@ -43,67 +58,67 @@ impl Template {
             let seen = sql.get(from..to).unwrap_or_default();
             match token {
                 Token::Other(b'0'..=b'9') if seen.iter().all(u8::is_ascii_digit) => {
-                    holes.push(Hole::Number(from, to));
+                    hole(from, to, Kind::Number);
                 }
                 Token::Literal => {
                     if let [b'\'', inside @ .., b'\''] = seen
                         && memchr::memchr2(b'\'', b'\\', inside).is_none()
                     {
-                        holes.push(Hole::Text(from + 1, to - 1));
+                        hole(from + 1, to - 1, Kind::Text);
                     }
                 }
                 _ => {}
             }
         }
+        fixed.extend_from_slice(sql.get(end..).unwrap_or_default());
         let fits = lexer.ambiguous_from().is_none() && holes.len() <= HOLES;
-        fits.then(|| Self { text: sql.into(), holes: holes.into(), entry: entry.clone() })
+        fits.then(|| Self { fixed: fixed.into(), holes: holes.into(), entry: entry.clone() })
     }
 
     /// Whether `sql` is this statement with other constants. What lies between the constants is the same, byte by
     /// byte, and so each token ends where it did.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fits(&self, sql: &[u8]) -> bool {
-        let (mut rest, mut from) = (sql, 0);
+        let (mut fixed, mut rest) = (&*self.fixed, sql);
         for hole in &self.holes {
-            let (Hole::Number(begin, end) | Hole::Text(begin, end)) = *hole;
-            let Some(between) = self.text.get(from..begin) else { return false };
-            let Some((head, after)) = rest.split_at_checked(between.len()) else { return false };
-            if !same(head, between) {
+            let n = usize::from(hole.before);
+            let (Some((wanted, later)), Some((found, after))) =
+                (fixed.split_at_checked(n), rest.split_at_checked(n))
+            else {
+                return false;
+            };
+            if !same(wanted, found) {
                 return false;
             }
-            let n = match hole {
-                Hole::Number(..) => match digits(after) {
+            let n = match hole.kind {
+                Kind::Number => match digits(after) {
                     0 => return false,
                     n => n,
                 },
-                Hole::Text(..) => match memchr::memchr2(b'\'', b'\\', after) {
+                Kind::Text => match memchr::memchr2(b'\'', b'\\', after) {
                     Some(n) => n,
                     None => return false,
                 },
             };
-            rest = after.get(n..).unwrap_or_default();
-            from = end;
+            (fixed, rest) = (later, after.get(n..).unwrap_or_default());
         }
-        let end = self.text.get(from..).unwrap_or_default();
-        end.len() == rest.len() && same(end, rest)
+        fixed.len() == rest.len() && same(fixed, rest)
     }
 }
 
 /// Whether two texts of one length are equal. What stands between constants is mostly short, and a call would cost
 /// more than the comparison.
-#[inline]
+#[inline(always)]
 fn same(a: &[u8], b: &[u8]) -> bool {
-    if let (Some(a0), Some(b0), Some(a1), Some(b1)) =
-        (a.first_chunk::<8>(), b.first_chunk::<8>(), a.last_chunk::<8>(), b.last_chunk::<8>())
-    {
-        return a0 == b0 && a1 == b1 && (a.len() <= 16 || a == b);
+    let ends = |t: &[u8]| Some((u64::from_le_bytes(*t.first_chunk()?), u64::from_le_bytes(*t.last_chunk()?)));
+    if let (Some(a8), Some(b8)) = (ends(a), ends(b)) {
+        return a8 == b8 && (a.len() <= 16 || a == b);
     }
-    if let (Some(a0), Some(b0), Some(a1), Some(b1)) =
-        (a.first_chunk::<4>(), b.first_chunk::<4>(), a.last_chunk::<4>(), b.last_chunk::<4>())
-    {
-        return a0 == b0 && a1 == b1;
+    let ends = |t: &[u8]| Some((u32::from_le_bytes(*t.first_chunk()?), u32::from_le_bytes(*t.last_chunk()?)));
+    match (ends(a), ends(b)) {
+        (Some(a4), Some(b4)) => a4 == b4,
+        _ => a.iter().eq(b),
     }
-    a.iter().eq(b)
 }
 
 /// How many digits a text begins with.
