@@ -7,7 +7,8 @@
 # Then what one scrape of /metrics costs, and what part of a transaction's instructions a scrape each 100 ms is at the
 # rate that this machine reaches. What is done once (the start, the logins) is taken out by the difference of two runs.
 # callgrind does not see the kernel, where most of a relay's time goes, and no latency: with PAIRS=9 so many pairs of runs
-# follow, in turn without and with, and the CPU time and the 99th percentile of a transaction are compared.
+# follow, in turn without and with, and the CPU time and the 99th percentile of a transaction are compared; BACKEND=address
+# asks a PostgreSQL there (user and database bench, trusted) in place of the canned answers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 1; }
@@ -20,8 +21,11 @@ count=${COUNT:-5000}
 work=$(mktemp -d)
 canned=
 trap '[ -z "$canned" ] || kill "$canned" 2>/dev/null; rm -rf "$work"' EXIT
-"$bench" canned --listen 127.0.0.1:17010 >"$work/canned.log" 2>&1 &
-canned=$!
+backend=${BACKEND:-127.0.0.1:17010}
+if [ -z "${BACKEND:-}" ]; then
+    "$bench" canned --listen "$backend" >"$work/canned.log" 2>&1 &
+    canned=$!
+fi
 
 load() {
     "$bench" load --address 127.0.0.1:17011 --warmup 0 --clients 100 --in-flight 40 "$@"
@@ -40,7 +44,7 @@ query_statistics = $1
 [users.bench]
 password = "bench"
 [databases.bench]
-host = "127.0.0.1:17010"
+host = "$backend"
 pool_size = 40
 TOML
     shift
@@ -80,7 +84,7 @@ per() {
 }
 
 printf '%-18s %12s %12s %8s\n' workload without with more
-[ -n "${WORKLOADS-x}" ] && IFS=, read -ra workloads <<<"${WORKLOADS:-simple-distinct,simple,prepared}"
+IFS=, read -ra workloads <<<"${WORKLOADS:-simple-distinct,simple,prepared}"
 for w in "${workloads[@]}"; do
     off=$(per 0 "$w")
     on=$(per 1000 "$w")
@@ -103,13 +107,13 @@ printf 'a scrape: %s instructions; each 100 ms at %s transactions/s: %s%%\n' "$s
 # each transaction, and the 99th percentile of their time.
 timed() {
     local scraper= line before after
-    start "$1" taskset -c 0
+    start "$1" env
     if [ "$2" = scraped ]; then
-        taskset -c 1 "$bench" scrape --address 127.0.0.1:17012 &
+        "$bench" scrape --address 127.0.0.1:17012 &
         scraper=$!
     fi
     before=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
-    line=$(taskset -c 1 "$bench" load --address 127.0.0.1:17011 --warmup 0 --clients 100 --in-flight 40 \
+    line=$("$bench" load --address 127.0.0.1:17011 --warmup 0 --clients "${CLIENTS:-100}" --in-flight "${IN_FLIGHT:-40}" \
         --workload simple-distinct --seconds "$3" | grep '^result')
     after=$(awk '{ print $14 + $15 }' "/proc/$pid/stat")
     [ -z "$scraper" ] || kill "$scraper" 2>/dev/null || :
