@@ -1,4 +1,5 @@
-//! Asks an LDAP directory whether a password is a user's; with the cargo feature `ldap` alone.
+//! Asks somebody else whether a password is a user's: an LDAP directory or the system's PAM, with the cargo feature of
+//! that name alone.
 
 use crate::config::ldap::Ldap;
 
@@ -22,6 +23,81 @@ pub async fn check(ldap: &Ldap, user: &str, password: &str) -> Result<bool, Stri
         }
     }
     Err(last)
+}
+
+/// Whether PAM lets this user in with this password, as pam_authenticate(3) and pam_acct_mgmt(3) say; an error is that
+/// nobody could say. A module may wait for the network, and a refusal is held back by seconds: it has a thread of its
+/// own, of which there are as many as logins that may be under way.
+#[cfg(not(feature = "pam"))]
+pub async fn check_pam(_: &str, _: &str, _: &str, _: &str) -> Result<bool, String> {
+    // The configuration refuses the method.
+    Err("this program was built without the feature pam".to_owned())
+}
+
+/// Whether PAM lets this user in with this password, as pam_authenticate(3) and pam_acct_mgmt(3) say; an error is that
+/// nobody could say. A module may wait for the network, and a refusal is held back by seconds: it has a thread of its
+/// own, of which there are as many as logins that may be under way.
+#[cfg(feature = "pam")]
+pub async fn check_pam(service: &str, user: &str, password: &str, from: &str) -> Result<bool, String> {
+    let (service, user, from) = (service.to_owned(), user.to_owned(), from.to_owned());
+    let password = zeroize::Zeroizing::new(password.to_owned());
+    tokio::task::spawn_blocking(move || pam::ask(&service, &user, password, &from))
+        .await
+        .map_err(|_| "the module panicked".to_owned())?
+}
+
+#[cfg(feature = "pam")]
+mod pam {
+    use std::ffi::{CStr, CString};
+
+    use pam_client2::{Context, ConversationHandler, ErrorCode, Flag};
+    use zeroize::Zeroizing;
+
+    /// Answers what modules ask: the password, and nothing else.
+    struct Answers(Zeroizing<String>);
+
+    impl ConversationHandler for Answers {
+        fn prompt_echo_on(&mut self, _: &CStr) -> Result<CString, ErrorCode> {
+            Err(ErrorCode::CONV_ERR)
+        }
+
+        fn prompt_echo_off(&mut self, _: &CStr) -> Result<CString, ErrorCode> {
+            CString::new(self.0.as_bytes()).map_err(|_| ErrorCode::CONV_ERR)
+        }
+
+        fn text_info(&mut self, text: &CStr) {
+            tracing::info!(?text, "PAM");
+        }
+
+        fn error_msg(&mut self, text: &CStr) {
+            tracing::warn!(?text, "PAM");
+        }
+    }
+
+    pub(super) fn ask(
+        service: &str,
+        user: &str,
+        password: Zeroizing<String>,
+        from: &str,
+    ) -> Result<bool, String> {
+        let start = Context::new(service, Some(user), Answers(password));
+        let mut context = start.map_err(|e| format!("service {service}: {e}"))?;
+        context.set_rhost(Some(from)).map_err(|e| format!("service {service}: {e}"))?;
+        let asked = context.authenticate(Flag::NONE).and_then(|()| context.acct_mgmt(Flag::NONE));
+        let Err(e) = asked else { return Ok(true) };
+        match e.code() {
+            // What is wrong with the user or the password.
+            ErrorCode::AUTH_ERR
+            | ErrorCode::USER_UNKNOWN
+            | ErrorCode::MAXTRIES
+            | ErrorCode::PERM_DENIED
+            | ErrorCode::ACCT_EXPIRED
+            | ErrorCode::CRED_EXPIRED
+            | ErrorCode::NEW_AUTHTOK_REQD
+            | ErrorCode::AUTHTOK_EXPIRED => Ok(false),
+            _ => Err(format!("service {service}: {e}")),
+        }
+    }
 }
 
 #[cfg(feature = "ldap")]

@@ -43,7 +43,7 @@
 //! | [`doctor`] | `howdah doctor`: advice from the servers' catalogues and a running Howdah's figures | asks servers |
 //! | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
 //! | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
-//! | [`directory`] | LDAP, with the cargo feature `ldap` | asks a directory |
+//! | [`directory`] | LDAP and PAM, with the cargo features `ldap` and `pam` | asks a directory |
 //! | [`cancel`] | whose key, and what that client waits for | none |
 //! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
 //! | [`control`] | what the operator has put in force while the process runs | none |

@@ -61,6 +61,8 @@ pub struct Services {
     pub marks: Mutex<BTreeMap<(&'static str, String), u64>>,
     /// Log lines that were lost, where logging is ours.
     pub log_dropped: std::sync::OnceLock<Arc<AtomicU64>>,
+    /// When this machine was started, in seconds since 1970, once somebody wanted to know it.
+    pub boot_time: std::sync::OnceLock<Option<f64>>,
     pub mock_secret: MockSecret,
     pub failures: Mutex<Failures>,
     pub scram_cache: ScramCache,
@@ -114,6 +116,7 @@ impl Services {
             cancels_in_flight: AtomicUsize::new(0),
             marks: Mutex::default(),
             log_dropped: std::sync::OnceLock::new(),
+            boot_time: std::sync::OnceLock::new(),
             failures: Mutex::default(),
             mock_secret: MockSecret::new(rand::random()).iterations(scram_iterations),
             scram_cache: ScramCache::default(),

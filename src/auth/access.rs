@@ -112,6 +112,7 @@ mod tests {
             whole_name: false,
             client_cert: ClientCert::NotAsked,
             ldap: None,
+            pam_service: None,
         }
     }
 

@@ -91,7 +91,12 @@ impl ClientAuth {
             (AuthMethod::Trust, _) => Method::Trust,
             // Proved before anybody asks, by the socket or a certificate, or not at all.
             (
-                AuthMethod::Cert | AuthMethod::Peer | AuthMethod::Reject | AuthMethod::Ldap | AuthMethod::Hba,
+                AuthMethod::Cert
+                | AuthMethod::Peer
+                | AuthMethod::Reject
+                | AuthMethod::Ldap
+                | AuthMethod::Pam
+                | AuthMethod::Hba,
                 _,
             ) => Method::Refused,
             (AuthMethod::Password, _) => Method::Cleartext(secret.cloned()),

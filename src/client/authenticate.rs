@@ -10,7 +10,6 @@ use crate::auth::access::{self, Caller, Identity};
 use crate::auth::{Action, ClientAuth};
 use crate::clock::Clock;
 use crate::config::hba::{ClientCert, Rule};
-use crate::config::ldap::Ldap;
 use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User};
 use crate::directory;
 use crate::error::Error;
@@ -36,7 +35,8 @@ pub(super) async fn authenticate(
     if !services.failures.lock().may_try(Clock::now(), limit, address, user) {
         return Err(Error::TooManyFailures { user: user.to_owned(), limit });
     }
-    let proved = by_rule(stream, buf, services, config, startup, end_point, rule).await;
+    let way = Way { rule, address };
+    let proved = by_rule(stream, buf, services, config, startup, end_point, way).await;
     match &proved {
         Ok(()) => services.failures.lock().succeeded(address, user),
         Err(
@@ -59,6 +59,12 @@ fn address(peer: Peer) -> Option<IpAddr> {
     }
 }
 
+/// How, and from where.
+struct Way<'c> {
+    rule: Option<&'c Rule>,
+    address: Option<IpAddr>,
+}
+
 /// By the rule that was chosen, or the one method for all.
 async fn by_rule(
     stream: &mut Stream,
@@ -67,15 +73,23 @@ async fn by_rule(
     config: &Arc<Config>,
     startup: &Startup,
     end_point: Option<Vec<u8>>,
-    rule: Option<&Rule>,
+    way: Way<'_>,
 ) -> Result<(), Error> {
+    let rule = way.rule;
     let method = rule.map_or(config.auth_method, |r| r.method);
     prove_identity(stream, config, rule, method, &startup.user).await?;
     let user = startup.user.as_str();
     if method == AuthMethod::Ldap {
         let ldap = rule.map_or(&config.access.ldap, |r| &r.ldap).clone();
         let ldap = ldap.ok_or_else(|| Error::Internal("ldap without its options".to_owned()))?;
-        return by_directory(stream, buf, &ldap, user).await;
+        let ask = async |password: &str| directory::check(&ldap, user, password).await;
+        return by_directory(stream, buf, "LDAP", user, ask).await;
+    }
+    if method == AuthMethod::Pam {
+        let service = rule.and_then(|r| r.pam_service.as_ref()).unwrap_or(&config.access.pam_service);
+        let from = way.address.map_or_else(|| "[local]".to_owned(), |a| a.to_string());
+        let ask = async |password: &str| directory::check_pam(service, user, password, &from).await;
+        return by_directory(stream, buf, "PAM", user, ask).await;
     }
     let known = config.users.get(user);
     let mut secret = known.and_then(|u| u.secret.clone());
@@ -130,7 +144,13 @@ fn rule<'c>(
 }
 
 /// The password goes to the directory as it is: over TLS alone, if the operator sees to it.
-async fn by_directory(stream: &mut Stream, buf: &mut Vec<u8>, ldap: &Ldap, user: &str) -> Result<(), Error> {
+async fn by_directory(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    method: &'static str,
+    user: &str,
+    ask: impl AsyncFnOnce(&str) -> Result<bool, String>,
+) -> Result<(), Error> {
     stream.write_all(encode::AUTHENTICATION_CLEARTEXT).await.map_err(gone)?;
     let (tag, body) = message(stream, buf).await?;
     if tag != b'p' {
@@ -140,15 +160,15 @@ async fn by_directory(stream: &mut Stream, buf: &mut Vec<u8>, ldap: &Ldap, user:
     let body = Zeroizing::new(body);
     let password = crate::auth::password(&body)?;
     let right = match std::str::from_utf8(password) {
-        Ok(text) => directory::check(ldap, user, text).await,
+        Ok(text) => ask(text).await,
         Err(_) => Ok(false),
     };
     if let Err(reason) = &right {
-        tracing::warn!(user = ?user, reason, "LDAP could not be asked");
+        tracing::warn!(user = ?user, method, reason, "the directory could not be asked");
     }
     match right {
         Ok(true) => Ok(()),
-        Ok(false) | Err(_) => Err(Error::DirectoryRefused { user: user.to_owned() }),
+        Ok(false) | Err(_) => Err(Error::DirectoryRefused { method, user: user.to_owned() }),
     }
 }
 

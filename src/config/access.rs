@@ -28,6 +28,8 @@ pub enum AuthMethod {
     Reject,
     /// A directory says whether a password is right.
     Ldap,
+    /// The system's modules say so.
+    Pam,
     /// A rule of `auth_hba_file` says which of the others.
     Hba,
 }
@@ -57,6 +59,14 @@ pub struct Access {
     /// Of `auth_method = "ldap"`, as stated.
     pub ldap_options: Option<String>,
     pub ldap: Option<Arc<Ldap>>,
+    /// Which file of /etc/pam.d says what PAM does, where a rule does not.
+    pub pam_service: String,
+}
+
+/// Whether this program can ask PAM.
+pub(super) fn pam() -> Result<(), String> {
+    let why = || "pam needs a program that was built with the cargo feature pam".to_owned();
+    cfg!(feature = "pam").then_some(()).ok_or_else(why)
 }
 
 /// How the secrets of users that are not listed are asked for.
@@ -114,6 +124,14 @@ impl Builder<'_, '_> {
                     problems.push(ConfigError::new(&source("auth_ldap_options"), "auth_ldap_options", why));
                 }
             }
+        }
+        if self.context.profile == Profile::PgBouncer {
+            config.access.pam_service = "pgbouncer".to_owned();
+        }
+        if config.auth_method == AuthMethod::Pam
+            && let Err(why) = pam()
+        {
+            problems.push(ConfigError::new(&source("auth_method"), "auth_method", why));
         }
         if config.auth_method == AuthMethod::Cert && config.tls.client.mode < Mode::VerifyCa {
             let why = "cert needs certificates that are verified";

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::access;
 use super::ldap::Ldap;
 use super::problem::ConfigError;
 use super::raw::Source;
@@ -62,6 +63,8 @@ pub struct Rule {
     pub client_cert: ClientCert,
     /// Of the method `ldap`.
     pub ldap: Option<Arc<Ldap>>,
+    /// Of the method `pam`.
+    pub pam_service: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -270,7 +273,11 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
         whole_name: false,
         client_cert: ClientCert::NotAsked,
         ldap: None,
+        pam_service: None,
     };
+    if method == AuthMethod::Pam {
+        access::pam()?;
+    }
     let mut of_ldap = Vec::new();
     for field in rest {
         // What a comma separates are options of their own, as PostgreSQL has it.
@@ -293,6 +300,11 @@ fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
     let identity = matches!(rule.method, AuthMethod::Cert | AuthMethod::Peer);
     match text.split_once('=') {
         Some(("map", map)) if identity => rule.map = Some(map.to_owned()),
+        // PostgreSQL's words; the host is always told by its address.
+        Some(("pamservice", service)) if rule.method == AuthMethod::Pam => {
+            rule.pam_service = Some(service.to_owned());
+        }
+        Some(("pam_use_hostname", "0")) if rule.method == AuthMethod::Pam => {}
         Some(("clientname", "CN")) => rule.whole_name = false,
         Some(("clientname", "DN")) => rule.whole_name = true,
         Some(("clientcert", "verify-ca")) if rule.kind == Kind::HostSsl => {
@@ -316,6 +328,7 @@ fn method(word: &str) -> Result<AuthMethod, String> {
         "cert" => AuthMethod::Cert,
         "peer" => AuthMethod::Peer,
         "ldap" => AuthMethod::Ldap,
+        "pam" => AuthMethod::Pam,
         other => return Err(format!("method {} is not supported", other.escape_debug())),
     })
 }

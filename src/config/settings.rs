@@ -54,6 +54,7 @@ fn auth_method(word: &str) -> AuthMethod {
         "password" => AuthMethod::Password,
         "cert" => AuthMethod::Cert,
         "ldap" => AuthMethod::Ldap,
+        "pam" => AuthMethod::Pam,
         "hba" => AuthMethod::Hba,
         "md5" => AuthMethod::Md5,
         _ => AuthMethod::ScramSha256,
@@ -215,18 +216,21 @@ settings! {
     // --- who may come in
     /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier; with `cert` the
     /// common name of their certificate is their user; with `hba` the rules of `auth_hba_file` say how.
-    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256", "cert", "ldap", "hba"]), Is("scram-sha-256"),
+    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256", "cert", "ldap", "pam", "hba"]), Is("scram-sha-256"),
         "what PostgreSQL itself has as its default; no secret crosses the network",
         NewConnections, pgb("auth_type").preset("md5"), Config |c, Word(v)| c.auth_method = auth_method(v);
     /// What `auth_method = "ldap"` asks, in the words of pg_hba.conf (needs the cargo feature ldap):
     /// `ldapurl="ldap://directory/dc=example,dc=net?uid?sub"`.
     auth_ldap_options: GLOBAL, Kind::Text, Unset, "which directory knows the users is up to the operator",
         NewConnections, pgb("auth_ldap_options"), Config |c, Text(v)| c.access.ldap_options = Some(v.clone()).filter(|v| !v.is_empty());
+    /// The service that PAM is asked as (needs the cargo feature pam), where a rule has no `pamservice`.
+    auth_pam_service: GLOBAL, Kind::Text, Is("postgresql"), "what PostgreSQL itself asks; PgBouncer's is always pgbouncer",
+        NewConnections, NATIVE, Config |c, Text(v)| c.access.pam_service = v.clone();
     /// A PgBouncer user list: lines of `"user" "secret"`. Users of this file win over its entries.
     auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
         Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());
     /// A pg_hba.conf, for `auth_method = "hba"`: types local, host, hostssl, hostnossl (and their gssenc forms),
-    /// methods trust, reject, password, md5, scram-sha-256, cert, peer and (with the cargo feature) ldap; no memberships of roles, patterns or names
+    /// methods trust, reject, password, md5, scram-sha-256, cert, peer and (with the cargo features) ldap and pam; no memberships of roles, patterns or names
     /// of hosts. No rule that fits is no way in.
     auth_hba_file: GLOBAL, Kind::Text, Unset, "rules are the operator's to make",
         NewConnections, pgb("auth_hba_file"), Config |c, Text(v)| c.access.hba_file = path(v);

@@ -438,7 +438,7 @@ fn a_wrong_pgbouncer_ini_is_told() {
         ("query_timeout = soon", "pgbouncer/query_timeout = \"soon\": not a number"),
         ("tcp_keepalive = on", "not a whole number"),
         ("client_tls_sslmode = require", "client_tls_cert: is missing"),
-        ("auth_type = pam", "this auth_type is not supported"),
+        ("auth_type = any", "this auth_type is not supported"),
         ("auth_type = hba", "auth_hba_file: is missing"),
         ("listen_port = x", "not a port"),
         ("[nonsense]", "unknown section: nonsense"),

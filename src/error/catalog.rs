@@ -65,7 +65,7 @@ samples! {
     Error::HbaReject { .. } => Error::HbaReject {
         from: "10.0.0.1".to_owned(), user: "alice".to_owned(), database: "app".to_owned(), tls: true };
     Error::IdentityUnproved { .. } => Error::IdentityUnproved { method: "Peer", user: "alice".to_owned() };
-    Error::DirectoryRefused { .. } => Error::DirectoryRefused { user: "alice".to_owned() };
+    Error::DirectoryRefused { .. } => Error::DirectoryRefused { method: "LDAP", user: "alice".to_owned() };
     Error::NoSuchUser { .. } => Error::NoSuchUser { user: "alice".to_owned() };
     Error::CertificateRequired => Error::CertificateRequired;
     Error::LookupFailed { .. } => Error::LookupFailed { reason: "db:5432: connection refused".to_owned() };

@@ -128,8 +128,8 @@ pub enum Error {
     HbaReject { from: String, user: String, database: String, tls: bool },
     #[error("{method} authentication failed for user \"{user}\"")]
     IdentityUnproved { method: &'static str, user: String },
-    #[error("LDAP authentication failed for user \"{user}\"")]
-    DirectoryRefused { user: String },
+    #[error("{method} authentication failed for user \"{user}\"")]
+    DirectoryRefused { method: &'static str, user: String },
     /// The server was asked, and has no such user; told in PgBouncer's profile alone.
     #[error("no such user: \"{user}\"")]
     NoSuchUser { user: String },

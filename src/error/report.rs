@@ -195,14 +195,14 @@ pub fn report(error: &Error) -> Report {
             ),
             "The name that the socket or the certificate shows must be the user, or be mapped to it in auth_ident_file.",
         ),
-        Error::DirectoryRefused { user } => h(
+        Error::DirectoryRefused { method, user } => h(
             r(
                 F,
                 S::INVALID_AUTHORIZATION,
                 "directory_refused",
-                format!("LDAP authentication failed for user \"{user}\""),
+                format!("{method} authentication failed for user \"{user}\""),
             ),
-            "The user or password is wrong there, or the directory could not be asked, which the pooler's log says; see the rule's ldap options or auth_ldap_options.",
+            "The user or password is wrong there, or the directory could not be asked, which the pooler's log says; see the rule's ldap or pam options, auth_ldap_options or auth_pam_service.",
         ),
         Error::CertificateRequired => r(
             F,

@@ -1,7 +1,6 @@
 //! /metrics: the figures in Prometheus' text format, one family for each row of the catalog.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -19,17 +18,14 @@ pub(super) const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 /// What an event that was counted without a label has in place of it, where others of its name have one.
 const OTHER: &str = "other";
 
-/// Where a name stands in the catalog.
-static PLACES: LazyLock<HashMap<&'static str, usize, FxBuildHasher>> =
-    LazyLock::new(|| rows().enumerate().map(|(place, row)| (row.name, place)).collect());
-
 fn rows() -> impl Iterator<Item = &'static Row> {
     METRICS.iter().chain(EXPORTER)
 }
 
 /// In the catalog's order; a family without a series is left out.
 pub(super) fn render(s: &Snapshot, last: &mut Last) -> Result<String, String> {
-    let mut series = Series::default();
+    let Last { places, written } = last;
+    let mut series = Series { places, all: Vec::new(), words: String::new(), ends: Vec::new() };
     whole(&mut series, s);
     if let Some(p) = &s.process {
         process(&mut series, p);
@@ -42,13 +38,26 @@ pub(super) fn render(s: &Snapshot, last: &mut Last) -> Result<String, String> {
     }
     super::routes::put(&s.routes, &mut |name, labels, value| series.put(name, labels, value));
     events(&mut series, &s.events);
-    series.encode(last)
+    series.encode(written)
 }
 
 /// Families as they were written last. Most are the same at the next scrape: what counts errors and events, what is
 /// configured. Their text is used again, which costs a comparison.
-#[derive(Debug, Default)]
-pub(super) struct Last(Vec<Written>);
+#[derive(Debug)]
+pub(super) struct Last {
+    places: Places,
+    written: Vec<Written>,
+}
+
+/// Where a name stands in the catalog.
+type Places = HashMap<&'static str, usize, FxBuildHasher>;
+
+impl Default for Last {
+    fn default() -> Self {
+        let places: Places = rows().enumerate().map(|(place, row)| (row.name, place)).collect();
+        Self { written: places.values().map(|_| Written::default()).collect(), places }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Written {
@@ -58,8 +67,8 @@ struct Written {
 }
 
 /// Series of each row of the catalog, as they come.
-#[derive(Default)]
 pub(super) struct Series<'s> {
+    places: &'s Places,
     all: Vec<One<'s>>,
     /// The values of all labels, one behind the other, and where each ends.
     words: String,
@@ -100,7 +109,7 @@ impl<'s> Series<'s> {
 
     /// A name without a row is not exported: the tests see to it that there is none.
     fn add(&mut self, name: &str, labels: &[&str], value: Value<&'s metrics::Histogram>) {
-        let place = PLACES.get(name).copied();
+        let place = self.places.get(name).copied();
         debug_assert!(
             place.and_then(|p| rows().nth(p)).is_some_and(|r| r.labels.len() == labels.len()),
             "{name}{labels:?}"
@@ -113,14 +122,13 @@ impl<'s> Series<'s> {
         }
     }
 
-    fn encode(mut self, last: &mut Last) -> Result<String, String> {
+    fn encode(mut self, last: &mut [Written]) -> Result<String, String> {
         // Stable: series of one family stay in their order.
         self.all.sort_by_key(|one| one.place);
-        last.0.resize_with(PLACES.len(), Written::default);
-        let mut text = String::with_capacity(last.0.iter().map(|w| w.text.len()).sum::<usize>() + 4096);
+        let mut text = String::with_capacity(last.iter().map(|w| w.text.len()).sum::<usize>() + 4096);
         for found in self.all.chunk_by(|a, b| a.place == b.place) {
             let place = found.first().map_or(0, |one| one.place);
-            let (Some(row), Some(written)) = (rows().nth(place), last.0.get_mut(place)) else { continue };
+            let (Some(row), Some(written)) = (rows().nth(place), last.get_mut(place)) else { continue };
             if !self.is_as_written(row, found, written) {
                 self.write(row, found, written)?;
             }

@@ -1,7 +1,7 @@
 //! Figures of this process from /proc; where there is none, they are not exported.
 
 use std::fs;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 /// Clock ticks of /proc in a second; a constant of the kernel's interface (proc(5), sysconf(_SC_CLK_TCK)).
 const TICKS: f64 = 100.0;
@@ -17,12 +17,9 @@ pub(super) struct Process {
     pub(super) max_fds: u64,
 }
 
-/// When the machine was started: seconds since 1970. The file that says so is long, and it does not change.
-static BOOT: LazyLock<Option<f64>> =
-    LazyLock::new(|| value_of(&fs::read_to_string("/proc/stat").ok()?, "btime ")?.parse().ok());
-
 impl Process {
-    pub(super) fn read() -> Option<Self> {
+    /// `boot` remembers when the machine was started: the file that says so is long, and it does not change.
+    pub(super) fn read(boot: &OnceLock<Option<f64>>) -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
         // The command's name may hold spaces; the numbers begin behind its parenthesis, with field 3.
         let (_, fields) = stat.rsplit_once(')')?;
@@ -30,7 +27,7 @@ impl Process {
         let field = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<u64>().ok());
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
         Some(Self {
-            start_time_seconds: (*BOOT)? + field(22)? as f64 / TICKS,
+            start_time_seconds: (*boot.get_or_init(boot_time))? + field(22)? as f64 / TICKS,
             cpu_seconds: (field(14)? + field(15)?) as f64 / TICKS,
             resident_bytes: field(24)? * u64::try_from(page).ok()?,
             virtual_bytes: field(23)?,
@@ -39,6 +36,11 @@ impl Process {
             max_fds: rlimit::Resource::NOFILE.get().ok()?.0,
         })
     }
+}
+
+/// Seconds since 1970.
+fn boot_time() -> Option<f64> {
+    value_of(&fs::read_to_string("/proc/stat").ok()?, "btime ")?.parse().ok()
 }
 
 /// Since Linux 6.2 the directory's size is their number; before it is 0, and they are listed.

@@ -162,7 +162,7 @@ impl Snapshot {
             cancels_in_flight: services.cancels_in_flight.load(Ordering::Relaxed),
             events: services.counters.all(),
             uptime: Duration::from_millis(services.clock.now_ms()),
-            process: Process::read(),
+            process: Process::read(&services.boot_time),
             certificates: certificates(&services.config()),
             routes: super::routes::RouteFigures::take(services),
         }

@@ -131,5 +131,8 @@ if [ "$what" = test ]; then
         missing "chromium" "not installed, and could not be: the page is not tried"
     # A directory for logins; what its package starts is not used, and stays as it is.
     [ -x /usr/sbin/slapd ] || apt_install slapd || missing "LDAP" "slapd is not installed, and could not be"
+    # Modules that know users of the test's own, and what PAM is linked with.
+    { [ -e /usr/include/security/pam_appl.h ] && ls /usr/lib/*/libpam_wrapper.so >/dev/null 2>&1; } ||
+        apt_install libpam-wrapper libpam0g-dev || missing "PAM" "libpam-wrapper is not installed, and could not be"
     tests/support/fetch-postgres.sh 18 >/dev/null || missing "PostgreSQL 18" "could not be downloaded"
 fi

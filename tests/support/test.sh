@@ -18,7 +18,7 @@ bin=$(tests/support/setup.sh test)
 export HOWDAH_PG_BIN=${HOWDAH_PG_BIN:-$bin}
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
-cargo clippy --locked --features ldap --lib --test ldap -- -D warnings
+cargo clippy --locked --features ldap,pam --lib --test ldap --test pam -- -D warnings
 cargo test --locked --doc --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked "$@"
@@ -26,4 +26,8 @@ else
     cargo test --locked --lib --bins --tests "$@"
 fi
 # What only a feature brings.
-[ $# != 0 ] || cargo test --locked --features ldap --test ldap
+if [ $# = 0 ]; then
+    features=ldap,pam
+    [ -e /usr/include/security/pam_appl.h ] || features=ldap
+    cargo test --locked --features "$features" --test ldap --test pam
+fi
