@@ -106,6 +106,17 @@ fn what_on_connect_sets_outlasts_a_reset() {
     assert_eq!(show(&mut second, "lock_timeout"), "11s");
 }
 
+/// A transaction that nobody would ever end is no beginning for clients.
+#[test]
+fn on_connect_that_leaves_a_transaction_open() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let howdah = start(&cluster, "", "pool_size = 1\non_connect = [\"BEGIN\", \"SELECT 1\"]", "");
+    let e = refusal(howdah.connect("app", "app").and_then(|mut c| c.value("SELECT 1")));
+    assert!(e.to_string().contains("on_connect left a transaction open"), "{e}");
+    let howdah = start(&cluster, "", "pool_size = 1\non_connect = [\"BEGIN\", \"COMMIT\"]", "");
+    assert_eq!(app(&howdah).value("SELECT 1").expect("an answer"), "1");
+}
+
 /// A server that cannot be made as it should be serves nobody, and says why.
 #[test]
 fn on_connect_that_fails() {

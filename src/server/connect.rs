@@ -16,6 +16,7 @@ use crate::pool::ledger::Room;
 use crate::proto::encode;
 use crate::proto::frame::{self, be};
 use crate::proto::params::ParamSet;
+use crate::proto::pipeline::TxStatus;
 use crate::relay::down;
 use crate::relay::state::ServerState;
 use crate::server::conn::ServerConn;
@@ -213,12 +214,17 @@ async fn open_inner(
             }
             be::NOTICE | be::NEGOTIATE_VERSION => {}
             be::ERROR => return Err(l.refused(body)),
-            be::READY => break,
+            be::READY if body == [TxStatus::Idle.as_byte()] => break,
+            be::READY => return Err(l.protocol("a ReadyForQuery in the login that does not say idle")),
             _ => return Err(l.protocol("an unexpected message in the login")),
         }
     }
+    let mut status = TxStatus::Idle;
     for sql in &t.on_connect {
-        run(&mut l, sql, &mut defaults).await?;
+        status = run(&mut l, sql, &mut defaults).await?;
+    }
+    if status != TxStatus::Idle {
+        return Err(l.protocol("on_connect left a transaction open"));
     }
     if !l.buf.is_empty() {
         return Err(l.protocol("bytes after ReadyForQuery of the login"));
@@ -314,11 +320,11 @@ async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Re
 }
 
 /// Runs a statement of ours to its ReadyForQuery. The parameters that it changes are the connection's defaults.
-async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<(), OpenFailure> {
+async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<TxStatus, OpenFailure> {
     let q = encode::query(sql).map_err(OpenFailure::Fatal)?;
     l.send(&q).await?;
     let mut failed = None;
-    loop {
+    let status = loop {
         let (tag, body) = l.next().await?;
         match tag {
             be::ERROR => failed = Some(body),
@@ -327,12 +333,15 @@ async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<()
                 defaults.set(n, v);
             }
             be::COPY_IN | be::COPY_BOTH => return Err(l.protocol("on_connect began a COPY")),
-            be::READY => break,
+            be::READY => {
+                let status = body.first().copied().and_then(TxStatus::from_byte);
+                break status.ok_or_else(|| l.protocol("a ReadyForQuery without a status"))?;
+            }
             _ => {}
         }
-    }
+    };
     match failed {
         Some(body) => Err(OpenFailure::Fatal(Error::ServerLogin(ServerError { body }.fatal()))),
-        None => Ok(()),
+        None => Ok(status),
     }
 }

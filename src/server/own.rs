@@ -11,6 +11,7 @@ use crate::pool::ledger::Room;
 use crate::proto::encode;
 use crate::proto::frame::{self, be};
 use crate::proto::params::ParamSet;
+use crate::proto::pipeline::TxStatus;
 use crate::server::conn::ServerConn;
 use crate::server::connect::{self, Target};
 
@@ -102,7 +103,8 @@ impl Own {
                 be::ROW_DESCRIPTION => answer = Rows { columns: columns(&body)?, rows: Vec::new() },
                 be::DATA_ROW => answer.rows.push(values(&body)?),
                 be::ERROR => refused = Some(ServerError { body }),
-                be::READY => break,
+                be::READY if body == [TxStatus::Idle.as_byte()] => break,
+                be::READY => return Err(protocol("left a transaction open")),
                 be::COPY_IN | be::COPY_OUT | be::COPY_BOTH => return Err(protocol("began a COPY")),
                 _ => {}
             }

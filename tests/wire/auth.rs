@@ -70,3 +70,33 @@ impl Scram {
         server_final.strip_prefix("v=") == Some(want.as_str())
     }
 }
+
+/// The server's side of it.
+pub struct ScramServer {
+    first_bare: String,
+    first: String,
+    salted: [u8; 32],
+}
+
+impl ScramServer {
+    /// From what the client sent first, `n,,n=,r=...`.
+    pub fn new(password: &str, client_first: &str, iterations: u32) -> Option<Self> {
+        let (_, first_bare) = client_first.split_once(",,")?;
+        let nonce = first_bare.split_once("r=")?.1;
+        let (salt, mut salted) = ([7; 16], [0; 32]);
+        pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), &salt, iterations, &mut salted);
+        let first = format!("r={nonce}{},s={},i={iterations}", B64.encode([9; 12]), B64.encode(salt));
+        Some(ScramServer { first_bare: first_bare.into(), first, salted })
+    }
+
+    pub fn first(&self) -> &str {
+        &self.first
+    }
+
+    /// Answers the client's last words, whose proof is not looked at.
+    pub fn last(&self, client_last: &str) -> Option<String> {
+        let (without_proof, _) = client_last.split_once(",p=")?;
+        let message = format!("{},{},{without_proof}", self.first_bare, self.first);
+        Some(format!("v={}", B64.encode(hmac(&hmac(&self.salted, b"Server Key"), message.as_bytes()))))
+    }
+}
