@@ -8,97 +8,25 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::Duration;
 
 use common::certs::{Lab, Validity};
 use common::proxy::Howdah;
 use common::tools::client_program;
-use common::{Cluster, Options, cluster, eventually, shared};
+use common::{eventually, shared};
 use kit::metric;
+use kit::tls::{client_tls, lab, outcome, psql, tls_cluster};
 use wire::msg;
 use wire::raw::Raw;
 use wire::{Dsn, msg::Frame};
 
 const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-/// Runs psql: what it printed, or what it complained of.
-fn psql(dsn: &str, commands: &[&str]) -> Result<String, String> {
-    let program = client_program("psql").expect("checked before");
-    let mut command = Command::new(program);
-    command.args(["-X", "-A", "-t", "-d", dsn]);
-    for c in commands {
-        command.args(["-c", c]);
-    }
-    // No certificates of whoever runs the tests.
-    command.env("HOME", "/nonexistent").env("PGCONNECT_TIMEOUT", "20");
-    let output = command.output().expect("psql runs");
-    let text = |b: &[u8]| String::from_utf8_lossy(b).trim().to_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
-
-/// Whether one gets in, and if so, with TLS or without.
-fn outcome(dsn: &str) -> Result<bool, ()> {
-    let said = psql(dsn, &["\\conninfo"]).map_err(|e| println!("{dsn}: {e}"))?;
-    Ok(said.contains("SSL connection"))
-}
-
-/// A CA, a server's certificate for localhost and 127.0.0.1, and a client's for `client`.
-fn lab() -> Option<Lab> {
-    client_program("psql")?;
-    let lab = Lab::new()?;
-    lab.ca("ca");
-    lab.leaf("server", "ca", "localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1\n");
-    lab.leaf("client", "ca", "client", "extendedKeyUsage=clientAuth\n");
-    Some(lab)
-}
-
-/// PostgreSQL with this certificate and CA, and these lines of pg_hba.conf.
-fn tls_cluster(major: u32, lab: &Lab, hba: &[&str], sql: &[&str]) -> Option<Cluster> {
-    let mut options = Options::default().sql("CREATE ROLE app LOGIN").sql("CREATE DATABASE app OWNER app");
-    for line in hba {
-        options = options.hba(line);
-    }
-    for line in sql {
-        options = options.sql(line);
-    }
-    let cluster = cluster(major, options)?;
-    lab.give("server.crt", &cluster.data_dir(), "server.crt");
-    lab.give("server.key", &cluster.data_dir(), "server.key");
-    lab.give("ca.crt", &cluster.data_dir(), "ca.crt");
-    for set in
-        ["ssl_cert_file = 'server.crt'", "ssl_key_file = 'server.key'", "ssl_ca_file = 'ca.crt'", "ssl = on"]
-    {
-        cluster.value(&format!("ALTER SYSTEM SET {set}")).ok();
-    }
-    cluster.reload().expect("reloaded");
-    eventually("PostgreSQL has TLS", || {
-        psql(
-            &format!("host=127.0.0.1 port={} user=app dbname=app sslmode=require", cluster.port()),
-            &["select 1"],
-        )
-        .is_ok()
-    });
-    Some(cluster)
-}
-
 fn config(top: &str, server: &str) -> String {
     format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n{top}\n\
          [users.app]\n[users.client]\n[databases.app]\n{server}pool_size = 5\n"
     )
-}
-
-fn client_tls(lab: &Lab, mode: &str) -> String {
-    match mode {
-        "disable" => "client_tls_mode = \"disable\"\n".to_owned(),
-        _ => format!(
-            "client_tls_mode = \"{mode}\"\nclient_tls_cert = \"{}\"\nclient_tls_key = \"{}\"\nclient_tls_ca = \"{}\"\n",
-            lab.show("server.crt"),
-            lab.show("server.key"),
-            lab.show("ca.crt")
-        ),
-    }
 }
 
 fn before(lab: &Lab, mode: &str) -> Option<Howdah> {
