@@ -68,7 +68,11 @@ fn clients(major: u32) {
     let sources = [
         ("plain", String::new(), listed([RIGHT, RIGHT])),
         ("stored", String::new(), listed([&secret("hashed"), &secret("client")])),
-        ("asked", "auth_user = \"asker\"\n".to_owned(), "[users.asker]\npassword = \"not asked for\"\n".to_owned()),
+        (
+            "asked",
+            "auth_user = \"asker\"\n".to_owned(),
+            "[users.asker]\npassword = \"not asked for\"\n".to_owned(),
+        ),
     ];
     let rules = lab.path("pg_hba.conf");
     let text: String = DATABASES
