@@ -170,3 +170,30 @@ fn a_server_that_cannot_be_asked_is_an_honest_error() {
     assert!(said.contains("08006"), "{said}");
     assert_eq!(kit::metric(&howdah, "howdah_auth_lookups_total", &[("outcome", "failed")]), 1.0);
 }
+
+/// A line of the log is Howdah's, whatever a client calls itself.
+#[test]
+fn no_client_writes_lines_of_the_log() {
+    let Some(cluster) = shared(15) else { return };
+    let forged = "x\n2026-01-01T00:00:00Z  INFO forged \u{1b}[31m\r\nforged";
+    for auth in ["trust", "scram-sha-256"] {
+        let howdah = Howdah::start(&format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"{auth}\"\n\
+             log_level = \"trace\"\n[users.app]\npassword = \"x\"\n[databases.app]\nhost = \"{}\"\npool_size = 1\n",
+            cluster.tcp()
+        ));
+        for (user, database) in [("app", "app"), (forged, "app"), ("app", forged)] {
+            let dsn = Dsn { password: Some("x".to_owned()), ..Dsn::local(howdah.port(), user, database) };
+            let mut raw = Raw::connect(&dsn).expect("it accepts");
+            let _ = raw.start(&dsn, msg::PROTOCOL_3_0, &[("application_name", forged), (forged, forged)]);
+            let _ = raw.send(&msg::query(&format!("SELECT '{forged}' FROM")));
+            let _ = raw.next();
+        }
+        howdah.term();
+        let log = howdah.await_log("forged", std::time::Duration::from_secs(20));
+        let own =
+            |l: &str| l.starts_with("20") && l.as_bytes().get(4) == Some(&b'-') && !l.contains('\u{1b}');
+        let stray = log.lines().find(|l| !own(l) || l.starts_with("2026-01-01"));
+        assert_eq!(stray, None, "{log}");
+    }
+}

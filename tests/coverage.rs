@@ -1,0 +1,50 @@
+//! What tests/pooler-bugs.md names exists.
+
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && path.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')) {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_row_names_tests_that_exist_or_a_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("tests"), &mut files);
+    let code: String = files.iter().map(|f| std::fs::read_to_string(f).expect("a source")).collect();
+    let page = std::fs::read_to_string(root.join("tests/pooler-bugs.md")).expect("the page");
+    let mut rows = Vec::new();
+    for line in page.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| row")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [row, _, shown] = cells[..] else { panic!("three cells: {line}") };
+        assert!(!shown.is_empty(), "{row}");
+        for name in shown.split('`').skip(1).step_by(2) {
+            assert!(
+                code.contains(&format!("#[test]\nfn {name}(")) || tested_inside(&code, name),
+                "row {row}: no test {name}"
+            );
+        }
+        rows.push(row.to_owned());
+    }
+    let wanted: Vec<String> =
+        (1..=45).map(|n| n.to_string()).chain((47..=54).map(|n| format!("F{n}"))).collect();
+    assert_eq!(rows, wanted);
+}
+
+/// A test of a module, or of the runtime.
+fn tested_inside(code: &str, name: &str) -> bool {
+    ["fn ", "async fn "].iter().any(|f| {
+        code.match_indices(&format!("{f}{name}(")).any(|(at, _)| {
+            let before = code[..at].lines().rev().take(3).collect::<String>();
+            before.contains("#[test]") || before.contains("#[tokio::test")
+        })
+    })
+}
