@@ -151,9 +151,21 @@ where
             Level::DEBUG => "DEBUG",
             Level::TRACE => "NOISE",
         };
-        let whole = format!("{}{}", text.message, text.fields).replace('\n', "\n\t");
-        writeln!(out, "{} {level} {whole}", stamp())
+        writeln!(out, "{} {level} {}", stamp(), shown(&format!("{}{}", text.message, text.fields)))
     }
+}
+
+/// Further lines begin with a tab, as PgBouncer's do; what else could move a terminal's cursor is escaped.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push_str("\n\t"),
+            c if c.is_control() && c != '\t' => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Time, zone and process, as they begin each of PgBouncer's lines.
@@ -242,6 +254,11 @@ mod tests {
     fn the_syslog_gets_the_message_alone() {
         assert_eq!(message_of("2026-01-31 12:00:00.000 UTC [7] LOG got it"), "got it");
         assert_eq!(message_of("plain"), "plain");
+    }
+
+    #[test]
+    fn a_line_stays_where_it_is() {
+        assert_eq!(shown("a\tb\nc\r\u{1b}[31m\u{9b}é"), "a\tb\n\tc\\r\\u{1b}[31m\\u{9b}é");
     }
 
     #[test]
