@@ -8,6 +8,7 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::Duration;
 
 use common::certs::{Lab, Validity};
