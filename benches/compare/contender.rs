@@ -31,6 +31,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) pool_size: usize,
     pub(crate) workload: Workload,
     pub(crate) cpus: Option<String>,
+    /// Clients need TLS; its key and certificate lie in the directory.
+    pub(crate) tls: bool,
 }
 
 /// A process that dies with its owner.
@@ -170,8 +172,19 @@ fn howdah_toml(address: SocketAddr, workers: usize, setting: &Setting<'_>) -> io
         _ => ("trust", String::new()),
     };
     let (host, port, pool_size) = (setting.backend.ip(), setting.backend.port(), setting.pool_size);
+    let tls = if setting.tls {
+        let file = |name: &str| setting.directory.join(name).display().to_string();
+        format!(
+            "client_tls_mode = \"require\"\nclient_tls_cert = \"{}\"\nclient_tls_key = \"{}\"",
+            file("tls.crt"),
+            file("tls.key")
+        )
+    } else {
+        String::new()
+    };
     Ok(format!(
         r#"listen = ["{address}"]
+{tls}
 auth_method = "{method}"
 log_connections = false
 log_disconnections = false
@@ -192,6 +205,16 @@ fn pgbouncer_ini(address: SocketAddr, users: &Path, version: (u32, u32), setting
     // Earlier releases do not know the setting and would not start with it.
     let prepared = if version >= (1, 21) { "max_prepared_statements = 200" } else { "" };
     let (host, port, pool_size) = (setting.backend.ip(), setting.backend.port(), setting.pool_size);
+    let tls = if setting.tls {
+        let file = |name: &str| setting.directory.join(name).display().to_string();
+        format!(
+            "client_tls_sslmode = require\nclient_tls_cert_file = {}\nclient_tls_key_file = {}",
+            file("tls.crt"),
+            file("tls.key")
+        )
+    } else {
+        String::new()
+    };
     format!(
         "[databases]
 bench = host={host} port={port} dbname=bench
@@ -209,6 +232,7 @@ ignore_startup_parameters = extra_float_digits
 log_connections = 0
 log_disconnections = 0
 {prepared}
+{tls}
 ",
         address.ip(),
         address.port(),

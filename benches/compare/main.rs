@@ -15,6 +15,7 @@ mod login;
 mod probe;
 mod relay;
 mod runner;
+mod secure;
 mod table;
 mod wire;
 mod workload;
@@ -54,6 +55,8 @@ enum Role {
         #[arg(long, default_value_t = 40)]
         pool_size: usize,
     },
+    /// What TLS towards clients costs, beside another pooler.
+    Tls(secure::Args),
     /// Asks a stats endpoint ten times a second, until it is gone.
     Scrape {
         #[arg(long)]
@@ -85,6 +88,7 @@ fn run(cli: Cli) -> io::Result<()> {
         Some(Role::Canned { listen }) => canned::run(listen),
         Some(Role::Load(args)) => load::run(&args),
         Some(Role::Relay { listen, backend, pool_size }) => relay::run(listen, backend, pool_size),
+        Some(Role::Tls(args)) => secure::run(&args),
         Some(Role::Scrape { address }) => scrape(address),
         None => runner::run(&cli.compare),
     }

@@ -190,6 +190,7 @@ impl Bench<'_> {
             pool_size: self.args.pool_size,
             workload,
             cpus: self.pin.then_some(cpus),
+            tls: false,
         };
         let running = contender.start(&setting)?;
         let pid = running.child.id();
