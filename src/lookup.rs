@@ -77,6 +77,13 @@ impl Lookups {
         }
     }
 
+    /// What was asked under another configuration may not be what this one asks: each login asks anew.
+    pub fn distrust_all(&self) {
+        for a in self.answers.lock().values_mut() {
+            a.at = None;
+        }
+    }
+
     /// Of roles that exist alone: strangers could fill the memory with names.
     fn keep(&self, database: &str, user: &str, found: &Found, now: Instant) {
         let key = (database.to_owned(), user.to_owned());

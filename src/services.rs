@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use sha2::{Digest as _, Sha256};
 
 use crate::auth::failures::Failures;
 use crate::auth::{MockSecret, ScramKeys};
@@ -87,10 +88,23 @@ impl std::fmt::Debug for OnConfig {
     }
 }
 
+/// What stands for users that do not exist: like those that do, and the same after a restart and in all instances, if
+/// the configuration has something to make it of. The users' secrets are nothing of the kind: salts go to whoever asks,
+/// and would let them be guessed elsewhere.
+fn mock_secret(config: &Config) -> MockSecret {
+    let verifiers = config.users.values().any(|u| matches!(u.secret, Some(Secret::Scram(_))));
+    let asked = config.databases.values().chain(&config.autodb).any(|d| d.lookup.user.is_some());
+    let bytes = match &config.access.mock_secret {
+        Some(Secret::Plain(s) | Secret::Md5(s) | Secret::Scram(s)) => Sha256::digest(s.as_bytes()).into(),
+        None => rand::random(),
+    };
+    MockSecret::new(bytes).iterations(config.access.scram_iterations).verifiers(verifiers || asked)
+}
+
 impl Services {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
         let params = ParamInterner::default();
-        let scram_iterations = config.access.scram_iterations;
+        let mock_secret = mock_secret(&config);
         Arc::new(Self {
             clock: Clock::default(),
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
@@ -118,7 +132,7 @@ impl Services {
             log_dropped: std::sync::OnceLock::new(),
             boot_time: std::sync::OnceLock::new(),
             failures: Mutex::default(),
-            mock_secret: MockSecret::new(rand::random()).iterations(scram_iterations),
+            mock_secret,
             scram_cache: ScramCache::default(),
             passkeys: ScramCache::default(),
             lookups: Lookups::default(),
@@ -156,6 +170,7 @@ impl Services {
     pub fn set_config(&self, c: Arc<Config>) {
         self.queries.set_limit(c.process.query_statistics);
         *self.config.write() = c.clone();
+        self.lookups.distrust_all();
         if let Some(follow) = self.follows.0.get() {
             follow(&c);
         }

@@ -197,3 +197,48 @@ fn no_client_writes_lines_of_the_log() {
         assert_eq!(stray, None, "{log}");
     }
 }
+
+/// Words of a file mean what they mean in the rule itself.
+#[test]
+fn a_file_of_names_can_say_all() {
+    let Some(cluster) = shared(15) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("names"), "nobody\n@more\n").expect("written");
+    std::fs::write(dir.path().join("more"), "all\n").expect("written");
+    std::fs::write(dir.path().join("hba"), "host app @names all reject\nhost all all all trust\n")
+        .expect("written");
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
+         auth_hba_file = \"{}\"\n[users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 1\n",
+        dir.path().join("hba").display(),
+        cluster.tcp()
+    ));
+    let said = refused(&howdah, "app", "app", "x");
+    assert!(said.contains("rejects connection"), "{said}");
+}
+
+/// Guesses that were begun before the limit was reached do not get around it.
+#[test]
+fn guesses_side_by_side_have_one_limit() {
+    let Some(cluster) = shared(15) else { return };
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"password\"\n\
+         max_login_failures = 3\n[users.app]\npassword = \"right\"\n[databases.app]\nhost = \"{}\"\npool_size = 1\n",
+        cluster.tcp()
+    ));
+    let dsn = Dsn::local(howdah.port(), "app", "app");
+    let mut asked: Vec<Raw> = (0..10)
+        .map(|_| {
+            let mut raw = Raw::connect(&dsn).expect("it accepts");
+            raw.put(&msg::startup(msg::PROTOCOL_3_0, &[("user", "app"), ("database", "app")])).expect("R");
+            raw
+        })
+        .collect();
+    let mut last = asked.pop().expect("the last");
+    for raw in &mut asked {
+        raw.put(&msg::password(b"wrong")).expect("E");
+    }
+    let said = last.put(&msg::password(b"right")).expect("E").remove(0);
+    let text = said.field(b'M').unwrap_or_default();
+    assert!(text.contains("too many failed logins"), "{text}");
+}

@@ -92,6 +92,7 @@ pub fn certificate_fits(rule: &Rule, who: &Identity, user: &str) -> bool {
     match rule.client_cert {
         ClientCert::NotAsked => true,
         ClientCert::VerifyCa => who.distinguished_name.is_some(),
+        ClientCert::VerifyFull if rule.whole_name => who.distinguished_name.as_deref() == Some(user),
         ClientCert::VerifyFull => who.common_name.as_deref() == Some(user),
     }
 }
@@ -114,6 +115,20 @@ mod tests {
             ldap: None,
             pam_service: None,
         }
+    }
+
+    #[test]
+    fn a_certificate_beside_the_method_is_compared_by_what_the_rule_says() {
+        let mut r = rule(Kind::HostSsl, vec![Name::All], Address::Any);
+        let who = Identity {
+            common_name: Some("u".to_owned()),
+            distinguished_name: Some("CN=u,O=evil".to_owned()),
+            ..Identity::default()
+        };
+        r.client_cert = ClientCert::VerifyFull;
+        assert!(certificate_fits(&r, &who, "u"));
+        r.whole_name = true;
+        assert!(!certificate_fits(&r, &who, "u") && certificate_fits(&r, &who, "CN=u,O=evil"));
     }
 
     fn caller(address: Option<&str>, tls: bool) -> Caller<'static> {

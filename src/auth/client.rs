@@ -99,10 +99,16 @@ impl ClientAuth {
                 | AuthMethod::Hba,
                 _,
             ) => Method::Refused,
+            // The same for the work that it takes to compare.
+            (AuthMethod::Password, None) if mock.has_verifiers() => {
+                Method::Cleartext(Some(Secret::Scram(mock.verifier(user).to_text())))
+            }
             (AuthMethod::Password, _) => Method::Cleartext(secret.cloned()),
             (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
                 scram_method(user, secret, mock, cached, rng)
             }
+            // Whoever does not exist is asked what most that do are asked.
+            (AuthMethod::Md5, None) if mock.has_verifiers() => scram_method(user, None, mock, cached, rng),
             (AuthMethod::Md5, _) => {
                 let mut salt = [0; 4];
                 rng.fill_bytes(&mut salt);

@@ -88,6 +88,8 @@ pub struct MockSecret {
     bytes: [u8; 32],
     /// Of verifiers that are made here.
     iterations: u32,
+    /// Users that exist have verifiers, as far as is known.
+    verifiers: bool,
 }
 
 impl std::fmt::Debug for MockSecret {
@@ -98,7 +100,7 @@ impl std::fmt::Debug for MockSecret {
 
 impl MockSecret {
     pub const fn new(bytes: [u8; 32]) -> Self {
-        Self { bytes, iterations: DEFAULT_ITERATIONS }
+        Self { bytes, iterations: DEFAULT_ITERATIONS, verifiers: true }
     }
 
     /// The same with `scram_iterations`.
@@ -106,6 +108,17 @@ impl MockSecret {
     pub const fn iterations(mut self, n: u32) -> Self {
         self.iterations = n;
         self
+    }
+
+    /// Whether users that exist are to be taken to have verifiers.
+    #[must_use]
+    pub const fn verifiers(mut self, have: bool) -> Self {
+        self.verifiers = have;
+        self
+    }
+
+    pub const fn has_verifiers(&self) -> bool {
+        self.verifiers
     }
 
     /// The salt of this user's name.

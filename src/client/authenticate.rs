@@ -36,7 +36,11 @@ pub(super) async fn authenticate(
         return Err(Error::TooManyFailures { user: user.to_owned(), limit });
     }
     let way = Way { rule, address };
-    let proved = by_rule(stream, buf, services, config, startup, end_point, way).await;
+    let mut proved = by_rule(stream, buf, services, config, startup, end_point, way).await;
+    // Others may have guessed meanwhile: one that was right among too many is no proof.
+    if proved.is_ok() && !services.failures.lock().may_try(Clock::now(), limit, address, user) {
+        proved = Err(Error::TooManyFailures { user: user.to_owned(), limit });
+    }
     match &proved {
         Ok(()) => services.failures.lock().succeeded(address, user),
         Err(
@@ -265,7 +269,7 @@ async fn prove_secret(
             Action::Send(bytes) => {
                 stream.write_all(&bytes).await.map_err(gone)?;
                 let (tag, body) = message(stream, buf).await?;
-                auth.on_message(tag, &body)
+                auth.on_message(tag, &Zeroizing::new(body))
             }
         };
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::RngCore;
+use zeroize::Zeroize as _;
 
 use super::authenticate::authenticate;
 use super::ctl::ClientCtl;
@@ -378,7 +379,10 @@ pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u
         {
             let rest = buf.split_off(h.total);
             let mut m = std::mem::replace(buf, rest);
-            return Ok((h.tag, m.split_off(frame::HEADER)));
+            let body = m.split_off(frame::HEADER);
+            // It may have been a password.
+            m.zeroize();
+            return Ok((h.tag, body));
         }
         match stream.read_some(buf).await {
             Ok(n) if n > 0 => {}

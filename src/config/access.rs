@@ -9,7 +9,7 @@ use super::build::{Builder, source_at};
 use super::ldap::{self, Ldap};
 use super::problem::ConfigError;
 use super::raw::Table;
-use super::resolved::{Config, Profile};
+use super::resolved::{Config, Profile, Secret};
 use super::{hba, ident};
 use crate::tls::Mode;
 
@@ -54,6 +54,7 @@ pub struct Access {
     pub lookup: Lookup,
     /// How long an answer of `auth_query` holds; zero is for one login.
     pub lifetime: Duration,
+    pub mock_secret: Option<Secret>,
     /// Of the verifiers that are made of plain secrets.
     pub scram_iterations: u32,
     /// Of `auth_method = "ldap"`, as stated.

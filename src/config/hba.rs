@@ -239,8 +239,8 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
         "hostgssenc" => return Err("hostgssenc: GSSAPI encryption is not spoken here".to_owned()),
         other => return Err(format!("unknown type of rule: {}", other.escape_debug())),
     };
-    let databases = names(next("database")?, dir, true)?;
-    let users = names(next("user")?, dir, false)?;
+    let databases = names(next("database")?, dir, true, 0)?;
+    let users = names(next("user")?, dir, false, 0)?;
     let mut address = Address::Any;
     if kind != Kind::Local {
         let text = one(next("address")?, "address")?;
@@ -333,8 +333,11 @@ fn method(word: &str) -> Result<AuthMethod, String> {
     })
 }
 
-/// A list of names; `@file` stands for the words of a file beside this one.
-fn names(field: &[Token], dir: &Path, databases: bool) -> Result<Vec<Name>, String> {
+/// Files that may name each other.
+const DEPTH: usize = 10;
+
+/// A list of names; `@file` stands for the words of a file beside this one, which mean what they mean here.
+fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<Vec<Name>, String> {
     let mut names = Vec::new();
     for token in field {
         match token.text.as_str() {
@@ -348,7 +351,10 @@ fn names(field: &[Token], dir: &Path, databases: bool) -> Result<Vec<Name>, Stri
                 return Err(format!("{}: patterns are not supported", text.escape_debug()));
             }
             text => match text.strip_prefix('@') {
-                Some(file) => names.extend(words(&dir.join(file))?.into_iter().map(Name::Exact)),
+                Some(file) if depth < DEPTH => {
+                    names.extend(self::names(&words(&dir.join(file))?, dir, databases, depth + 1)?);
+                }
+                Some(_) => return Err(format!("{}: files name each other too deeply", text.escape_debug())),
                 None => names.push(Name::Exact(text.to_owned())),
             },
         }
@@ -360,12 +366,12 @@ fn membership(word: &str) -> String {
     format!("{}: who is a member of a role is known to the server alone", word.escape_debug())
 }
 
-fn words(path: &Path) -> Result<Vec<String>, String> {
+fn words(path: &Path) -> Result<Vec<Token>, String> {
     let text =
         std::fs::read_to_string(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
     let mut all = Vec::new();
     for line in text.lines() {
-        all.extend(fields(line)?.into_iter().flatten().map(|t| t.text));
+        all.extend(fields(line)?.into_iter().flatten());
     }
     Ok(all)
 }

@@ -223,6 +223,11 @@ settings! {
     /// `ldapurl="ldap://directory/dc=example,dc=net?uid?sub"`.
     auth_ldap_options: GLOBAL, Kind::Text, Unset, "which directory knows the users is up to the operator",
         NewConnections, pgb("auth_ldap_options"), Config |c, Text(v)| c.access.ldap_options = Some(v.clone()).filter(|v| !v.is_empty());
+    /// From this the salts are made that users get who do not exist: after a restart, and in all instances that have the
+    /// same, they are the same, and tell nothing. 32 random bytes or more, in any writing.
+    scram_mock_secret: GLOBAL, Kind::Secret, Unset,
+        "a new one at each start does; a restart then tells who watches which users exist",
+        Restart, NATIVE, Config |c, Secret(v)| c.access.mock_secret = Some(super::resolved::Secret::Plain(v.clone()));
     /// The service that PAM is asked as (needs the cargo feature pam), where a rule has no `pamservice`.
     auth_pam_service: GLOBAL, Kind::Text, Is("postgresql"), "what PostgreSQL itself asks; PgBouncer's is always pgbouncer",
         NewConnections, NATIVE, Config |c, Text(v)| c.access.pam_service = v.clone();

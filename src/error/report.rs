@@ -275,7 +275,9 @@ pub fn report(error: &Error) -> Report {
                     "too_many_failures",
                     format!("too many failed logins of user \"{user}\" from this address"),
                 ),
-                format!("max_login_failures is {limit} in a minute; nobody was asked for a password."),
+                format!(
+                    "max_login_failures is {limit} in a minute; until then nobody comes in, whatever the password."
+                ),
             ),
             "Correct the password and try again in a minute; raise max_login_failures, or 0 for no limit.",
         ),

@@ -197,6 +197,15 @@ fn handshake_signature(
     let Some(of_scheme) = of_scheme else {
         return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
     };
+    // RFC 8446, 4.2.3: of PKCS #1 v1.5 there are certificates alone.
+    let pkcs1 = [
+        SignatureScheme::RSA_PKCS1_SHA256,
+        SignatureScheme::RSA_PKCS1_SHA384,
+        SignatureScheme::RSA_PKCS1_SHA512,
+    ];
+    if tls13 && pkcs1.contains(&signed.scheme) {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    }
     // In TLS 1.3 the scheme names the curve, too; the first of the list is the one.
     let of_scheme = if tls13 { of_scheme.get(..1).unwrap_or_default() } else { of_scheme };
     let parsed = Certificate::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;

@@ -1,5 +1,7 @@
 //! One certificate, read leniently enough for X.509 v1, which private CAs and old tools still make.
 
+use std::fmt::Write as _;
+
 use rustls::pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Version};
@@ -264,11 +266,17 @@ const SHORT: &[(&str, &str)] = &[
     ("0.9.2342.19200300.100.1.25", "DC"),
 ];
 
-/// RFC 2253, 2.4.
+/// RFC 2253, 2.4, with what is not ASCII as OpenSSL writes it (`XN_FLAG_RFC2253`).
 fn escaped(value: &str) -> String {
     let mut out = String::new();
     let last = value.chars().count().saturating_sub(1);
     for (i, c) in value.chars().enumerate() {
+        if c.is_control() || !c.is_ascii() {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                let _ = write!(out, "\\{byte:02X}");
+            }
+            continue;
+        }
         let edge = (c == ' ' && (i == 0 || i == last)) || (c == '#' && i == 0);
         if edge || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
             out.push('\\');
@@ -280,4 +288,23 @@ fn escaped(value: &str) -> String {
 
 fn is(known: AlgorithmIdentifier, found: &[u8]) -> bool {
     known.as_ref() == found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `openssl x509 -nameopt RFC2253` writes them.
+    #[test]
+    fn names_are_escaped_as_openssl_has_it() {
+        for (name, written) in [
+            ("plain", "plain"),
+            ("Müller", "M\\C3\\BCller"),
+            ("a\u{7}b", "a\\07b"),
+            (" a, b ", "\\ a\\, b\\ "),
+            ("#x", "\\#x"),
+        ] {
+            assert_eq!(escaped(name), written);
+        }
+    }
 }
