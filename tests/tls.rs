@@ -242,6 +242,89 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
     assert!(accepted >= 10 && verdicts.len() - accepted >= 10, "{accepted} of {}", verdicts.len());
 }
 
+/// What the table of AUTH.md says is refused, whatever OpenSSL does with it.
+#[test]
+fn certificates_are_refused_as_the_table_says() {
+    let Some(lab) = lab() else { return };
+    let name = "subjectAltName=DNS:localhost\n";
+    lab.key("sha1", "ec");
+    lab.sign("sha1", "ca", "localhost", name, Validity::Now, "sha1");
+    lab.key("short", "rsa:1024");
+    lab.sign("short", "ca", "localhost", name, Validity::Now, "sha256");
+    lab.openssl(&["ecparam", "-name", "secp521r1", "-genkey", "-noout", "-out", "p521.key"]);
+    lab.sign("p521", "ca", "localhost", name, Validity::Now, "sha256");
+    lab.leaf(
+        "bound",
+        "ca",
+        "bound",
+        "basicConstraints=critical,CA:TRUE\nnameConstraints=permitted;DNS:localhost\n",
+    );
+    lab.leaf("under", "bound", "localhost", name);
+    lab.join("chained.crt", &["under.crt", "bound.crt"]);
+    for (certificate, key, fine) in [
+        ("server", "server", true),
+        ("sha1", "sha1", false),
+        ("short", "short", false),
+        ("p521", "p521", false),
+        ("chained", "under", false),
+    ] {
+        let port = common::free_port().expect("a port");
+        let mut server = Command::new("openssl");
+        server.args([
+            "s_server",
+            "-quiet",
+            "-alpn",
+            "postgresql",
+            "-cipher",
+            "DEFAULT@SECLEVEL=0",
+            "-accept",
+        ]);
+        server.arg(format!("127.0.0.1:{port}")).args(["-cert", &lab.show(&format!("{certificate}.crt"))]);
+        // A chain's first is the server's own.
+        server.args(["-cert_chain", &lab.show(&format!("{certificate}.crt"))]);
+        server.args(["-key", &lab.show(&format!("{key}.key"))]);
+        server.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let _server = kit::Running::listening(&mut server, ([127, 0, 0, 1], port).into());
+        let howdah = Howdah::start(&config(
+            &format!(
+                "server_tls_mode = \"verify-full\"\nserver_tls_ca = \"{}\"\nserver_tls_negotiation = \"direct\"\n\
+                 server_connect_timeout = \"1s\"",
+                lab.show("ca.crt")
+            ),
+            &format!("host = \"localhost:{port}\"\n"),
+        ));
+        // It never speaks PostgreSQL's protocol: what counts is how far it gets.
+        assert!(psql(&howdah.dsn("app", "app"), &["select 1"]).is_err());
+        let failures = metric(&howdah, "howdah_tls_handshake_failures_total", &[("side", "server")]);
+        assert_eq!(failures == 0.0, fine, "{certificate}: {}", howdah.log());
+    }
+}
+
+/// The protocols and cipher suites that are chosen are those that are spoken.
+#[test]
+fn protocols_and_ciphers_are_those_that_are_chosen() {
+    let Some(lab) = lab() else { return };
+    let Some(server) = shared(15) else { return };
+    let host = format!("host = \"{}\"\nuser = \"app\"\n", server.tcp());
+    let speaks = |howdah: &Howdah, more: &str| {
+        psql(&howdah.dsn("app", &format!("app?sslmode=require&{more}")), &["\\conninfo"])
+    };
+    let top = |more: &str| format!("{}{more}", client_tls(&lab, "require"));
+    let old = Howdah::start(&config(&top("client_tls_protocols = \"tlsv1.2\"\n"), &host));
+    assert!(speaks(&old, "ssl_min_protocol_version=TLSv1.3").is_err());
+    assert!(speaks(&old, "").expect("it comes in").contains("TLSv1.2"));
+    let new = Howdah::start(&config(&top("client_tls_protocols = \"tlsv1.3\"\n"), &host));
+    assert!(speaks(&new, "ssl_max_protocol_version=TLSv1.2").is_err());
+    assert!(speaks(&new, "").expect("it comes in").contains("TLSv1.3"));
+    let one = "ECDHE-ECDSA-AES256-GCM-SHA384";
+    let one = Howdah::start(&config(
+        &top(&format!("client_tls_ciphers = \"{one}\"\nclient_tls_protocols = \"tlsv1.2\"\n")),
+        &host,
+    ));
+    let said = speaks(&one, "ssl_max_protocol_version=TLSv1.2").expect("it comes in");
+    assert!(said.contains("ECDHE-ECDSA-AES256-GCM-SHA384"), "{said}");
+}
+
 /// The fingerprint of what a server on this port shows.
 fn shown_at(lab: &Lab, port: u16) -> String {
     let address = format!("127.0.0.1:{port}");

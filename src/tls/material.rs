@@ -76,7 +76,8 @@ impl Material {
         let mut ciphers = Vec::new();
         take(read_ciphers(files.ciphers, &mut ciphers));
         if problems.is_empty() && !usable(&versions, &ciphers) {
-            problems.push(("ciphers", "none of them belongs to any of the protocols".to_owned()));
+            let why = "each of the protocols needs one of its own among them; tlsv1.3 has TLS_ names";
+            problems.push(("ciphers", why.to_owned()));
         }
         if !problems.is_empty() {
             return Err(problems);
