@@ -73,7 +73,7 @@ fn before_trusting_server(method: &str) -> Option<(Howdah, Vec<String>)> {
     // Everybody is `app` on the server.
     let howdah = Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\n\
-         auth_method = \"{method}\"\nlog_level = \"trace\"\n{users}\
+         auth_method = \"{method}\"\nlog_level = \"trace\"\nadmin_users = [\"plain_user\"]\n{users}\
          [databases.app]\nhost = \"{}\"\npool_size = 2\nuser = \"app\"\n",
         cluster.tcp()
     ));
@@ -85,7 +85,20 @@ fn assert_no_secret(howdah: &Howdah, secrets: &[String]) {
     // The parts of a verifier that are worth something.
     let parts = secrets.iter().flat_map(|s| s.split([':', '$'])).filter(|p| p.len() > 20);
     let words: Vec<&str> = parts.chain([PASSWORD, "canary"]).collect();
-    for text in [howdah.log(), http(howdah.ops_address(), "/metrics"), http(howdah.ops_address(), "/stats")] {
+    let mut texts = vec![howdah.log(), http(howdah.ops_address(), "/metrics")];
+    texts.extend(["/stats", "/queries"].map(|path| http(howdah.ops_address(), path)));
+    // What the console shows.
+    let dsn =
+        Dsn { password: Some(PASSWORD.to_owned()), ..Dsn::local(howdah.port(), "plain_user", "pgbouncer") };
+    let mut console = Raw::login(&dsn);
+    for command in
+        ["CONFIG", "USERS", "DATABASES", "CLIENTS", "SERVERS", "POOLS", "HOLDERS", "QUERIES", "FDS", "MEM"]
+    {
+        let frames = console.ask(&msg::query(&format!("SHOW {command}")));
+        let all: Vec<u8> = frames.into_iter().flat_map(|f| f.body).collect();
+        texts.push(format!("{command}: {}", String::from_utf8_lossy(&all)));
+    }
+    for text in texts {
         for word in &words {
             assert!(!text.contains(word), "{word} is told:\n{text}");
         }
@@ -214,7 +227,7 @@ fn servers(major: u32) {
     ];
     let howdah = Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
-         log_level = \"trace\"\n[users.plain_user]\n{}",
+         log_level = \"trace\"\nadmin_users = [\"plain_user\"]\n[users.plain_user]\n{}",
         databases.concat()
     ));
     let through = |database: &str| Dsn::local(howdah.port(), "plain_user", database);
