@@ -63,7 +63,7 @@ stop() {
 run() {
     rm -f "$work/out"
     start "$1" valgrind --tool=callgrind --callgrind-out-file="$work/out"
-    load --workload "$2" --transactions "$3" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; exit 1; }
+    load --workload "$2" --transactions "$3" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; stop; exit 1; }
     for ((i = 0; i < $4; i++)); do
         load --workload "$2" --transactions 100 >"$work/load.log" 2>&1
         [ "$5" = scraped ] || continue
