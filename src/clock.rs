@@ -27,6 +27,12 @@ impl Clock {
         std::time::SystemTime::now()
     }
 
+    /// Microseconds between the two.
+    #[inline]
+    pub fn us(from: Instant, to: Instant) -> u64 {
+        to.saturating_duration_since(from).as_micros() as u64
+    }
+
     pub fn now_ms(&self) -> u64 {
         self.ms(Self::now())
     }

@@ -1,6 +1,8 @@
 //! Asks somebody else whether a password is a user's: an LDAP directory or the system's PAM, with the cargo feature of
 //! that name alone.
 
+use zeroize::Zeroizing;
+
 use crate::config::ldap::Ldap;
 
 /// Whether the directory lets this user in with this password; an error is that nobody could say.
@@ -26,24 +28,22 @@ pub async fn check(ldap: &Ldap, user: &str, password: &str) -> Result<bool, Stri
 }
 
 /// Whether PAM lets this user in with this password, as pam_authenticate(3) and pam_acct_mgmt(3) say; an error is that
-/// nobody could say. A module may wait for the network, and a refusal is held back by seconds: it has a thread of its
-/// own, of which there are as many as logins that may be under way.
-#[cfg(not(feature = "pam"))]
-pub async fn check_pam(_: &str, _: &str, _: &str, _: &str) -> Result<bool, String> {
-    // The configuration refuses the method.
-    Err("this program was built without the feature pam".to_owned())
-}
-
-/// Whether PAM lets this user in with this password, as pam_authenticate(3) and pam_acct_mgmt(3) say; an error is that
-/// nobody could say. A module may wait for the network, and a refusal is held back by seconds: it has a thread of its
-/// own, of which there are as many as logins that may be under way.
-#[cfg(feature = "pam")]
+/// nobody could say. A module may wait for the network, and holds a refusal back by seconds: it has one of the threads
+/// that are for such work.
 pub async fn check_pam(service: &str, user: &str, password: &str, from: &str) -> Result<bool, String> {
     let (service, user, from) = (service.to_owned(), user.to_owned(), from.to_owned());
-    let password = zeroize::Zeroizing::new(password.to_owned());
+    let password = Zeroizing::new(password.to_owned());
     tokio::task::spawn_blocking(move || pam::ask(&service, &user, password, &from))
         .await
         .map_err(|_| "the module panicked".to_owned())?
+}
+
+#[cfg(not(feature = "pam"))]
+mod pam {
+    /// The configuration refuses the method.
+    pub(super) fn ask(_: &str, _: &str, _: zeroize::Zeroizing<String>, _: &str) -> Result<bool, String> {
+        Err("this program was built without the feature pam".to_owned())
+    }
 }
 
 #[cfg(feature = "pam")]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use sha2::{Digest as _, Sha256};
 
 use crate::auth::failures::Failures;
 use crate::auth::{MockSecret, ScramKeys};
@@ -93,12 +92,11 @@ impl std::fmt::Debug for OnConfig {
 /// and would let them be guessed elsewhere.
 fn mock_secret(config: &Config) -> MockSecret {
     let verifiers = config.users.values().any(|u| matches!(u.secret, Some(Secret::Scram(_))));
-    let asked = config.databases.values().chain(&config.autodb).any(|d| d.lookup.user.is_some());
-    let bytes = match &config.access.mock_secret {
-        Some(Secret::Plain(s) | Secret::Md5(s) | Secret::Scram(s)) => Sha256::digest(s.as_bytes()).into(),
-        None => rand::random(),
+    let mock = match &config.access.mock_secret {
+        Some(Secret::Plain(text)) => MockSecret::of(text),
+        _ => MockSecret::new(rand::random()),
     };
-    MockSecret::new(bytes).iterations(config.access.scram_iterations).verifiers(verifiers || asked)
+    mock.iterations(config.access.scram_iterations).verifiers(verifiers || config.asks_for_secrets())
 }
 
 impl Services {

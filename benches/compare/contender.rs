@@ -165,6 +165,11 @@ fn write(directory: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// The certificate and its key, where clients need TLS.
+fn tls_files(setting: &Setting<'_>) -> Option<[String; 2]> {
+    setting.tls.then(|| ["tls.crt", "tls.key"].map(|f| setting.directory.join(f).display().to_string()))
+}
+
 fn howdah_toml(address: SocketAddr, workers: usize, setting: &Setting<'_>) -> io::Result<String> {
     let ops = free_address()?;
     let (method, password) = match setting.workload {
@@ -172,16 +177,9 @@ fn howdah_toml(address: SocketAddr, workers: usize, setting: &Setting<'_>) -> io
         _ => ("trust", String::new()),
     };
     let (host, port, pool_size) = (setting.backend.ip(), setting.backend.port(), setting.pool_size);
-    let tls = if setting.tls {
-        let file = |name: &str| setting.directory.join(name).display().to_string();
-        format!(
-            "client_tls_mode = \"require\"\nclient_tls_cert = \"{}\"\nclient_tls_key = \"{}\"",
-            file("tls.crt"),
-            file("tls.key")
-        )
-    } else {
-        String::new()
-    };
+    let tls = tls_files(setting).map_or_else(String::new, |[crt, key]| {
+        format!("client_tls_mode = \"require\"\nclient_tls_cert = \"{crt}\"\nclient_tls_key = \"{key}\"")
+    });
     Ok(format!(
         r#"listen = ["{address}"]
 {tls}
@@ -205,16 +203,9 @@ fn pgbouncer_ini(address: SocketAddr, users: &Path, version: (u32, u32), setting
     // Earlier releases do not know the setting and would not start with it.
     let prepared = if version >= (1, 21) { "max_prepared_statements = 200" } else { "" };
     let (host, port, pool_size) = (setting.backend.ip(), setting.backend.port(), setting.pool_size);
-    let tls = if setting.tls {
-        let file = |name: &str| setting.directory.join(name).display().to_string();
-        format!(
-            "client_tls_sslmode = require\nclient_tls_cert_file = {}\nclient_tls_key_file = {}",
-            file("tls.crt"),
-            file("tls.key")
-        )
-    } else {
-        String::new()
-    };
+    let tls = tls_files(setting).map_or_else(String::new, |[crt, key]| {
+        format!("client_tls_sslmode = require\nclient_tls_cert_file = {crt}\nclient_tls_key_file = {key}")
+    });
     format!(
         "[databases]
 bench = host={host} port={port} dbname=bench

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::scram::{DeriveJob, ScramKeys, hmac};
+use super::scram::{DeriveJob, ScramKeys, hmac, sha256};
 
 /// Iterations of a verifier that Howdah makes; PostgreSQL's default.
 pub const DEFAULT_ITERATIONS: u32 = 4096;
@@ -101,6 +101,11 @@ impl std::fmt::Debug for MockSecret {
 impl MockSecret {
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self { bytes, iterations: DEFAULT_ITERATIONS, verifiers: true }
+    }
+
+    /// Made of `scram_mock_secret`.
+    pub fn of(text: &str) -> Self {
+        Self::new(sha256(text.as_bytes()))
     }
 
     /// The same with `scram_iterations`.

@@ -36,20 +36,21 @@ pub(super) async fn authenticate(
         return Err(Error::TooManyFailures { user: user.to_owned(), limit });
     }
     let way = Way { rule, address };
-    let mut proved = by_rule(stream, buf, services, config, startup, end_point, way).await;
-    // Others may have guessed meanwhile: one that was right among too many is no proof.
-    if proved.is_ok() && !services.failures.lock().may_try(Clock::now(), limit, address, user) {
-        proved = Err(Error::TooManyFailures { user: user.to_owned(), limit });
-    }
+    let proved = by_rule(stream, buf, services, config, startup, end_point, way).await;
+    let mut failures = services.failures.lock();
     match &proved {
-        Ok(()) => services.failures.lock().succeeded(address, user),
+        // Others may have guessed meanwhile: one that was right among too many is no proof.
+        Ok(()) if !failures.may_try(Clock::now(), limit, address, user) => {
+            return Err(Error::TooManyFailures { user: user.to_owned(), limit });
+        }
+        Ok(()) => failures.succeeded(address, user),
         Err(
             Error::AuthenticationFailed { .. }
             | Error::IdentityUnproved { .. }
             | Error::DirectoryRefused { .. }
             | Error::NoSuchUser { .. },
         ) => {
-            services.failures.lock().failed(Clock::now(), limit, address, user);
+            failures.failed(Clock::now(), limit, address, user);
         }
         Err(_) => {}
     }

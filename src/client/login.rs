@@ -103,7 +103,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
     let admitted = admit(&mut stream, peer, services, startup, &mut buf, end_point);
     match tokio::time::timeout(left, admitted).await {
         Ok(Ok(Admitted::Session(mut session, places))) => {
-            let took = Clock::now().saturating_duration_since(started).as_micros() as u64;
+            let took = Clock::us(started, Clock::now());
             services.logins.lock().add(took);
             session.start(stream, &buf, places);
             Login::Session(session)

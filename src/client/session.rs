@@ -420,7 +420,7 @@ impl Session {
             Some(Checkout::Ready(l)) => Ok(l),
             Some(Checkout::Wait(w)) => match self.wait(w).await {
                 Ok(mut lease) => {
-                    let waited = lease.since.saturating_duration_since(asked).as_micros() as u64;
+                    let waited = Clock::us(asked, lease.since);
                     if let Some(conn) = lease.conn() {
                         conn.state.calls.queue_us = waited;
                     }
@@ -652,7 +652,7 @@ impl Session {
     fn book(&self, lease: &mut Lease, now: Instant) -> Option<u64> {
         let conn = lease.conn()?;
         let began = conn.state.calls.began.take();
-        let took = began.map(|t| now.saturating_duration_since(t).as_micros() as u64);
+        let took = began.map(|t| Clock::us(t, now));
         if let Some(q) = self.pool.queries.if_enabled() {
             if let Some(took) = took {
                 observe::book(q, &self.ctl, &mut conn.state, took);

@@ -64,10 +64,10 @@ pub struct Access {
     pub pam_service: String,
 }
 
-/// Whether this program can ask PAM.
-pub(super) fn pam() -> Result<(), String> {
-    let why = || "pam needs a program that was built with the cargo feature pam".to_owned();
-    cfg!(feature = "pam").then_some(()).ok_or_else(why)
+/// Whether this program can do what only a cargo feature of that name brings.
+pub(super) fn needs_feature(name: &str, built: bool) -> Result<(), String> {
+    let why = || format!("{name} needs a program that was built with the cargo feature {name}");
+    built.then_some(()).ok_or_else(why)
 }
 
 /// How the secrets of users that are not listed are asked for.
@@ -126,11 +126,8 @@ impl Builder<'_, '_> {
                 }
             }
         }
-        if self.context.profile == Profile::PgBouncer {
-            config.access.pam_service = "pgbouncer".to_owned();
-        }
         if config.auth_method == AuthMethod::Pam
-            && let Err(why) = pam()
+            && let Err(why) = needs_feature("pam", cfg!(feature = "pam"))
         {
             problems.push(ConfigError::new(&source("auth_method"), "auth_method", why));
         }

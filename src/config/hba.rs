@@ -276,7 +276,7 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
         pam_service: None,
     };
     if method == AuthMethod::Pam {
-        access::pam()?;
+        access::needs_feature("pam", cfg!(feature = "pam"))?;
     }
     let mut of_ldap = Vec::new();
     for field in rest {
@@ -333,9 +333,6 @@ fn method(word: &str) -> Result<AuthMethod, String> {
     })
 }
 
-/// Files that may name each other.
-const DEPTH: usize = 10;
-
 /// A list of names; `@file` stands for the words of a file beside this one, which mean what they mean here.
 fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<Vec<Name>, String> {
     let mut names = Vec::new();
@@ -351,10 +348,15 @@ fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<V
                 return Err(format!("{}: patterns are not supported", text.escape_debug()));
             }
             text => match text.strip_prefix('@') {
-                Some(file) if depth < DEPTH => {
+                Some(file) if depth < MAX_DEPTH => {
                     names.extend(self::names(&words(&dir.join(file))?, dir, databases, depth + 1)?);
                 }
-                Some(_) => return Err(format!("{}: files name each other too deeply", text.escape_debug())),
+                Some(_) => {
+                    return Err(format!(
+                        "{}: files name each other more than {MAX_DEPTH} deep",
+                        text.escape_debug()
+                    ));
+                }
                 None => names.push(Name::Exact(text.to_owned())),
             },
         }

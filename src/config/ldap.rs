@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::access::needs_feature;
+
 /// How deep a search goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scope {
@@ -47,9 +49,7 @@ pub struct Ldap {
 impl Ldap {
     /// The options of a rule or of the one method for all; refused where nothing could be asked.
     pub(super) fn usable(options: &[(String, String)]) -> Result<Arc<Self>, String> {
-        if !cfg!(feature = "ldap") {
-            return Err("ldap needs a program that was built with the cargo feature ldap".to_owned());
-        }
+        needs_feature("ldap", cfg!(feature = "ldap"))?;
         Self::read(options.iter().map(|(n, v)| (n.as_str(), v.as_str()))).map(Arc::new)
     }
 

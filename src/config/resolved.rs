@@ -524,6 +524,11 @@ impl PoolSettings {
 const CONSOLES: [&str; 2] = ["pgbouncer", "howdah"];
 
 impl Config {
+    /// Whether secrets of users that are not listed are asked for.
+    pub fn asks_for_secrets(&self) -> bool {
+        self.databases.values().chain(&self.autodb).any(|d| d.lookup.user.is_some())
+    }
+
     /// The database of this name, or what `*` makes of it.
     pub fn database(&self, name: &str) -> Option<Cow<'_, Database>> {
         if let Some(d) = self.databases.get(name) {

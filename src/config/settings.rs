@@ -230,7 +230,7 @@ settings! {
         Restart, NATIVE, Config |c, Secret(v)| c.access.mock_secret = Some(super::resolved::Secret::Plain(v.clone()));
     /// The service that PAM is asked as (needs the cargo feature pam), where a rule has no `pamservice`.
     auth_pam_service: GLOBAL, Kind::Text, Is("postgresql"), "what PostgreSQL itself asks; PgBouncer's is always pgbouncer",
-        NewConnections, NATIVE, Config |c, Text(v)| c.access.pam_service = v.clone();
+        NewConnections, NATIVE.preset("pgbouncer"), Config |c, Text(v)| c.access.pam_service = v.clone();
     /// A PgBouncer user list: lines of `"user" "secret"`. Users of this file win over its entries.
     auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
         Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());

@@ -169,8 +169,9 @@ impl Checks<'_> {
         }
         self.lookups();
         // A user without a secret comes in by its certificate, by a rule, or by what the server says.
-        let asks = self.config.databases.values().chain(&self.config.autodb).any(|d| d.lookup.user.is_some());
-        if asks || matches!(method, AuthMethod::Cert | AuthMethod::Ldap | AuthMethod::Pam | AuthMethod::Hba) {
+        if self.config.asks_for_secrets()
+            || matches!(method, AuthMethod::Cert | AuthMethod::Ldap | AuthMethod::Pam | AuthMethod::Hba)
+        {
             return;
         }
         if self.config.users.is_empty() && !self.errors.iter().any(|e| e.key.starts_with("users")) {

@@ -276,7 +276,7 @@ pub fn report(error: &Error) -> Report {
                     format!("too many failed logins of user \"{user}\" from this address"),
                 ),
                 format!(
-                    "max_login_failures is {limit} in a minute; until then nobody comes in, whatever the password."
+                    "max_login_failures is {limit} in a minute; more logins are refused meanwhile, whatever the password."
                 ),
             ),
             "Correct the password and try again in a minute; raise max_login_failures, or 0 for no limit.",

@@ -160,7 +160,7 @@ impl<'s> Series<'s> {
 
     fn write(&self, row: &Row, found: &[One<'_>], written: &mut Written) -> Result<(), String> {
         // What cannot be written must not be taken for written.
-        *written = Written { text: std::mem::take(&mut written.text), ..Written::default() };
+        written.values.clear();
         written.text.clear();
         let mut family = MetricFamily::default();
         family.set_name(row.name.to_owned());

@@ -733,7 +733,7 @@ impl Pool {
             match end {
                 Ok(grant) => {
                     if let Some(lease) = self.accept(grant, ctl, at) {
-                        self.inner.lock().totals.wait.add(micros(at, now));
+                        self.inner.lock().totals.wait.add(Clock::us(now, at));
                         return Ok(lease);
                     }
                     // It died on the way.
@@ -742,7 +742,7 @@ impl Pool {
                         match again {
                             Acquire::Granted(g) => {
                                 if let Some(lease) = self.accept(g, ctl, at) {
-                                    self.inner.lock().totals.wait.add(micros(at, now));
+                                    self.inner.lock().totals.wait.add(Clock::us(now, at));
                                     return Ok(lease);
                                 }
                             }
@@ -1109,10 +1109,6 @@ impl PoolSpec {
     }
 }
 
-fn micros(now: Instant, since: Instant) -> u64 {
-    now.saturating_duration_since(since).as_micros() as u64
-}
-
 /// Where a CancelRequest goes.
 #[derive(Debug, Clone)]
 pub struct CancelTarget {
@@ -1331,7 +1327,7 @@ impl Pool {
         self.tell_new(conn, spec);
         let mut inner = self.inner.lock();
         inner.totals.opened += 1;
-        inner.totals.connect.add(micros(Clock::now(), began));
+        inner.totals.connect.add(Clock::us(began, Clock::now()));
         inspect::Facts::of(cancel_target(conn), conn.serial, conn.opened, &conn.stream)
     }
 

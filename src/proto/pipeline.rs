@@ -32,6 +32,11 @@ impl TxStatus {
         })
     }
 
+    /// What the body of a ReadyForQuery says.
+    pub fn of_ready(body: &[u8]) -> Option<Self> {
+        body.first().copied().and_then(Self::from_byte)
+    }
+
     pub const fn as_byte(self) -> u8 {
         match self {
             Self::Idle => b'I',

@@ -119,20 +119,15 @@ pub struct Silent {
     server: bool,
 }
 
-/// Microseconds between the two.
-fn us(from: Instant, to: Instant) -> u64 {
-    to.saturating_duration_since(from).as_micros() as u64
-}
-
 impl Flow<'_> {
     /// The relay has ended elsewhere than at a boundary: the client's turn, or a stall, may last yet.
     pub fn interrupted(&mut self) {
         let now = Clock::now();
         if let Some(idle) = self.timers.idle.or(self.timers.session_idle) {
-            self.proto.stats.client_us += us(idle, now);
+            self.proto.stats.client_us += Clock::us(idle, now);
         }
         if let Some(stuck) = self.timers.blocked {
-            self.proto.stats.stall_us += us(stuck, now);
+            self.proto.stats.stall_us += Clock::us(stuck, now);
         }
     }
 
@@ -193,7 +188,7 @@ impl Flow<'_> {
                     *progress = true;
                     self.proto.stats.to_client += n as u64;
                     if let Some(stuck) = self.timers.blocked.take() {
-                        self.proto.stats.stall_us += us(stuck, Clock::now());
+                        self.proto.stats.stall_us += Clock::us(stuck, Clock::now());
                     }
                 }
                 Poll::Ready(Err(_)) => return Some(End::ClientGone("write_error")),
@@ -282,7 +277,7 @@ impl Flow<'_> {
     /// A round trip inside of a transaction, or of a session pool's client, is over.
     fn book(&mut self, began: Option<Instant>, now: Instant) {
         let Some(began) = began else { return };
-        let took = us(began, now);
+        let took = Clock::us(began, now);
         self.lease.pool().book_query(took);
         if let (Some(q), Some(conn)) = (self.env.queries, self.lease.conn()) {
             observe::book(q, self.ctl, &mut conn.state, took);
@@ -402,7 +397,7 @@ impl Flow<'_> {
                 self.timers.batch = Some(now);
                 self.timers.transaction.get_or_insert(now);
                 if let Some(idle) = self.timers.idle.take().or(self.timers.session_idle.take()) {
-                    self.proto.stats.client_us += us(idle, now);
+                    self.proto.stats.client_us += Clock::us(idle, now);
                 }
                 self.timers.session_idle = None;
                 self.timers.copy_failed = false;

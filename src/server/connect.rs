@@ -214,7 +214,7 @@ async fn open_inner(
             }
             be::NOTICE | be::NEGOTIATE_VERSION => {}
             be::ERROR => return Err(l.refused(body)),
-            be::READY if body == [TxStatus::Idle.as_byte()] => break,
+            be::READY if TxStatus::of_ready(&body) == Some(TxStatus::Idle) => break,
             be::READY => return Err(l.protocol("a ReadyForQuery in the login that does not say idle")),
             _ => return Err(l.protocol("an unexpected message in the login")),
         }
@@ -334,8 +334,8 @@ async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<Tx
             }
             be::COPY_IN | be::COPY_BOTH => return Err(l.protocol("on_connect began a COPY")),
             be::READY => {
-                let status = body.first().copied().and_then(TxStatus::from_byte);
-                break status.ok_or_else(|| l.protocol("a ReadyForQuery without a status"))?;
+                break TxStatus::of_ready(&body)
+                    .ok_or_else(|| l.protocol("a ReadyForQuery without a status"))?;
             }
             _ => {}
         }

@@ -103,7 +103,7 @@ impl Own {
                 be::ROW_DESCRIPTION => answer = Rows { columns: columns(&body)?, rows: Vec::new() },
                 be::DATA_ROW => answer.rows.push(values(&body)?),
                 be::ERROR => refused = Some(ServerError { body }),
-                be::READY if body == [TxStatus::Idle.as_byte()] => break,
+                be::READY if TxStatus::of_ready(&body) == Some(TxStatus::Idle) => break,
                 be::READY => return Err(protocol("left a transaction open")),
                 be::COPY_IN | be::COPY_OUT | be::COPY_BOTH => return Err(protocol("began a COPY")),
                 _ => {}

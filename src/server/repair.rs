@@ -187,7 +187,7 @@ fn digest(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<
         let p = &mut conn.state.pipeline;
         match h.tag {
             be::READY => {
-                let status = body.first().copied().and_then(TxStatus::from_byte).ok_or("protocol")?;
+                let status = TxStatus::of_ready(body).ok_or("protocol")?;
                 p.on_ready(status).map_err(|_| "protocol")?;
             }
             be::ERROR => {
