@@ -60,11 +60,12 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
         }
         return Ok(handed);
     }
+    // Nobody is let in before every address is had: whoever reaches one of them reaches all.
     let listen = &config.listen;
-    let mut bound = Vec::new();
+    let mut tcp = Vec::new();
     for addr in &listen.tcp {
-        let l = match bind_tcp(*addr, listen.backlog, &config.compat.listen) {
-            Ok(l) => l,
+        let socket = match bind_tcp(*addr, &config.compat.listen) {
+            Ok(socket) => socket,
             // `*` means both families, and a machine may have but one.
             Err(e) if config.profile == Profile::PgBouncer && second_family(&listen.tcp, addr) => {
                 tracing::warn!("cannot listen on {addr}: {e}");
@@ -72,18 +73,29 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
             }
             Err(e) => return Err(format!("cannot listen on {addr}: {e}")),
         };
-        tracing::info!("listening on {}", l.local_addr().unwrap_or(*addr));
-        bound.push(Bound::Tcp(l));
+        tcp.push((*addr, socket));
     }
+    let mut unix = None;
     if let Some(dir) = &listen.unix_dir {
         let port = listen.unix_port.or(listen.tcp.first().map(SocketAddr::port)).unwrap_or(PORT);
         let path = dir.join(format!(".s.PGSQL.{port}"));
         let group = config.compat.listen.unix_group.as_deref();
         let l = bind_unix(&path, listen.unix_mode, listen.backlog, group)
             .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
-        tracing::info!("listening on unix:{}", path.display());
-        bound.push(Bound::Unix(l, path));
+        unix = Some(Bound::Unix(l, path));
     }
+    let mut bound = Vec::new();
+    for (addr, socket) in tcp {
+        let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
+        let listener = socket.listen(backlog).and_then(|()| TcpListener::from_std(socket.into()));
+        let l = listener.map_err(|e| format!("cannot listen on {addr}: {e}"))?;
+        tracing::info!("listening on {}", l.local_addr().unwrap_or(addr));
+        bound.push(Bound::Tcp(l));
+    }
+    if let Some(Bound::Unix(_, path)) = &unix {
+        tracing::info!("listening on unix:{}", path.display());
+    }
+    bound.extend(unix);
     Ok(bound)
 }
 
@@ -112,7 +124,8 @@ fn activated() -> Result<Vec<Bound>, String> {
     Ok(bound)
 }
 
-fn bind_tcp(addr: SocketAddr, backlog: u32, more: &Listening) -> io::Result<TcpListener> {
+/// Bound, and not yet listening.
+fn bind_tcp(addr: SocketAddr, more: &Listening) -> io::Result<socket2::Socket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let s = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     s.set_reuse_address(true)?;
@@ -134,8 +147,7 @@ fn bind_tcp(addr: SocketAddr, backlog: u32, more: &Listening) -> io::Result<TcpL
     }
     s.set_nonblocking(true)?;
     s.bind(&addr.into())?;
-    s.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    TcpListener::from_std(s.into())
+    Ok(s)
 }
 
 /// A socket file that nobody answers on is left from a process that was killed, and is replaced.
