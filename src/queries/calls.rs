@@ -97,7 +97,7 @@ impl Calls {
         self.begin(entry, bytes);
     }
 
-    #[inline]
+    #[inline(always)]
     fn entry_of_text(&mut self, q: &Scope, sql: &[u8]) -> Arc<Entry> {
         let slot = slot(sql);
         match self.templates.get(slot) {
@@ -106,6 +106,7 @@ impl Calls {
         }
     }
 
+    #[cold]
     fn read(&mut self, q: &Scope, sql: &[u8], slot: usize) -> Arc<Entry> {
         let entry = self.entry(q, number_of(sql), || sql);
         if self.templates.is_empty() {
@@ -273,13 +274,15 @@ impl Calls {
         mut slow: impl FnMut(&Entry, &Call),
     ) {
         // Nearly always.
-        if self.answered == 1 && self.calls.len() == 1 {
-            let Some((entry, mut call)) = self.calls.pop() else { return };
+        if self.answered == 1
+            && let [(entry, call)] = &mut *self.calls
+        {
             (call.server_us, call.queue_us) = (server_us, std::mem::take(&mut self.queue_us));
             self.answered = 0;
-            if q.book(&entry, &call, application) {
-                slow(&entry, &call);
+            if q.book(entry, call, application) {
+                slow(entry, call);
             }
+            self.calls.clear();
         } else {
             self.book_each(q, server_us, application, &mut slow);
         }

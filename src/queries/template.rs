@@ -109,7 +109,7 @@ impl Template {
 /// Whether two texts of one length are equal. What stands between constants is mostly short, and a call would cost
 /// more than the comparison.
 #[inline(always)]
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
     let ends = |t: &[u8]| Some((u64::from_le_bytes(*t.first_chunk()?), u64::from_le_bytes(*t.last_chunk()?)));
     if let (Some(a8), Some(b8)) = (ends(a), ends(b)) {
         return a8 == b8 && (a.len() <= 16 || a == b);
