@@ -29,6 +29,7 @@ const RULES: &[Rule] = &[
     rule("auth", &["auth", "config", "error", "proto"], true),
     rule("pool/core.rs", &["error"], true),
     rule("pool/shed.rs", &[], true),
+    rule("pool/adapt.rs", &[], true),
     rule("routing", &["config", "proto", "routing"], true),
     rule("capacity", &["config"], true),
     rule("fleet", &[], true),
