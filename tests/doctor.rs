@@ -97,3 +97,13 @@ fn clients_that_wait_too_long_are_advised_on() {
     assert_eq!((word(&shown.rows[0], 0), word(&shown.rows[0], 1)), ("1".to_owned(), "high".to_owned()));
     run(&mut holder, "COMMIT");
 }
+
+/// Elsewhere than on loopback the figures are told to who shows the token, which the same file has.
+#[test]
+fn the_token_of_the_ops_port_is_shown() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let text = kit::config(&cluster, "ops_token = \"let-me-in\"", "pool_size = 2", "");
+    let howdah = Howdah::start(&text.replace("127.0.0.1:{ops_port}", "0.0.0.0:{ops_port}"));
+    let report = doctor(&howdah).2;
+    assert!(report.contains("\"not_examined\": []"), "{report}");
+}

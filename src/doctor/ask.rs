@@ -10,6 +10,7 @@ use super::evidence::{Database, Evidence, Host, IdleInTransaction, Index, Pool, 
 use crate::capacity::need::{HostNeed, needs};
 use crate::capacity::{ask, check};
 use crate::config::Config;
+use crate::config::resolved::Secret;
 use crate::server::own::{Own, Rows};
 use crate::services::Services;
 
@@ -164,9 +165,18 @@ async fn database(
 
 /// The figures of a Howdah that serves by this configuration on this machine.
 async fn pooler(ops: SocketAddr, config: &Config) -> Result<Pooler, String> {
+    if config.tls.ops.cert.is_some() {
+        return Err(
+            "it speaks HTTPS (ops_tls_cert); SHOW ADVICE on its console says what its figures say".to_owned()
+        );
+    }
+    let token = match &config.process.ops_token {
+        Some(Secret::Plain(t)) => format!("Authorization: Bearer {}\r\n", t.as_str()),
+        _ => String::new(),
+    };
     let answer = tokio::time::timeout(PATIENCE, async {
         let mut stream = tokio::net::TcpStream::connect(ops).await?;
-        let request = format!("GET /stats HTTP/1.1\r\nHost: {ops}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /stats HTTP/1.1\r\nHost: {ops}\r\n{token}Connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(16 << 20).read_to_end(&mut answer).await?;
