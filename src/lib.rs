@@ -36,7 +36,7 @@
 //! | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
 //! | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
 //! | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
-//! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share | tasks |
+//! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share; `adapt` moves sizes (no I/O) | tasks |
 //! | [`server`] | dial and login, an idle connection's health, repair | sockets |
 //! | [`client`] | login, session, replication (a server for one client alone), and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
 //! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |

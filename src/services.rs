@@ -51,6 +51,8 @@ pub struct Services {
     config: RwLock<Arc<Config>>,
     /// Not yet serving: servers are being asked, minimums opened.
     pub starting: AtomicBool,
+    /// Held by whoever examines the servers for advice.
+    pub examining: tokio::sync::Mutex<()>,
     /// Why new clients should go elsewhere, by the part that says so.
     pub not_ready: Mutex<BTreeMap<String, String>>,
     pub draining: AtomicBool,
@@ -122,6 +124,7 @@ impl Services {
             audit: Mutex::default(),
             config: RwLock::new(config),
             starting: AtomicBool::new(false),
+            examining: tokio::sync::Mutex::default(),
             not_ready: Mutex::default(),
             draining: AtomicBool::new(false),
             seeing_off: AtomicBool::new(false),

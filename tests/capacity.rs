@@ -291,3 +291,51 @@ fn soak_the_origins_load_meets_no_timeout() {
     origin(&[50, 500], 30);
     origin(&[10_000], 30);
 }
+
+#[test]
+fn a_size_that_moves_is_seen_and_stays_within_its_bounds() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let database = |size: u32| format!("size = \"auto\"\npool_size = {size}");
+    let howdah = Howdah::start(&config(&cluster, "admin_users = [\"app\"]", &database(6), ""));
+    let size = || metric(&howdah, "howdah_pool_effective_size", &[("database", "app")]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Ends the clients also where an assertion fails.
+        struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let ends = Stop(&stop);
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let mut client = app(&howdah);
+                while !stop.load(Ordering::Relaxed) {
+                    client.query("SELECT pg_sleep(0.003)").expect("an answer");
+                }
+            });
+        }
+        eventually("it begins at its lower bound", || size() >= 1.0);
+        howdah.await_log("reason=\"faster\"", Duration::from_secs(30));
+        eventually("it has grown", || size() > 1.0);
+        assert!(metric(&howdah, "howdah_pool_size_decisions_total", &[("reason", "faster")]) >= 1.0);
+        let stats: serde_json::Value =
+            serde_json::from_str(&kit::http(howdah.ops_address(), "/stats")).expect("JSON");
+        let pool = &stats["pools"][0];
+        assert!(pool["last_size_decision"].as_str().is_some_and(|d| d.starts_with("size ")), "{pool}");
+        assert_eq!(pool["settings"]["size"], 6);
+        let mut console = howdah.connect("app", "howdah").expect("the console");
+        let row = console.query("SHOW POOLS").expect("rows");
+        let at = row.columns.iter().position(|c| c == "effective_size").expect("a column");
+        let shown = row.rows.iter().filter_map(|r| r[at].clone()).find_map(|n| n.parse::<u64>().ok());
+        assert!(shown.is_some_and(|n| n <= 6), "{shown:?}");
+        assert!(connections(&cluster, "app") <= 6);
+
+        // Less at most: what is too many ends with its transaction, and no client hears of it.
+        howdah.rewrite_config(&config(&cluster, "admin_users = [\"app\"]", &database(1), ""));
+        howdah.hup();
+        eventually("no more than the new bound", || size() == 1.0 && connections(&cluster, "app") == 1);
+        drop(ends);
+    });
+}

@@ -73,7 +73,8 @@ fn a_server_in_order_gets_no_advice_and_others_do_until_they_follow_it() {
 #[test]
 fn clients_that_wait_too_long_are_advised_on() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };
-    let howdah = start(&cluster, "query_wait_timeout = \"200ms\"", "pool_size = 1", "");
+    let top = "query_wait_timeout = \"200ms\"\nadmin_users = [\"app\"]";
+    let howdah = start(&cluster, top, "pool_size = 1", "");
     let mut holder = app(&howdah);
     run(&mut holder, "BEGIN");
     let mut waiter = app(&howdah);
@@ -84,5 +85,25 @@ fn clients_that_wait_too_long_are_advised_on() {
         program().arg("doctor").arg(howdah.config_path()).output().expect("it runs").stdout,
     );
     assert!(text.expect("UTF-8").contains("HIGH  pool_too_small"));
+
+    // The console says the same of itself, although the pool is full.
+    let mut console = howdah.connect("app", "howdah").expect("the console");
+    let shown = console.query("SHOW ADVICE").expect("rows");
+    assert_eq!(shown.columns, ["rank", "severity", "finding", "subject", "evidence", "change"]);
+    let reported = doctor(&howdah).0;
+    let word = |row: &howdah::demo::wire::Row, at: usize| row[at].clone().unwrap_or_default();
+    let rows: Vec<_> = shown.rows.iter().map(|r| (word(r, 2), word(r, 5))).collect();
+    assert_eq!(rows, reported);
+    assert_eq!((word(&shown.rows[0], 0), word(&shown.rows[0], 1)), ("1".to_owned(), "high".to_owned()));
     run(&mut holder, "COMMIT");
+}
+
+/// Elsewhere than on loopback the figures are told to who shows the token, which the same file has.
+#[test]
+fn the_token_of_the_ops_port_is_shown() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let text = kit::config(&cluster, "ops_token = \"let-me-in\"", "pool_size = 2", "");
+    let howdah = Howdah::start(&text.replace("127.0.0.1:{ops_port}", "0.0.0.0:{ops_port}"));
+    let report = doctor(&howdah).2;
+    assert!(report.contains("\"not_examined\": []"), "{report}");
 }

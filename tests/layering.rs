@@ -29,6 +29,7 @@ const RULES: &[Rule] = &[
     rule("auth", &["auth", "config", "error", "proto"], true),
     rule("pool/core.rs", &["error"], true),
     rule("pool/shed.rs", &[], true),
+    rule("pool/adapt.rs", &[], true),
     rule("routing", &["config", "proto", "routing"], true),
     rule("capacity", &["config"], true),
     rule("fleet", &[], true),
@@ -41,7 +42,7 @@ const RULES: &[Rule] = &[
     rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
     // Do.
     rule("fleet/control.rs", &["capacity", "clock", "config", "pool", "server", "services"], false),
-    rule("doctor/ask.rs", &["capacity", "config", "server", "services"], false),
+    rule("doctor/ask.rs", &["capacity", "config", "pool", "server", "services"], false),
     rule("capacity/ask.rs", &["config", "pool", "server", "services"], false),
     rule("capacity/admit.rs", &["config", "services"], false),
     rule("net", &["config"], false),
@@ -115,8 +116,8 @@ const RULES: &[Rule] = &[
     rule(
         "console",
         &[
-            "client", "clock", "config", "console", "control", "error", "monitor", "net", "pool", "proto",
-            "routing", "server", "services",
+            "client", "clock", "config", "console", "control", "doctor", "error", "monitor", "net", "pool",
+            "proto", "routing", "server", "services",
         ],
         false,
     ),

@@ -37,6 +37,7 @@ pub(super) async fn run(services: Arc<Services>) {
             watched = now;
             for p in &pools {
                 p.watch();
+                p.adapt(now);
             }
             holders::audit(&services);
         }

@@ -119,6 +119,7 @@ pub(super) fn blank_pool() -> PoolSettings {
         share: 1,
         expected_tps: None,
         expected_duration: None,
+        auto: false,
         shed_load: false,
         reserve_delay: Duration::ZERO,
         query_timeout: None,

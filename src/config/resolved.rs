@@ -401,6 +401,8 @@ pub struct PoolSettings {
     pub mode: PoolMode,
     /// Server connections of one pool; 0 means not stated (refused by validation, or by the profile unlimited).
     pub size: u32,
+    /// `size` is the upper bound of one that moves by what is measured.
+    pub auto: bool,
     /// Kept open although idle.
     pub min_size: u32,
     pub reserve_size: u32,
@@ -449,6 +451,7 @@ pub struct PoolSettings {
 pub struct PoolOverrides {
     pub mode: Option<PoolMode>,
     pub size: Option<u32>,
+    pub auto: Option<bool>,
     pub min_size: Option<u32>,
     pub reserve_size: Option<u32>,
     pub share: Option<u32>,
@@ -489,6 +492,7 @@ impl PoolSettings {
         over!(
             mode,
             size,
+            auto,
             min_size,
             reserve_size,
             share,

@@ -643,6 +643,11 @@ settings! {
         "it follows from what the server can do, and any guess would hurt somebody",
         Live, pgb("default_pool_size").database("pool_size").user("pool_size").preset("20").zero("100000"),
         Section |s, Count(v)| s.overrides.size = Some(*v);
+    /// `auto` moves a pool's size between `min_pool_size` (at least 1) and `pool_size` by what it measures: more as long
+    /// as the server gets more done with them, fewer as long as it does not get less done. Needs pool_mode
+    /// `transaction` or `statement`, and no reserve. Capacity is checked with `pool_size`.
+    size: ANY, Kind::Word(&["fixed", "auto"]), Is("fixed"), "a size that was derived holds; nothing moves unless it is asked to",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.auto = Some(*v == "auto");
     /// Server connections that are kept open although idle.
     min_pool_size: ANY, Kind::Count { min: 0, max: 100_000 }, Is("0"), "nothing is held that nobody uses",
         Live, pgb("min_pool_size").database("min_pool_size"), Section |s, Count(v)| s.overrides.min_size = Some(*v);

@@ -184,6 +184,19 @@ fn each_problem_is_told_clearly() {
         ("[databases.b]\nhost = \"127.0.0.1:6432\"\npool_size = 1", "where Howdah itself listens"),
         ("[databases.b]\nhost = \"h\"\npool_size = 1\nmin_pool_size = 2", "more than pool_size 1"),
         (
+            "[databases.b]\nhost = \"h\"\npool_size = 5\nsize = \"auto\"\npool_mode = \"session\"",
+            "cannot be had with pool_mode = \"session\"",
+        ),
+        (
+            "[databases.b]\nhost = \"h\"\npool_size = 5\nsize = \"auto\"\nreserve_pool_size = 2",
+            "cannot be had with reserve_pool_size 2",
+        ),
+        (
+            "[databases.b]\nhost = \"h\"\npool_size = 5\nsize = \"auto\"\n[users.one]\npassword = \"x\"\n\
+             reserve_pool_size = 3",
+            "cannot be had with reserve_pool_size 3",
+        ),
+        (
             "[databases.b]\nhost = \"h\"\npool_size = 1\n[databases.b.replica]\nhost = \"r\"",
             "databases.b.when_no_replica: is missing",
         ),

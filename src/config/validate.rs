@@ -3,7 +3,9 @@
 use super::build::{join, source_at};
 use super::problem::ConfigError;
 use super::raw::{Raw, Source, Table};
-use super::resolved::{AuthMethod, Config, Database, HostAddr, Profile, Role, Secret};
+use super::resolved::{
+    AuthMethod, Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role, Secret,
+};
 
 /// `sockaddr_un` holds 108 bytes with the final zero.
 const MAX_SOCKET_PATH: usize = 107;
@@ -259,10 +261,36 @@ impl Checks<'_> {
             path.push("pool_size");
             let why = "is missing; how many connections the server can spare has no safe default";
             self.error(&path, why, Some("a whole number from 1"));
+            path.pop();
         } else if pool.size > 0 && pool.min_size > pool.size {
             path.push("min_pool_size");
             let why = format!("{} is more than pool_size {}", pool.min_size, pool.size);
             self.native(&path, &why, None);
+            path.pop();
+        }
+        let entries = database.pool_overrides.iter().filter_map(|e| e.user.as_deref());
+        let users = std::iter::once("").chain(entries).chain(self.config.users.keys().map(String::as_str));
+        let mut pools = users.map(|user| self.config.pool_settings(database, user, role));
+        if let Some(pool) = pools.find(|p| p.auto && (p.mode == PoolMode::Session || p.reserve_size > 0)) {
+            self.auto(&mut path, &pool);
+        }
+    }
+
+    /// Nothing may stand in the way of a size that moves.
+    fn auto(&mut self, path: &mut Vec<&str>, pool: &PoolSettings) {
+        let why = |what: &str| format!("size = \"auto\" cannot be had with {what}");
+        if pool.mode == PoolMode::Session {
+            path.push("size");
+            let what = "pool_mode = \"session\": a session keeps its connection however busy the server is";
+            self.error(path, why(what), Some("pool_mode = \"transaction\", or size = \"fixed\""));
+            path.pop();
+        }
+        if pool.reserve_size > 0 {
+            path.push("size");
+            let what =
+                format!("reserve_pool_size {}: the reserve would open what was closed", pool.reserve_size);
+            self.error(path, why(&what), Some("a larger pool_size and no reserve, or size = \"fixed\""));
+            path.pop();
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::advice;
 use super::protocol::Answer;
 use super::table::{Command, Verb};
 use super::view::PGBOUNCER;
@@ -26,6 +27,7 @@ pub(super) async fn act(
     match command {
         Command::Do(verb, argument) => operator.act(verb, argument.as_deref()).await,
         Command::Set { key, value } => operator.set(&key, &value).await,
+        Command::Advice => Ok(advice::advice(services).await),
         _ => Ok(Answer::done("")),
     }
 }

@@ -15,6 +15,7 @@
 //! [`Profile::PgBouncer`]: crate::config::resolved::Profile::PgBouncer
 
 mod act;
+mod advice;
 mod command;
 mod message;
 mod protocol;

@@ -157,6 +157,8 @@ pub(super) enum Command {
         key: String,
         value: String,
     },
+    /// SHOW ADVICE, which asks the servers.
+    Advice,
     /// SHOW ROUTES of a statement: the database, if one is named, and the text.
     Explain(Option<String>, String),
     Do(Verb, Option<String>),
@@ -168,7 +170,7 @@ impl Command {
         match self {
             Self::Empty | Self::Help | Self::Variable(_) | Self::SetVariable | Self::Explain(..) => Stats,
             Self::Show(s) => s.right,
-            Self::Set { .. } => Admin,
+            Self::Set { .. } | Self::Advice => Admin,
             Self::Do(verb, _) => VERBS.iter().find(|v| v.1 == *verb).map_or(Admin, |v| v.2),
         }
     }
@@ -187,6 +189,7 @@ impl Command {
         match self {
             Self::Show(s) => Some(s.columns),
             Self::Explain(..) => Some(routes::ROUTES),
+            Self::Advice => Some(super::advice::ADVICE),
             Self::Variable(n) => VARIABLES.get(*n).map(|v| v.2),
             _ => None,
         }
@@ -213,7 +216,7 @@ impl Command {
                 Answer::Told { notice: "Console usage".to_owned(), detail: help(), tag: "SHOW".to_owned() }
             }
             Self::Empty => Answer::done(""),
-            Self::Set { .. } | Self::Do(..) => return None,
+            Self::Set { .. } | Self::Do(..) | Self::Advice => return None,
         })
     }
 }
@@ -224,6 +227,7 @@ fn help() -> String {
     for line in names.chunks(6) {
         out.push_str(&format!("\n\tSHOW {}", line.join("|")));
     }
+    out.push_str("\n\tSHOW ADVICE");
     out.push_str("\n\tSHOW ROUTES [db] 'statement'");
     out.push_str("\n\tSET key = value");
     for verb in VERBS {
@@ -253,6 +257,9 @@ pub(super) fn resolve(text: &str, statement: Statement) -> Result<Command, Refus
         let name = argument.ok_or_else(invalid)?;
         if name.eq_ignore_ascii_case("help") {
             return Ok(Command::Help);
+        }
+        if name.eq_ignore_ascii_case("advice") {
+            return Ok(Command::Advice);
         }
         let show = SHOWS.iter().find(|s| s.name.eq_ignore_ascii_case(&name)).map(Command::Show);
         return show.or_else(|| variable(&name).map(Command::Variable)).ok_or_else(invalid);
@@ -308,6 +315,8 @@ mod tests {
             Err(Refusal::InvalidCommand { text: "show pools 'x'".to_owned() })
         );
         let explain = Command::Explain(Some("db".to_owned()), "SELECT 'x'".to_owned());
+        assert_eq!(try_it("show advice;"), Ok(Command::Advice));
+        assert_eq!(Command::Advice.right(), Admin, "it asks the servers");
         assert_eq!(try_it("show routes db 'SELECT ''x''';"), Ok(explain));
         assert_eq!(try_it("disable"), Err(Refusal::DatabaseRequired));
         assert!(matches!(try_it("select Version;"), Ok(Command::Show(s)) if s.name == "VERSION"));

@@ -10,14 +10,38 @@ use super::evidence::{Database, Evidence, Host, IdleInTransaction, Index, Pool, 
 use crate::capacity::need::{HostNeed, needs};
 use crate::capacity::{ask, check};
 use crate::config::Config;
+use crate::config::resolved::Secret;
 use crate::server::own::{Own, Rows};
 use crate::services::Services;
 
 /// For each question.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks everything that can be asked.
+/// Asks everything that can be asked, a running Howdah over its ops port.
 pub async fn collect(services: &Arc<Services>, config: &Config) -> Evidence {
+    let mut evidence = servers(services, config).await;
+    match config.listen.ops {
+        Some(ops) => match pooler(ops, config).await {
+            Ok(p) => evidence.pooler = Some(p),
+            Err(why) => evidence.unasked.push(format!("a running Howdah at {ops}: {why}")),
+        },
+        None => evidence.unasked.push("a running Howdah: ops_listen is off".to_owned()),
+    }
+    evidence
+}
+
+/// The same inside of the Howdah that is examined.
+pub async fn collect_here(services: &Arc<Services>, config: &Config) -> Evidence {
+    let mut evidence = servers(services, config).await;
+    evidence.pooler = Some(Pooler {
+        uptime_seconds: services.clock.now_ms() as f64 / 1e3,
+        max_prepared_statements: config.limits.max_prepared_statements,
+        pools: services.pools.all().iter().map(|p| own_pool(p)).collect(),
+    });
+    evidence
+}
+
+async fn servers(services: &Arc<Services>, config: &Config) -> Evidence {
     let mut evidence = Evidence::default();
     for need in needs(config) {
         match host(services, config, &need).await {
@@ -34,14 +58,25 @@ pub async fn collect(services: &Arc<Services>, config: &Config) -> Evidence {
             }
         }
     }
-    match config.listen.ops {
-        Some(ops) => match pooler(ops, config).await {
-            Ok(p) => evidence.pooler = Some(p),
-            Err(why) => evidence.unasked.push(format!("a running Howdah at {ops}: {why}")),
-        },
-        None => evidence.unasked.push("a running Howdah: ops_listen is off".to_owned()),
-    }
     evidence
+}
+
+fn own_pool(pool: &crate::pool::Pool) -> Pool {
+    let (spec, t, key) = (pool.spec(), pool.totals(), &pool.key);
+    let seconds = |us: u64| us as f64 / 1e6;
+    Pool {
+        name: format!("{}/{}/{}", key.database, key.user, key.role.as_str()),
+        size: spec.settings.size,
+        transactions: t.transactions,
+        waits: t.wait.count(),
+        wait_seconds: seconds(t.wait.sum_us),
+        transaction_seconds: seconds(t.transaction.sum_us),
+        wait_timeouts: t.wait_timeouts,
+        waiting: pool.counts().waiting as u64,
+        binds: t.binds,
+        client_parses: t.client_parses,
+        server_parses: t.server_parses,
+    }
 }
 
 async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
@@ -130,9 +165,18 @@ async fn database(
 
 /// The figures of a Howdah that serves by this configuration on this machine.
 async fn pooler(ops: SocketAddr, config: &Config) -> Result<Pooler, String> {
+    if config.tls.ops.cert.is_some() {
+        return Err(
+            "it speaks HTTPS (ops_tls_cert); SHOW ADVICE on its console says what its figures say".to_owned()
+        );
+    }
+    let token = match &config.process.ops_token {
+        Some(Secret::Plain(t)) => format!("Authorization: Bearer {}\r\n", t.as_str()),
+        _ => String::new(),
+    };
     let answer = tokio::time::timeout(PATIENCE, async {
         let mut stream = tokio::net::TcpStream::connect(ops).await?;
-        let request = format!("GET /stats HTTP/1.1\r\nHost: {ops}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /stats HTTP/1.1\r\nHost: {ops}\r\n{token}Connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(16 << 20).read_to_end(&mut answer).await?;

@@ -16,6 +16,16 @@ pub enum Urgency {
     Low,
 }
 
+impl Urgency {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
 /// One piece of advice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -233,8 +243,7 @@ pub fn text(evidence: &Evidence, found: &[Finding]) -> String {
     for f in found {
         let word = match f.urgency {
             Urgency::High => "HIGH",
-            Urgency::Medium => "medium",
-            Urgency::Low => "low",
+            u => u.as_str(),
         };
         out.push_str(&format!(
             "{word}  {}  {}\n  because  {}\n  change   {}\n",

@@ -308,7 +308,8 @@ pub const METRICS: &[Metric] = &[
     process("howdah_statement_calls_total", Counter, "calls", &[], "Calls of statements that are counted, of the dropped ones too."),
     process("howdah_cancels_in_flight", Gauge, "requests", &[], "CancelRequests that are being forwarded to servers."),
 
-    pool("howdah_pool_size", Gauge, "connections", POOL, "pool_size in force; 0 is without limit."),
+    pool("howdah_pool_size", Gauge, "connections", POOL, "pool_size; 0 is without limit."),
+    pool("howdah_pool_effective_size", Gauge, "connections", POOL, "The size in force: with size = \"auto\" the one that was last decided on, else pool_size; 0 is without limit."),
     pool("howdah_pool_min_size", Gauge, "connections", POOL, "Server connections that are kept although idle."),
     pool("howdah_pool_reserve_size", Gauge, "connections", POOL, "Server connections above pool_size for clients that have waited long."),
     pool("howdah_pool_servers", Gauge, "connections", POOL_STATE, "Server connections by state: idle, active (a client holds it), opening, repairing (being cleaned behind a client that left), canceling (kept until a cancel has struck), closing (until the server has closed its side)."),
@@ -388,6 +389,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_panics_total", "panics", &["task"], &["session", "console", "ops"], "Panics that were caught; more than 0 is a bug."),
     event("howdah_capacity_checks_total", "checks", &["outcome"], &["fits", "tight", "too_large", "unasked"], "Servers that were asked what they can carry: whether the pools of all instances fit, fit only while others have so little, or do not; unasked where there was no answer."),
     event("howdah_capacity_caps_total", "caps", &[], &[], "Times that the pools were capped while serving because a server had become too small for them."),
+    event("howdah_pool_size_decisions_total", "decisions", &["reason"], &["faster", "needed", "no_faster", "no_slower", "slower", "try_fewer", "try_more", "unclear"], "Sizes that were put in force by size = \"auto\", or kept after a trial: try_more, try_fewer and slower (the server got less done) begin a trial; faster and no_slower keep it; no_faster, needed and unclear end it."),
     event("howdah_fleet_grants_total", "requests", &["outcome"], &["granted", "refused"], "Times that the pools asked the fleet for more server connections: granted (at least one), or refused because the budget had no room."),
     event("howdah_fleet_given_back_total", "connections", &[], &[], "Server connections that were closed, or promised to be at their release, because other instances want their share."),
     event("howdah_fleet_control_losses_total", "connections", &[], &[], "Times that an instance had no control connection to a server, and so did not grow."),

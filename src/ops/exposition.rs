@@ -284,6 +284,7 @@ fn pool<'s>(out: &mut Series<'s>, p: &'s PoolFigures) {
     }
     for (name, value) in [
         ("howdah_pool_size", f64::from(p.size)),
+        ("howdah_pool_effective_size", p.effective_size as f64),
         ("howdah_pool_min_size", f64::from(p.min_size)),
         ("howdah_pool_reserve_size", f64::from(p.reserve_size)),
         ("howdah_pool_utilization_ratio", p.utilization()),

@@ -128,6 +128,10 @@ pub(super) struct PoolFigures {
     pub(super) key: PoolKey,
     pub(super) mode: PoolMode,
     pub(super) size: u32,
+    /// In force; 0 is without limit.
+    pub(super) effective_size: usize,
+    /// The last decision about it.
+    pub(super) sized: Option<String>,
     pub(super) min_size: u32,
     pub(super) reserve_size: u32,
     pub(super) counts: Counts,
@@ -215,14 +219,17 @@ impl Clients {
 }
 
 impl PoolFigures {
-    /// The pool's lock is taken three times, each time for a copy.
+    /// The pool's lock is taken four times, each time for a copy.
     fn of(pool: &Pool) -> Self {
         let spec = pool.spec();
         let s = &spec.settings;
+        let (effective_size, sized) = pool.sized();
         Self {
             key: pool.key.clone(),
             mode: s.mode,
             size: s.size,
+            effective_size: if s.size == 0 { 0 } else { effective_size },
+            sized: sized.map(|d| d.to_string()),
             min_size: s.min_size,
             reserve_size: s.reserve_size,
             counts: pool.counts(),

@@ -52,6 +52,10 @@ struct Pool<'a> {
     user: &'a str,
     role: &'static str,
     settings: Settings,
+    /// The size in force, and the last decision about one that moves.
+    effective_size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_size_decision: Option<&'a str>,
     servers: States,
     utilization: f64,
     waiting: usize,
@@ -247,6 +251,8 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
             min_size: p.min_size,
             reserve_size: p.reserve_size,
         },
+        effective_size: p.effective_size,
+        last_size_decision: p.sized.as_deref(),
         servers: p.by_state().into(),
         utilization: p.utilization(),
         waiting: p.counts.waiting,

@@ -51,6 +51,8 @@ fn pool() -> PoolFigures {
         key: PoolKey::new("a\"b\\c\nd".into(), "zoë".into(), Role::Primary),
         mode: PoolMode::Transaction,
         size: 10,
+        effective_size: 8,
+        sized: Some("size 4 -> 8: faster".to_owned()),
         min_size: 2,
         reserve_size: 3,
         counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },

@@ -3,6 +3,7 @@
 //! [`core::PoolCore`] decides under a lock that is held for nanoseconds and never across an await; this module
 //! does what it decided. Locks are taken one at a time: pool, ledger and registry never nest.
 
+pub mod adapt;
 mod close;
 pub mod core;
 pub mod direct;
@@ -155,6 +156,12 @@ impl PoolSpec {
             keepalive: settings.keepalive,
             settings,
         })
+    }
+
+    /// For a size that moves.
+    fn limiter(&self) -> Option<adapt::Limiter> {
+        let (lower, upper) = (self.settings.min_size as usize, self.core().size);
+        self.settings.auto.then(|| adapt::Limiter::new(lower, upper))
     }
 
     fn counts_statements(&self) -> bool {
@@ -330,6 +337,8 @@ type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, inspect::Facts>;
 struct Inner {
     core: Core,
     totals: PoolTotals,
+    /// Kept only where the size moves.
+    limiter: Option<adapt::Limiter>,
     /// Kept only where load is shed.
     shortest: Option<shed::Shortest>,
     /// PgBouncer's figures of statements stand still where it shares none.
@@ -393,7 +402,11 @@ impl Pool {
             own: Mutex::default(),
             unused: AtomicU64::new(0),
             inner: Mutex::new(Inner {
-                core: PoolCore::new(spec.core()),
+                core: PoolCore::new(CoreSettings {
+                    size: spec.limiter().map_or(spec.core().size, |l| l.limit()),
+                    ..spec.core()
+                }),
+                limiter: spec.limiter(),
                 totals: PoolTotals::default(),
                 shortest: spec.settings.shed_load.then(shed::Shortest::default),
                 counts_statements: spec.counts_statements(),
@@ -514,7 +527,8 @@ impl Pool {
     /// A new configuration: sizes apply at once, other servers as connections come back.
     pub fn reconfigure(self: &Arc<Self>, spec: PoolSpec) {
         let same = self.spec.read().same_servers(&spec);
-        let core = spec.core();
+        let mut core = spec.core();
+        let limiter = spec.limiter();
         self.queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         let (sheds, counts_statements) = (spec.settings.shed_load, spec.counts_statements());
         *self.spec.write() = Arc::new(spec);
@@ -522,6 +536,14 @@ impl Pool {
         let mut fx = Effects::default();
         {
             let mut inner = self.inner.lock();
+            inner.limiter = match (inner.limiter.take(), limiter) {
+                (Some(mut old), Some(_)) => {
+                    old.rebound(core.min, core.size);
+                    Some(old)
+                }
+                (_, new) => new,
+            };
+            core.size = inner.limiter.as_ref().map_or(core.size, adapt::Limiter::limit);
             inner.core.reconfigure(core);
             inner.counts_statements = counts_statements;
             inner.shortest = sheds.then(|| inner.shortest.take().unwrap_or_default());
@@ -982,6 +1004,43 @@ impl Pool {
             inner.core.tick(now)
         };
         self.apply(fx);
+    }
+
+    /// Moves the size where it is to move by what is measured; called twice a second.
+    pub fn adapt(self: &Arc<Self>, now: Instant) {
+        let decision = {
+            let inner = &mut *self.inner.lock();
+            let Some(limiter) = &mut inner.limiter else { return };
+            let c = inner.core.counts();
+            let decision = limiter.sample(
+                now,
+                adapt::Sample {
+                    transactions: inner.totals.transactions,
+                    server_us: inner.totals.server.sum_us,
+                    waiting: c.waiting,
+                    open: c.live() - c.opening,
+                },
+            );
+            if decision.is_some() {
+                let size = limiter.limit();
+                inner.core.reconfigure(CoreSettings { size, ..inner.core.settings().clone() });
+            }
+            decision
+        };
+        let Some(d) = decision else { return };
+        self.services.counters.count("pool_size_decisions_total", d.reason.as_str());
+        tracing::info!(pool = %self.key, from = d.from, to = d.to, reason = d.reason.as_str(), "{d}");
+        // Trials that failed would push all else out of the events.
+        if matches!(d.reason, adapt::Reason::Faster | adapt::Reason::NoSlower | adapt::Reason::Slower) {
+            self.services.event("pool_size", format!("pool {}: {d}", self.key));
+        }
+        self.look_at(now);
+    }
+
+    /// The size in force, and the last decision about it where it moves.
+    pub fn sized(&self) -> (usize, Option<adapt::Decision>) {
+        let inner = self.inner.lock();
+        (inner.core.settings().size, inner.limiter.as_ref().and_then(|l| l.last().copied()))
     }
 
     /// Takes in what idle servers said, and drops those that went away.

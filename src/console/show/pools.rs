@@ -29,6 +29,7 @@ pub(in crate::console) const POOLS: &[Column] = &[
     text("load_balance_hosts"),
     own(text("roles")),
     own(int("pool_size")),
+    own(int("effective_size")),
     own(int("reserve_pool_size")),
     own(text("last_connect_error")),
 ];
@@ -45,6 +46,7 @@ struct Together {
     hosts: usize,
     balanced: bool,
     size: u64,
+    effective: u64,
     reserve: u64,
     last_error: Option<String>,
 }
@@ -67,6 +69,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
         together.hosts = together.hosts.max(spec.hosts.len());
         together.balanced |= spec.load_balance;
         together.size += u64::from(spec.settings.size);
+        together.effective += pool.sized().0 as u64;
         together.reserve += u64::from(spec.settings.reserve_size);
         let error = pool.figures().last_connect_error;
         together.last_error = together.last_error.take().or(error);
@@ -102,6 +105,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
         Cell::Null,
         Cell::Null,
         Cell::Null,
+        Cell::Null,
     ]);
     for ((database, user), t) in all {
         if &*database > PGBOUNCER {
@@ -128,6 +132,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
             super::databases::policy(t.hosts, t.balanced),
             t.roles.join(","),
             t.size,
+            if t.size == 0 { 0 } else { t.effective },
             t.reserve,
             t.last_error,
         ]);
