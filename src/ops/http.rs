@@ -11,7 +11,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::access::{self, Access};
 use super::ready::{self, Readiness};
@@ -106,8 +106,8 @@ impl Endpoints {
         match path {
             "/metrics" => {
                 let written = self.written.clone();
-                let render = move |s: &_| exposition::render(&Snapshot::take(s), &mut written.lock());
-                self.scrape(exposition::TEXT_FORMAT, render).await
+                let write = move |s| exposition::render(&s, &mut written.lock());
+                self.scrape(exposition::TEXT_FORMAT, Snapshot::take, write).await
             }
             "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
             "/index" => response(StatusCode::OK, TEXT, INDEX),
@@ -121,8 +121,8 @@ impl Endpoints {
                 ),
             },
             _ if !all => refused(access),
-            "/stats" => self.scrape(JSON, |s| stats::render(&Snapshot::take(s))).await,
-            "/queries" => self.scrape(JSON, |s| queries::render(s)).await,
+            "/stats" => self.scrape(JSON, Snapshot::take, |s| stats::render(&s)).await,
+            "/queries" => self.scrape(JSON, |s| queries::render(s), |text| text).await,
             _ => {
                 let mut r = response(StatusCode::OK, HTML, PAGE);
                 r.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -131,30 +131,48 @@ impl Endpoints {
         }
     }
 
-    /// Renders off the threads that relay: /proc and many pools take milliseconds.
-    async fn scrape(
+    /// Takes the figures and writes them, off the threads that relay: /proc and many pools take milliseconds. The
+    /// thread is one of its own, so that it may let the relay go first where all cores are busy.
+    async fn scrape<T: 'static>(
         &self,
         format: &'static str,
-        render: impl FnOnce(&Arc<Services>) -> Result<String, String> + Send + 'static,
+        take: fn(&Arc<Services>) -> T,
+        write: impl FnOnce(T) -> Result<String, String> + Send + 'static,
     ) -> Answer {
         let failed = |why: &str| problem(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", why);
         let Ok(_turn) = self.scraping.acquire().await else { return failed("shutting down") };
         let services = self.services.clone();
-        let rendered = tokio::task::spawn_blocking(move || render(&services)).await;
-        match rendered {
+        let (give, taken) = oneshot::channel();
+        let render = move || {
+            // Under locks that the relay needs, and therefore not yet behind it.
+            let figures = take(&services);
+            step_back();
+            let _ = give.send(write(figures));
+        };
+        if let Err(e) = std::thread::Builder::new().name("howdah-ops".to_owned()).spawn(render) {
+            return failed(&format!("there is no thread for it: {e}"));
+        }
+        match taken.await {
             Ok(Ok(text)) => response(StatusCode::OK, format, text),
             Ok(Err(why)) => {
                 tracing::error!(error = %why, "ops port: cannot render");
                 failed(&why)
             }
-            Err(e) => {
-                if e.is_panic() {
-                    self.services.counters.count("panics_total", "ops");
-                }
+            Err(_) => {
+                self.services.counters.count("panics_total", "ops");
                 failed("the figures could not be collected")
             }
         }
     }
+}
+
+/// This thread goes on at a lower priority, for the rest of its life (only a privileged one may raise it again).
+fn step_back() {
+    const NICE: i32 = 10;
+    let (me, now) = (rustix::thread::gettid(), rustix::process::getpriority_process(None));
+    let nice = now.unwrap_or(0).saturating_add(NICE).min(19);
+    // Where it is refused, the answer comes all the same.
+    let _ = rustix::process::setpriority_process(Some(me), nice);
 }
 
 /// The listeners are open before this one is served, and a configuration that is in force is valid.
