@@ -226,3 +226,131 @@ fn servers_are_logged_in_to_as_libpq_does_on_15() {
 fn servers_are_logged_in_to_as_libpq_does_on_18() {
     servers(18);
 }
+
+/// `client_tls_mode`, and what PostgreSQL's line says for it.
+const MODES: [(&str, &str, &str); 6] = [
+    ("disable", "hostnossl", ""),
+    ("allow", "host", ""),
+    ("prefer", "host", ""),
+    ("require", "hostssl", ""),
+    ("verify-ca", "hostssl", " clientcert=verify-ca"),
+    ("verify-full", "hostssl", " clientcert=verify-ca"),
+];
+const METHODS: [&str; 4] = ["trust", "password", "md5", "scram-sha-256"];
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+/// Who comes, with which password, and whether a certificate is shown.
+const WHO: [(&str, &str, bool); 4] =
+    [("client", RIGHT, true), ("client", RIGHT, false), ("client", WRONG, true), ("missing", RIGHT, true)];
+
+/// Every `client_tls_mode` with every sslmode, method and visitor; the source of secrets goes round, so that each meets
+/// each value of each other column, and each pair of them.
+fn modes(major: u32) {
+    let Some(lab) = lab() else { return };
+    let name = |m: usize, n: usize| format!("m{m}_{n}");
+    let pairs = || (0..MODES.len()).flat_map(|m| (0..METHODS.len()).map(move |n| (m, n)));
+    let mut hba = vec!["hostssl app app 127.0.0.1/32 trust".to_owned()];
+    hba.extend(pairs().map(|(m, n)| {
+        let (_, kind, more) = MODES[m];
+        format!("{kind} {} all 127.0.0.1/32 {}{more}", name(m, n), METHODS[n])
+    }));
+    let mut sql = vec![
+        format!("CREATE ROLE client LOGIN PASSWORD '{RIGHT}'"),
+        "CREATE ROLE asker LOGIN SUPERUSER".to_owned(),
+    ];
+    sql.extend(pairs().map(|(m, n)| format!("CREATE DATABASE {}", name(m, n))));
+    let hba: Vec<&str> = hba.iter().map(String::as_str).collect();
+    let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
+    let Some(cluster) = tls_cluster(major, &lab, &hba, &sql) else { return };
+    let stored =
+        cluster.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'client'").expect("a verifier");
+    let sources = [
+        format!("[users.client]\npassword = \"{RIGHT}\"\n"),
+        format!("[users.client]\npassword = \"{stored}\"\n"),
+        "auth_user = \"asker\"\n[users.asker]\npassword = \"not asked for\"\n".to_owned(),
+    ];
+    let (mut cells, mut let_in) = (0, 0);
+    for (m, (mode, _, _)) in MODES.iter().enumerate() {
+        let rules = lab.path(&format!("{mode}.hba"));
+        let text: String = (0..METHODS.len())
+            .map(|n| format!("host {} all 127.0.0.1/32 {}\n", name(m, n), METHODS[n]))
+            .collect();
+        std::fs::write(&rules, text).expect("written");
+        let databases: String = (0..METHODS.len())
+            .map(|n| {
+                format!(
+                    "[databases.{}]\nhost = \"{}\"\nport = {}\npool_size = 2\n",
+                    name(m, n),
+                    cluster.socket_dir().display(),
+                    cluster.port()
+                )
+            })
+            .collect();
+        let howdahs = sources.each_ref().map(|source| {
+            Howdah::start(&format!(
+                "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
+                 auth_hba_file = \"{}\"\nmax_login_failures = 0\n{}{source}{databases}",
+                rules.display(),
+                client_tls(&lab, mode)
+            ))
+        });
+        let cell = |s: usize, n: usize, w: usize| {
+            let ((user, password, shows), ssl) = (WHO[w], SSL_MODES[s]);
+            let shown = match shows {
+                true => format!("sslcert={} sslkey={}", lab.show("client.crt"), lab.show("client.key")),
+                false => "sslcert=none".to_owned(),
+            };
+            let dsn = |port: u16| {
+                format!(
+                    "host=127.0.0.1 port={port} user={user} dbname={} password={password} sslmode={ssl} \
+                     sslrootcert={} {shown}",
+                    name(m, n),
+                    lab.show("ca.crt")
+                )
+            };
+            let source = (m + s + n + w) % sources.len();
+            let (direct, through) = (said(&dsn(cluster.port())), said(&dsn(howdahs[source].port())));
+            assert_eq!(
+                through.clone().ok(),
+                direct.clone().ok(),
+                "{mode} {ssl} {} {user}/{password} {shown} source {source}: {direct:?} {through:?}",
+                METHODS[n]
+            );
+            usize::from(through.is_ok())
+        };
+        // Each sslmode on a thread of its own.
+        let of_one = |s: usize| -> usize {
+            (0..METHODS.len())
+                .flat_map(|n| (0..WHO.len()).map(move |w| (n, w)))
+                .map(|(n, w)| cell(s, n, w))
+                .sum()
+        };
+        std::thread::scope(|scope| {
+            let of_one = &of_one;
+            let running: Vec<_> = (0..SSL_MODES.len()).map(|s| scope.spawn(move || of_one(s))).collect();
+            for one in running {
+                let_in += one.join().expect("as with PostgreSQL");
+                cells += METHODS.len() * WHO.len();
+            }
+        });
+        for howdah in &howdahs {
+            let log = howdah.log();
+            assert!(
+                !log.contains(RIGHT) && !log.contains(WRONG) && !log.contains(&stored),
+                "a secret is in the log"
+            );
+        }
+    }
+    println!("{cells} cells on PostgreSQL {major}, in {let_in} of them one comes in");
+    assert_eq!(cells, 6 * 6 * 4 * 4);
+    assert!(let_in > 100);
+}
+
+#[test]
+fn each_tls_mode_lets_in_as_postgres_15() {
+    modes(15);
+}
+
+#[test]
+fn each_tls_mode_lets_in_as_postgres_18() {
+    modes(18);
+}

@@ -1,7 +1,7 @@
 //! Who guesses passwords: failed logins by address and user, each with an allowance that fills again within a minute.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 /// Names and addresses are the clients' choice: no more of them are remembered.
@@ -11,6 +11,19 @@ const WINDOW: f64 = 60.0;
 
 /// `None` is the Unix socket.
 type Who = (Option<IpAddr>, String);
+
+fn who(address: Option<IpAddr>, user: &str) -> Who {
+    (address.map(network), user.to_owned())
+}
+
+/// Whoever has one address of IPv6 commonly has its /64, and could guess from a new one each time: they count as one.
+/// One of IPv4 that arrived on a socket of IPv6 is itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -35,10 +48,7 @@ impl Failures {
     pub fn may_try(&self, now: Instant, limit: u32, address: Option<IpAddr>, user: &str) -> bool {
         limit == 0
             || self.0.is_empty()
-            || self
-                .0
-                .get(&(address, user.to_owned()))
-                .is_none_or(|e| e.level(now, limit) + 1.0 <= f64::from(limit))
+            || self.0.get(&who(address, user)).is_none_or(|e| e.level(now, limit) + 1.0 <= f64::from(limit))
     }
 
     /// One has failed.
@@ -46,7 +56,7 @@ impl Failures {
         if limit == 0 {
             return;
         }
-        let who = (address, user.to_owned());
+        let who = who(address, user);
         if self.0.len() >= MOST && !self.0.contains_key(&who) {
             self.0.retain(|_, e| e.level(now, limit) > 0.0);
             // Full of those that failed just now: the one that matters least goes.
@@ -65,7 +75,7 @@ impl Failures {
     /// A login has succeeded: who has the secret does not guess.
     pub fn succeeded(&mut self, address: Option<IpAddr>, user: &str) {
         if !self.0.is_empty() {
-            self.0.remove(&(address, user.to_owned()));
+            self.0.remove(&who(address, user));
         }
     }
 }
@@ -94,6 +104,25 @@ mod tests {
         assert!(!f.may_try(later, 6, here, "u"));
         f.succeeded(here, "u");
         assert!(f.may_try(later, 6, here, "u"));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_guesser() {
+        let (mut f, now) = (Failures::default(), Clock::now());
+        let at = |a: &str| Some(a.parse().unwrap());
+        for n in 0..4 {
+            f.failed(now, 4, at(&format!("2001:db8:0:1:{n:x}::{n:x}")), "u");
+            f.failed(now, 4, at("::ffff:10.0.0.1"), "u");
+        }
+        assert!(
+            !f.may_try(now, 4, at("2001:db8:0:1:ffff:ffff:ffff:ffff"), "u"),
+            "one that has not been seen"
+        );
+        assert!(f.may_try(now, 4, at("2001:db8:0:2::"), "u"), "the network beside it");
+        assert!(!f.may_try(now, 4, at("10.0.0.1"), "u"), "the same of IPv4");
+        assert!(f.may_try(now, 4, at("::ffff:10.0.0.2"), "u"), "addresses of IPv4 are not one network");
+        f.succeeded(at("2001:db8:0:1::9"), "u");
+        assert!(f.may_try(now, 4, at("2001:db8:0:1::"), "u"));
     }
 
     #[test]
