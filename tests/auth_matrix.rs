@@ -8,6 +8,7 @@ mod kit;
 mod wire;
 
 use common::Cluster;
+use common::certs::Lab;
 use common::proxy::Howdah;
 use kit::tls::{client_tls, lab, psql, tls_cluster};
 
@@ -30,9 +31,8 @@ const DATABASES: [(&str, &str, &str); 11] = [
 /// Their secrets are an md5 hash and a SCRAM verifier in PostgreSQL; the last does not exist.
 const USERS: [&str; 3] = ["hashed", "client", "missing"];
 
-fn postgres(major: u32, lab: &common::certs::Lab) -> Option<Cluster> {
-    let lines: Vec<String> =
-        DATABASES.iter().map(|(d, kind, method)| format!("{kind} {d} all 127.0.0.1/32 {method}")).collect();
+fn postgres(major: u32, lab: &Lab) -> Option<Cluster> {
+    let lines = DATABASES.map(|(d, kind, method)| line(kind, d, method));
     let mut hba = vec!["hostssl app app 127.0.0.1/32 trust"];
     hba.extend(lines.iter().map(String::as_str));
     let mut sql = vec![
@@ -53,14 +53,77 @@ fn said(dsn: &str) -> Result<String, String> {
     })
 }
 
+/// As both read it.
+fn line(kind: &str, database: &str, method: &str) -> String {
+    format!("{kind} {database} all 127.0.0.1/32 {method}\n")
+}
+
+/// Both sides' sections of these databases; `server` is where they are.
+fn databases<'d>(names: impl IntoIterator<Item = &'d str>, server: &str) -> String {
+    names.into_iter().map(|d| format!("[databases.{d}]\n{server}\npool_size = 2\n")).collect()
+}
+
+fn over_socket(cluster: &Cluster) -> String {
+    format!("host = \"{}\"\nport = {}", cluster.socket_dir().display(), cluster.port())
+}
+
+/// What PostgreSQL keeps of a role's password.
+fn stored(cluster: &Cluster, user: &str) -> String {
+    let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{user}'");
+    cluster.value(&sql).expect("a secret")
+}
+
+/// Lets clients in by `rules`; in `more` stand the sections.
+fn by_rules(lab: &Lab, mode: &str, rules: &str, more: &str) -> Howdah {
+    let file = lab.path(&format!("{mode}.hba"));
+    std::fs::write(&file, rules).expect("written");
+    Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
+         auth_hba_file = \"{}\"\nmax_login_failures = 0\n{}{more}",
+        file.display(),
+        client_tls(lab, mode)
+    ))
+}
+
+/// A client over TCP, with or without a certificate.
+struct Visitor<'a> {
+    database: &'a str,
+    user: &'a str,
+    password: &'a str,
+    ssl: &'a str,
+    shows: bool,
+}
+
+impl Visitor<'_> {
+    fn dsn(&self, lab: &Lab, port: u16) -> String {
+        let Self { database, user, password, ssl, shows } = self;
+        let shown = match shows {
+            true => format!("sslcert={} sslkey={}", lab.show("client.crt"), lab.show("client.key")),
+            false => "sslcert=none".to_owned(),
+        };
+        format!(
+            "host=127.0.0.1 port={port} user={user} dbname={database} password='{password}' sslmode={ssl} \
+             sslrootcert={} {shown}",
+            lab.show("ca.crt")
+        )
+    }
+}
+
+/// Howdah's verdict is PostgreSQL's; whether one comes in.
+fn agreed(cell: &str, direct: &Result<String, String>, through: &Result<String, String>) -> bool {
+    assert_eq!(through.as_ref().ok(), direct.as_ref().ok(), "{cell}: {direct:?} {through:?}");
+    through.is_ok()
+}
+
+fn tells_no_secret(howdah: &Howdah) {
+    let log = howdah.log();
+    let secrets = [RIGHT, WRONG, "SCRAM-SHA-256$"];
+    assert!(secrets.iter().all(|s| !log.contains(s)), "a secret is in the log");
+}
+
 fn clients(major: u32) {
     let Some(lab) = lab() else { return };
     let Some(cluster) = postgres(major, &lab) else { return };
-    let secret = |user: &str| {
-        cluster
-            .value(&format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{user}'"))
-            .expect("a secret")
-    };
     let listed = |secrets: [&str; 2]| {
         format!(
             "[users.hashed]\npassword = \"{}\"\n[users.client]\npassword = \"{}\"\n",
@@ -69,39 +132,17 @@ fn clients(major: u32) {
     };
     let sources = [
         ("plain", String::new(), listed([RIGHT, RIGHT])),
-        ("stored", String::new(), listed([&secret("hashed"), &secret("client")])),
+        ("stored", String::new(), listed([&stored(&cluster, "hashed"), &stored(&cluster, "client")])),
         (
             "asked",
             "auth_user = \"asker\"\n".to_owned(),
             "[users.asker]\npassword = \"not asked for\"\n".to_owned(),
         ),
     ];
-    let rules = lab.path("pg_hba.conf");
-    let text: String = DATABASES
-        .iter()
-        .map(|(d, kind, method)| format!("{kind} {d} all 127.0.0.1/32 {method}\n"))
-        .collect::<Vec<_>>()
-        .concat();
-    std::fs::write(&rules, text).expect("written");
-    let databases: String = DATABASES
-        .iter()
-        .map(|(d, _, _)| {
-            format!(
-                "[databases.{d}]\nhost = \"{}\"\nport = {}\npool_size = 2\n",
-                cluster.socket_dir().display(),
-                cluster.port()
-            )
-        })
-        .collect::<Vec<_>>()
-        .concat();
+    let rules = DATABASES.map(|(d, kind, method)| line(kind, d, method)).concat();
+    let databases = databases(DATABASES.map(|(d, ..)| d), &over_socket(&cluster));
     let howdahs = sources.map(|(source, top, users)| {
-        let config = format!(
-            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
-             auth_hba_file = \"{}\"\nmax_login_failures = 0\n{}{top}{users}{databases}",
-            rules.display(),
-            client_tls(&lab, "allow")
-        );
-        (source, Howdah::start(&config))
+        (source, by_rules(&lab, "allow", &rules, &format!("{top}{users}{databases}")))
     });
     let (mut cells, mut let_in) = (0, 0);
     for (database, _, method) in DATABASES {
@@ -112,20 +153,10 @@ fn clients(major: u32) {
                         continue;
                     }
                     // With require nobody shows a certificate.
-                    let shown = match mode {
-                        "require" => "sslcert=none".to_owned(),
-                        _ => format!("sslcert={} sslkey={}", lab.show("client.crt"), lab.show("client.key")),
-                    };
-                    let dsn = |port: u16| {
-                        format!(
-                            "host=127.0.0.1 port={port} user={user} dbname={database} password='{password}' sslmode={mode} \
-                             sslrootcert={} {shown}",
-                            lab.show("ca.crt"),
-                        )
-                    };
-                    let direct = said(&dsn(cluster.port()));
+                    let visitor = Visitor { database, user, password, ssl: mode, shows: mode != "require" };
+                    let direct = said(&visitor.dsn(&lab, cluster.port()));
                     for (source, howdah) in &howdahs {
-                        let through = said(&dsn(howdah.port()));
+                        let through = said(&visitor.dsn(&lab, howdah.port()));
                         let cell = format!("{database} {mode} {user}/{password} {source}");
                         // With md5 PostgreSQL lets in whoever has a secret of either kind; a plain one serves both. A hash
                         // cannot answer a SCRAM challenge: there PostgreSQL refuses, too, but who has the password does not.
@@ -135,13 +166,8 @@ fn clients(major: u32) {
                             cells += 1;
                             continue;
                         }
-                        assert_eq!(
-                            through.clone().ok(),
-                            direct.clone().ok(),
-                            "{cell}: {direct:?} {through:?}"
-                        );
                         cells += 1;
-                        let_in += usize::from(through.is_ok());
+                        let_in += usize::from(agreed(&cell, &direct, &through));
                     }
                 }
             }
@@ -149,13 +175,7 @@ fn clients(major: u32) {
     }
     println!("{cells} cells on PostgreSQL {major}, in {let_in} of them one comes in");
     assert!(cells > 700 && let_in > 100);
-    for (_, howdah) in &howdahs {
-        let log = howdah.log();
-        assert!(
-            !log.contains(RIGHT) && !log.contains(WRONG) && !log.contains("SCRAM-SHA-256$"),
-            "a secret is in the log"
-        );
-    }
+    howdahs.iter().for_each(|(_, howdah)| tells_no_secret(howdah));
 }
 
 #[test]
@@ -183,11 +203,7 @@ fn servers(major: u32) {
             ),
         };
         for password in [RIGHT, WRONG] {
-            let databases: String = DATABASES
-                .iter()
-                .map(|(d, _, _)| format!("[databases.{d}]\nhost = \"{}\"\npool_size = 2\n", cluster.tcp()))
-                .collect::<Vec<_>>()
-                .concat();
+            let databases = databases(DATABASES.map(|(d, ..)| d), &format!("host = \"{}\"", cluster.tcp()));
             let howdah = Howdah::start(&format!(
                 "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
                  server_cleartext_password = true\nserver_login_retry = \"100ms\"\n{tls}\
@@ -195,22 +211,15 @@ fn servers(major: u32) {
             ));
             for (database, _, _) in DATABASES {
                 for user in ["hashed", "client"] {
-                    let direct = said(&format!(
-                        "host=127.0.0.1 port={} user={user} dbname={database} password={password} sslmode={mode} \
-                         sslrootcert={} sslcert={} sslkey={}",
-                        cluster.port(),
-                        lab.show("ca.crt"),
-                        lab.show("client.crt"),
-                        lab.show("client.key")
-                    ));
+                    let visitor = Visitor { database, user, password, ssl: mode, shows: true };
+                    let direct = said(&visitor.dsn(&lab, cluster.port()));
                     let through = said(&howdah.dsn(user, database));
                     let cell = format!("{database} {mode} {user}/{password}");
-                    assert_eq!(through.clone().ok(), direct.clone().ok(), "{cell}: {direct:?} {through:?}");
+                    agreed(&cell, &direct, &through);
                     cells += 1;
                 }
             }
-            let log = howdah.log();
-            assert!(!log.contains(RIGHT) && !log.contains(WRONG), "a secret is in the log");
+            tells_no_secret(&howdah);
         }
     }
     println!("{cells} cells on PostgreSQL {major}");
@@ -251,7 +260,7 @@ fn modes(major: u32) {
     let mut hba = vec!["hostssl app app 127.0.0.1/32 trust".to_owned()];
     hba.extend(pairs().map(|(m, n)| {
         let (_, kind, more) = MODES[m];
-        format!("{kind} {} all 127.0.0.1/32 {}{more}", name(m, n), METHODS[n])
+        line(kind, &name(m, n), &format!("{}{more}", METHODS[n]))
     }));
     let mut sql = vec![
         format!("CREATE ROLE client LOGIN PASSWORD '{RIGHT}'"),
@@ -261,61 +270,27 @@ fn modes(major: u32) {
     let hba: Vec<&str> = hba.iter().map(String::as_str).collect();
     let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
     let Some(cluster) = tls_cluster(major, &lab, &hba, &sql) else { return };
-    let stored =
-        cluster.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'client'").expect("a verifier");
+    let verifier = stored(&cluster, "client");
     let sources = [
         format!("[users.client]\npassword = \"{RIGHT}\"\n"),
-        format!("[users.client]\npassword = \"{stored}\"\n"),
+        format!("[users.client]\npassword = \"{verifier}\"\n"),
         "auth_user = \"asker\"\n[users.asker]\npassword = \"not asked for\"\n".to_owned(),
     ];
     let (mut cells, mut let_in) = (0, 0);
     for (m, (mode, _, _)) in MODES.iter().enumerate() {
-        let rules = lab.path(&format!("{mode}.hba"));
-        let text: String = (0..METHODS.len())
-            .map(|n| format!("host {} all 127.0.0.1/32 {}\n", name(m, n), METHODS[n]))
-            .collect();
-        std::fs::write(&rules, text).expect("written");
-        let databases: String = (0..METHODS.len())
-            .map(|n| {
-                format!(
-                    "[databases.{}]\nhost = \"{}\"\nport = {}\npool_size = 2\n",
-                    name(m, n),
-                    cluster.socket_dir().display(),
-                    cluster.port()
-                )
-            })
-            .collect();
-        let howdahs = sources.each_ref().map(|source| {
-            Howdah::start(&format!(
-                "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
-                 auth_hba_file = \"{}\"\nmax_login_failures = 0\n{}{source}{databases}",
-                rules.display(),
-                client_tls(&lab, mode)
-            ))
-        });
+        let names: Vec<String> = (0..METHODS.len()).map(|n| name(m, n)).collect();
+        let rules: String = names.iter().zip(METHODS).map(|(d, method)| line("host", d, method)).collect();
+        let databases = databases(names.iter().map(String::as_str), &over_socket(&cluster));
+        let howdahs =
+            sources.each_ref().map(|source| by_rules(&lab, mode, &rules, &format!("{source}{databases}")));
         let cell = |s: usize, n: usize, w: usize| {
-            let ((user, password, shows), ssl) = (WHO[w], SSL_MODES[s]);
-            let shown = match shows {
-                true => format!("sslcert={} sslkey={}", lab.show("client.crt"), lab.show("client.key")),
-                false => "sslcert=none".to_owned(),
-            };
-            let dsn = |port: u16| {
-                format!(
-                    "host=127.0.0.1 port={port} user={user} dbname={} password={password} sslmode={ssl} \
-                     sslrootcert={} {shown}",
-                    name(m, n),
-                    lab.show("ca.crt")
-                )
-            };
+            let (user, password, shows) = WHO[w];
+            let visitor = Visitor { database: &names[n], user, password, ssl: SSL_MODES[s], shows };
             let source = (m + s + n + w) % sources.len();
-            let (direct, through) = (said(&dsn(cluster.port())), said(&dsn(howdahs[source].port())));
-            assert_eq!(
-                through.clone().ok(),
-                direct.clone().ok(),
-                "{mode} {ssl} {} {user}/{password} {shown} source {source}: {direct:?} {through:?}",
-                METHODS[n]
-            );
-            usize::from(through.is_ok())
+            let said = |port: u16| said(&visitor.dsn(&lab, port));
+            let cell =
+                format!("{mode} {} {} {user}/{password} {shows} source {source}", SSL_MODES[s], METHODS[n]);
+            usize::from(agreed(&cell, &said(cluster.port()), &said(howdahs[source].port())))
         };
         // Each sslmode on a thread of its own.
         let of_one = |s: usize| -> usize {
@@ -332,13 +307,7 @@ fn modes(major: u32) {
                 cells += METHODS.len() * WHO.len();
             }
         });
-        for howdah in &howdahs {
-            let log = howdah.log();
-            assert!(
-                !log.contains(RIGHT) && !log.contains(WRONG) && !log.contains(&stored),
-                "a secret is in the log"
-            );
-        }
+        howdahs.iter().for_each(tells_no_secret);
     }
     println!("{cells} cells on PostgreSQL {major}, in {let_in} of them one comes in");
     assert_eq!(cells, 6 * 6 * 4 * 4);
