@@ -62,6 +62,7 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
     }
     // Nobody is let in before every address is had: whoever reaches one of them reaches all.
     let listen = &config.listen;
+    let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
     let mut tcp = Vec::new();
     for addr in &listen.tcp {
         let socket = match bind_tcp(*addr, &config.compat.listen) {
@@ -80,13 +81,12 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
         let port = listen.unix_port.or(listen.tcp.first().map(SocketAddr::port)).unwrap_or(PORT);
         let path = dir.join(format!(".s.PGSQL.{port}"));
         let group = config.compat.listen.unix_group.as_deref();
-        let l = bind_unix(&path, listen.unix_mode, listen.backlog, group)
+        let l = bind_unix(&path, listen.unix_mode, backlog, group)
             .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
         unix = Some(Bound::Unix(l, path));
     }
     let mut bound = Vec::new();
     for (addr, socket) in tcp {
-        let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
         let listener = socket.listen(backlog).and_then(|()| TcpListener::from_std(socket.into()));
         let l = listener.map_err(|e| format!("cannot listen on {addr}: {e}"))?;
         tracing::info!("listening on {}", l.local_addr().unwrap_or(addr));
@@ -151,7 +151,7 @@ fn bind_tcp(addr: SocketAddr, more: &Listening) -> io::Result<socket2::Socket> {
 }
 
 /// A socket file that nobody answers on is left from a process that was killed, and is replaced.
-fn bind_unix(path: &Path, mode: u32, backlog: u32, group: Option<&str>) -> io::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32, backlog: i32, group: Option<&str>) -> io::Result<UnixListener> {
     if path.to_string_lossy().starts_with('@') {
         use std::os::linux::net::SocketAddrExt as _;
         use std::os::unix::ffi::OsStrExt as _;
@@ -184,7 +184,7 @@ fn bind_unix(path: &Path, mode: u32, backlog: u32, group: Option<&str>) -> io::R
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     s.set_nonblocking(true)?;
-    s.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    s.listen(backlog)?;
     UnixListener::from_std(s.into())
 }
 
