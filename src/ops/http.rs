@@ -166,9 +166,11 @@ impl Endpoints {
     }
 }
 
+/// How much lower a thread's priority is that writes for the ops port.
+pub(super) const NICE: i32 = 10;
+
 /// This thread goes on at a lower priority, for the rest of its life (only a privileged one may raise it again).
-fn step_back() {
-    const NICE: i32 = 10;
+pub(super) fn step_back() {
     let (me, now) = (rustix::thread::gettid(), rustix::process::getpriority_process(None));
     let nice = now.unwrap_or(0).saturating_add(NICE).min(19);
     // Where it is refused, the answer comes all the same.
