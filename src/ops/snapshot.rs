@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::resolved::{HostAddr, PoolMode};
 use crate::metrics::Histogram;
 use crate::metrics::events::Event;
+use crate::pool::adapt::Decision;
 use crate::pool::core::Counts;
 use crate::pool::holders::Holder;
 use crate::pool::ledger::LimitKey;
@@ -131,7 +132,7 @@ pub(super) struct PoolFigures {
     /// In force; 0 is without limit.
     pub(super) effective_size: usize,
     /// The last decision about it.
-    pub(super) sized: Option<String>,
+    pub(super) sized: Option<Decision>,
     pub(super) min_size: u32,
     pub(super) reserve_size: u32,
     pub(super) counts: Counts,
@@ -228,8 +229,8 @@ impl PoolFigures {
             key: pool.key.clone(),
             mode: s.mode,
             size: s.size,
-            effective_size: if s.size == 0 { 0 } else { effective_size },
-            sized: sized.map(|d| d.to_string()),
+            effective_size,
+            sized,
             min_size: s.min_size,
             reserve_size: s.reserve_size,
             counts: pool.counts(),

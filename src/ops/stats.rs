@@ -55,7 +55,7 @@ struct Pool<'a> {
     /// The size in force, and the last decision about one that moves.
     effective_size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    last_size_decision: Option<&'a str>,
+    last_size_decision: Option<String>,
     servers: States,
     utilization: f64,
     waiting: usize,
@@ -252,7 +252,7 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
             reserve_size: p.reserve_size,
         },
         effective_size: p.effective_size,
-        last_size_decision: p.sized.as_deref(),
+        last_size_decision: p.sized.map(|d| d.to_string()),
         servers: p.by_state().into(),
         utilization: p.utilization(),
         waiting: p.counts.waiting,

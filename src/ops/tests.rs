@@ -11,6 +11,7 @@ use crate::config::resolved::{PoolMode, Role};
 use crate::config::{Overrides, load};
 use crate::metrics::BUCKETS_US;
 use crate::metrics::catalog::{EXPORTER, Kind, METRICS, Source};
+use crate::pool::adapt::{Decision, Reason};
 use crate::pool::core::Counts;
 use crate::pool::{PoolKey, PoolTotals};
 
@@ -18,6 +19,18 @@ use crate::pool::{PoolKey, PoolTotals};
 #[expect(unreachable_pub, reason = "shared with the integration tests")]
 mod format;
 use format::Exposition;
+
+#[test]
+fn who_writes_a_scrape_steps_behind_the_relay() {
+    let mine = || rustix::process::getpriority_process(None).unwrap();
+    let before = mine();
+    let writer = std::thread::spawn(move || {
+        http::step_back();
+        mine()
+    });
+    assert_eq!(writer.join().unwrap(), (before + http::NICE).min(19));
+    assert_eq!(mine(), before, "no other thread does");
+}
 
 fn services() -> Arc<Services> {
     let dir = tempfile::tempdir().unwrap();
@@ -52,7 +65,7 @@ fn pool() -> PoolFigures {
         mode: PoolMode::Transaction,
         size: 10,
         effective_size: 8,
-        sized: Some("size 4 -> 8: faster".to_owned()),
+        sized: Some(Decision { from: 4, to: 8, reason: Reason::Faster, before: None, after: None }),
         min_size: 2,
         reserve_size: 3,
         counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },

@@ -59,27 +59,18 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [&'static str; 8] =
-        ["try_more", "try_fewer", "slower", "faster", "no_faster", "no_slower", "needed", "unclear"];
-
     /// In the metrics.
     pub const fn as_str(self) -> &'static str {
-        let [more, fewer, slower, faster, no_faster, no_slower, needed, unclear] = Self::ALL;
         match self {
-            Self::TryMore => more,
-            Self::TryFewer => fewer,
-            Self::Slower => slower,
-            Self::Faster => faster,
-            Self::NoFaster => no_faster,
-            Self::NoSlower => no_slower,
-            Self::Needed => needed,
-            Self::Unclear => unclear,
+            Self::TryMore => "try_more",
+            Self::TryFewer => "try_fewer",
+            Self::Slower => "slower",
+            Self::Faster => "faster",
+            Self::NoFaster => "no_faster",
+            Self::NoSlower => "no_slower",
+            Self::Needed => "needed",
+            Self::Unclear => "unclear",
         }
-    }
-
-    /// A trial begins; otherwise one has ended, and `to` stays.
-    pub const fn is_trial(self) -> bool {
-        matches!(self, Self::TryMore | Self::TryFewer | Self::Slower)
     }
 }
 

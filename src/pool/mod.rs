@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod registry;
 mod roles;
 pub mod shed;
+mod size;
 pub mod stats;
 
 use std::collections::HashMap;
@@ -156,12 +157,6 @@ impl PoolSpec {
             keepalive: settings.keepalive,
             settings,
         })
-    }
-
-    /// For a size that moves.
-    fn limiter(&self) -> Option<adapt::Limiter> {
-        let (lower, upper) = (self.settings.min_size as usize, self.core().size);
-        self.settings.auto.then(|| adapt::Limiter::new(lower, upper))
     }
 
     fn counts_statements(&self) -> bool {
@@ -395,6 +390,7 @@ impl Pool {
     pub fn new(key: PoolKey, spec: PoolSpec, services: Arc<Services>) -> Arc<Self> {
         let queries = Scope::new(services.queries.clone(), key.database.clone());
         queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
+        let limiter = spec.limiter();
         Arc::new(Self {
             queries,
             told: Mutex::default(),
@@ -402,11 +398,8 @@ impl Pool {
             own: Mutex::default(),
             unused: AtomicU64::new(0),
             inner: Mutex::new(Inner {
-                core: PoolCore::new(CoreSettings {
-                    size: spec.limiter().map_or(spec.core().size, |l| l.limit()),
-                    ..spec.core()
-                }),
-                limiter: spec.limiter(),
+                core: PoolCore::new(size::in_force(spec.core(), limiter.as_ref())),
+                limiter,
                 totals: PoolTotals::default(),
                 shortest: spec.settings.shed_load.then(shed::Shortest::default),
                 counts_statements: spec.counts_statements(),
@@ -527,8 +520,7 @@ impl Pool {
     /// A new configuration: sizes apply at once, other servers as connections come back.
     pub fn reconfigure(self: &Arc<Self>, spec: PoolSpec) {
         let same = self.spec.read().same_servers(&spec);
-        let mut core = spec.core();
-        let limiter = spec.limiter();
+        let (core, limiter) = (spec.core(), spec.limiter());
         self.queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         let (sheds, counts_statements) = (spec.settings.shed_load, spec.counts_statements());
         *self.spec.write() = Arc::new(spec);
@@ -543,7 +535,7 @@ impl Pool {
                 }
                 (_, new) => new,
             };
-            core.size = inner.limiter.as_ref().map_or(core.size, adapt::Limiter::limit);
+            let core = size::in_force(core, inner.limiter.as_ref());
             inner.core.reconfigure(core);
             inner.counts_statements = counts_statements;
             inner.shortest = sheds.then(|| inner.shortest.take().unwrap_or_default());
@@ -1004,43 +996,6 @@ impl Pool {
             inner.core.tick(now)
         };
         self.apply(fx);
-    }
-
-    /// Moves the size where it is to move by what is measured; called twice a second.
-    pub fn adapt(self: &Arc<Self>, now: Instant) {
-        let decision = {
-            let inner = &mut *self.inner.lock();
-            let Some(limiter) = &mut inner.limiter else { return };
-            let c = inner.core.counts();
-            let decision = limiter.sample(
-                now,
-                adapt::Sample {
-                    transactions: inner.totals.transactions,
-                    server_us: inner.totals.server.sum_us,
-                    waiting: c.waiting,
-                    open: c.live() - c.opening,
-                },
-            );
-            if decision.is_some() {
-                let size = limiter.limit();
-                inner.core.reconfigure(CoreSettings { size, ..inner.core.settings().clone() });
-            }
-            decision
-        };
-        let Some(d) = decision else { return };
-        self.services.counters.count("pool_size_decisions_total", d.reason.as_str());
-        tracing::info!(pool = %self.key, from = d.from, to = d.to, reason = d.reason.as_str(), "{d}");
-        // Trials that failed would push all else out of the events.
-        if matches!(d.reason, adapt::Reason::Faster | adapt::Reason::NoSlower | adapt::Reason::Slower) {
-            self.services.event("pool_size", format!("pool {}: {d}", self.key));
-        }
-        self.look_at(now);
-    }
-
-    /// The size in force, and the last decision about it where it moves.
-    pub fn sized(&self) -> (usize, Option<adapt::Decision>) {
-        let inner = self.inner.lock();
-        (inner.core.settings().size, inner.limiter.as_ref().and_then(|l| l.last().copied()))
     }
 
     /// Takes in what idle servers said, and drops those that went away.

@@ -132,7 +132,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
             super::databases::policy(t.hosts, t.balanced),
             t.roles.join(","),
             t.size,
-            if t.size == 0 { 0 } else { t.effective },
+            t.effective,
             t.reserve,
             t.last_error,
         ]);

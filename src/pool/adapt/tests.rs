@@ -215,7 +215,9 @@ proptest::proptest! {
             match decision {
                 Some(d) => {
                     proptest::prop_assert_eq!(d.to, limiter.limit());
-                    proptest::prop_assert!(d.reason.is_trial() || matches!(d.reason, Reason::Faster | Reason::NoSlower) || d.from == before);
+                    let begins = matches!(d.reason, Reason::TryMore | Reason::TryFewer | Reason::Slower);
+                    let stays = matches!(d.reason, Reason::Faster | Reason::NoSlower);
+                    proptest::prop_assert!(begins || stays || d.from == before);
                 }
                 None => proptest::prop_assert_eq!(before, limiter.limit()),
             }
