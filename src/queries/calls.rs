@@ -11,6 +11,7 @@ use super::template::Template;
 use super::{Call, Entry, Scope};
 use crate::proto::prepared::Statement;
 use crate::proto::sql::fingerprint::fingerprint as number_of;
+use crate::proto::sql::needs_look;
 
 /// Statements that a connection remembers.
 const REMEMBERED: usize = 16;
@@ -42,6 +43,14 @@ pub struct Calls {
     pub queue_us: u64,
     /// When the batch under way was sent.
     pub began: Option<Instant>,
+}
+
+/// A statement that is known by its text.
+#[derive(Debug)]
+pub struct Found {
+    entry: Arc<Entry>,
+    /// See [`needs_look`].
+    pub needs_look: bool,
 }
 
 /// Where a text is looked for: by its first bytes, among which there is seldom a constant.
@@ -90,24 +99,18 @@ impl Calls {
         self.calls.push((entry, Call { received, ..Call::default() }));
     }
 
-    /// A simple Query.
+    /// What a text is, found before anything is sent; [`Self::query`] or [`Self::parse`] takes it.
     #[inline]
-    pub fn query(&mut self, q: &Scope, sql: &[u8], bytes: usize) {
-        let entry = self.entry_of_text(q, sql);
-        self.begin(entry, bytes);
-    }
-
-    #[inline(always)]
-    fn entry_of_text(&mut self, q: &Scope, sql: &[u8]) -> Arc<Entry> {
+    pub fn find(&mut self, q: &Scope, sql: &[u8]) -> Found {
         let slot = slot(sql);
         match self.templates.get(slot) {
-            Some(Some(t)) if t.fits(sql) => t.entry.clone(),
+            Some(Some(t)) if t.fits(sql) => Found { entry: t.entry.clone(), needs_look: t.needs_look },
             _ => self.read(q, sql, slot),
         }
     }
 
     #[cold]
-    fn read(&mut self, q: &Scope, sql: &[u8], slot: usize) -> Arc<Entry> {
+    fn read(&mut self, q: &Scope, sql: &[u8], slot: usize) -> Found {
         let entry = self.entry(q, number_of(sql), || sql);
         if self.templates.is_empty() {
             self.templates.resize_with(REMEMBERED, || None);
@@ -115,7 +118,13 @@ impl Calls {
         if let Some(t) = self.templates.get_mut(slot) {
             *t = Template::new(sql, &entry);
         }
-        entry
+        Found { entry, needs_look: needs_look(sql) }
+    }
+
+    /// A simple Query.
+    #[inline]
+    pub fn query(&mut self, found: Found, bytes: usize) {
+        self.begin(found.entry, bytes);
     }
 
     /// A Query of which only the beginning was looked at.
@@ -125,9 +134,9 @@ impl Calls {
 
     /// A Parse of a statement that is the client's alone; returns its number.
     #[inline]
-    pub fn parse(&mut self, q: &Scope, sql: &[u8], bytes: usize) -> u64 {
+    pub fn parse(&mut self, found: &Found, bytes: usize) -> u64 {
         self.received += bytes as u64;
-        self.entry_of_text(q, sql).id
+        found.entry.id
     }
 
     /// The same of one that is too long.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Entry;
 use crate::proto::sql::lexer::{Lexer, Token};
+use crate::proto::sql::needs_look;
 
 /// Longer texts are read each time.
 const LONGEST: usize = 512;
@@ -34,6 +35,9 @@ pub(super) struct Template {
     fixed: Box<[u8]>,
     holes: Box<[Hole]>,
     pub(super) entry: Arc<Entry>,
+    /// Whether [`needs_look`] says so of this text. A constant cannot change what a statement is, so that what this
+    /// text cannot do no other that fits can.
+    pub(super) needs_look: bool,
 }
 
 impl Template {
@@ -72,7 +76,12 @@ impl Template {
         }
         fixed.extend_from_slice(sql.get(end..).unwrap_or_default());
         let fits = lexer.ambiguous_from().is_none() && holes.len() <= HOLES;
-        fits.then(|| Self { fixed: fixed.into(), holes: holes.into(), entry: entry.clone() })
+        fits.then(|| Self {
+            fixed: fixed.into(),
+            holes: holes.into(),
+            entry: entry.clone(),
+            needs_look: needs_look(sql),
+        })
     }
 
     /// Whether `sql` is this statement with other constants. What lies between the constants is the same, byte by
@@ -143,6 +152,7 @@ mod tests {
     use super::super::{Scope, Store};
     use super::*;
     use crate::proto::sql::fingerprint::fingerprint;
+    use crate::proto::sql::{TextEffects, deallocate_name, effects};
 
     fn template(sql: &str) -> Option<Template> {
         let scope = Scope::new(Arc::new(Store::new(10)), "app".into());
@@ -193,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_the_same_statement() {
-        let part = "(SELECT|a|b1|1|22|'x'|'yz'|''|'it''s'|E'q'|-|\\+|,|\\(|\\)| |\\$1|\\$\\$1\\$\\$|1\\.5|1e5|/\\*7\\*/|--8|\n|;|IN|VALUES|\"3\"|\\\\)";
+        let part = "(SELECT|SET|RESET|INTO|TEMP|CREATE|DECLARE|HOLD|DEALLOCATE|a|b1|1|22|'x'|'yz'|''|'it''s'|E'q'|-|\\+|,|\\(|\\)| |\\$1|\\$\\$1\\$\\$|1\\.5|1e5|/\\*7\\*/|--8|\n|;|IN|VALUES|\"3\"|\\\\)";
         let text = proptest::collection::vec(proptest::string::string_regex(part).unwrap(), 1..12);
         proptest!(ProptestConfig::with_cases(3000), |(parts in text, n in 0..1000_u32, s in "[a-z' 0-9]{0,3}")| {
             let one: String = parts.concat();
@@ -207,6 +217,10 @@ mod tests {
                 prop_assert!(t.fits(one.as_bytes()), "{one}");
                 if t.fits(other.as_bytes()) {
                     prop_assert_eq!(fingerprint(one.as_bytes()), fingerprint(other.as_bytes()), "{}\n{}", one, other);
+                    if !t.needs_look {
+                        prop_assert_eq!(effects(other.as_bytes(), &|_| false), TextEffects::default(), "{}", other);
+                        prop_assert_eq!(deallocate_name(other.as_bytes()), None, "{}", other);
+                    }
                 }
             }
         });

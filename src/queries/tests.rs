@@ -8,7 +8,8 @@ fn scope(limit: usize) -> Scope {
 
 fn run(q: &Scope, calls: &mut Calls, sql: &str, us: u64) {
     let app: Arc<str> = "test".into();
-    calls.query(q, sql.as_bytes(), sql.len());
+    let found = calls.find(q, sql.as_bytes());
+    calls.query(found, sql.len());
     calls.complete(0);
     calls.book(q, us, &app, |_, _| {});
     calls.end();
@@ -84,7 +85,8 @@ fn applications_are_bounded() {
     let q = scope(10);
     let mut calls = Calls::default();
     for n in 0..20 {
-        calls.query(&q, b"SELECT 1", 8);
+        let found = calls.find(&q, b"SELECT 1");
+        calls.query(found, 8);
         calls.complete(0);
         calls.book(&q, 1, &format!("app{}", n % 12).into(), |_, _| {});
     }
@@ -131,9 +133,11 @@ fn portals_and_names_lead_to_their_statements() {
     calls.bind(&q, b"", &b, 1);
     calls.execute(b"p", 1);
     calls.execute(b"", 1);
-    let own = calls.parse(&q, b"SELECT own", 1);
+    let found = calls.find(&q, b"SELECT own");
+    let own = calls.parse(&found, 1);
     calls.name(b"s", own);
-    let unnamed = calls.parse(&q, b"SELECT unnamed", 1);
+    let found = calls.find(&q, b"SELECT unnamed");
+    let unnamed = calls.parse(&found, 1);
     calls.bind_own(&q, b"", b"s", unnamed, 1);
     calls.execute(b"", 1);
     calls.bind_own(&q, b"", b"", unnamed, 1);
@@ -153,7 +157,8 @@ fn a_threshold_and_a_sample_say_what_is_logged() {
         let mut calls = Calls::default();
         let mut n = 0;
         for _ in 0..10 {
-            calls.query(&q, b"SELECT 1", 8);
+            let found = calls.find(&q, b"SELECT 1");
+        calls.query(found, 8);
             calls.complete(0);
             calls.book(&q, us, &"x".into(), |_, _| n += 1);
         }

@@ -183,7 +183,8 @@ fn query(
         }
         let text = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
         let text = text.strip_suffix(b"\0").unwrap_or(text);
-        let look = sql::needs_look(text);
+        let found = env.queries.map(|q| s.calls.find(q, text));
+        let look = found.as_ref().map_or_else(|| sql::needs_look(text), |f| f.needs_look);
         let drops = drops_statements(text, look);
         if drops && env.share_statements && s.must_wait(Stalled::ByNames) {
             return Ok(false);
@@ -194,15 +195,15 @@ fn query(
             if env.share_statements
                 && let Some(what) = deallocated(text, c)
             {
-                if let Some(q) = env.queries {
-                    s.calls.query(q, text, h.total);
+                if let Some(found) = found {
+                    s.calls.query(found, h.total);
                 }
                 deallocate(up, h, c, s, what);
                 return Ok(true);
             }
         }
-        if let Some(q) = env.queries {
-            s.calls.query(q, text, h.total);
+        if let Some(found) = found {
+            s.calls.query(found, h.total);
         }
     }
     c.statements.drop_sent();
@@ -383,7 +384,9 @@ fn parse(
     let rest = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
     let names = frame::cstr(rest).and_then(|(n, b)| frame::cstr(b).map(|(text, _)| (n, b, text)));
     let Some((name, body, text)) = names else { return short(up, h, s, Expect::Malformed) };
-    let classify = sql::needs_look(text);
+    // A text that is to be shared is numbered when it is interned.
+    let found = env.queries.filter(|_| unnamed).map(|q| s.calls.find(q, text));
+    let classify = found.as_ref().map_or_else(|| sql::needs_look(text), |f| f.needs_look);
     s.barrier_at_sync |= drops_statements(text, classify);
     if unnamed && c.statements.unnamed_deallocates.is_some() {
         c.statements.unnamed_deallocates = None;
@@ -410,8 +413,8 @@ fn parse(
         c.stats.client_parses += 1;
         c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };
         c.statements.unnamed_sent(Some(body));
-        if let Some(q) = env.queries {
-            let id = s.calls.parse(q, text, h.total);
+        if let Some(found) = found {
+            let id = s.calls.parse(&found, h.total);
             if name.is_empty() {
                 c.statements.unnamed_id = id;
             } else {
