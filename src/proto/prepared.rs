@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 
 use super::sql::{TextEffects, fingerprint};
 
@@ -273,7 +274,8 @@ impl Interner {
 /// The statements that one server connection has, least recently used first out.
 #[derive(Debug, Default)]
 pub struct ServerStatements {
-    have: HashMap<u64, (Arc<Statement>, u64)>,
+    /// The ids are counted here, so that nobody can choose them to collide.
+    have: FxHashMap<u64, (Arc<Statement>, u64)>,
     clock: u64,
 }
 

@@ -158,7 +158,7 @@ fn a_threshold_and_a_sample_say_what_is_logged() {
         let mut n = 0;
         for _ in 0..10 {
             let found = calls.find(&q, b"SELECT 1");
-        calls.query(found, 8);
+            calls.query(found, 8);
             calls.complete(0);
             calls.book(&q, us, &"x".into(), |_, _| n += 1);
         }
