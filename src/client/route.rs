@@ -23,6 +23,9 @@ use crate::routing::own_writes::{Key, Need};
 use crate::routing::{Decision, Reason, Stated, behind_begin, decide, stated_role};
 use crate::services::Services;
 
+/// Behind so many others a waiting client gives its buffer up: a wait that is over in a moment costs less than that.
+const KEEP_BUFFERS: usize = 256;
+
 /// What a session keeps about its database's servers.
 #[derive(Debug)]
 pub(super) struct Route {
@@ -518,11 +521,9 @@ impl Session {
         let look = if nobody.0 == Reason::OwnWrites { SOON } else { LOOK };
         let pause = left.map_or(look, |l| l.min(look));
         let changed = routes.changed.notified();
-        self.while_waiting(async {
-            let _ = tokio::time::timeout(pause, changed).await;
-        })
-        .await
-        .map_err(Unserved::End)
+        let mut over = std::pin::pin!(tokio::time::timeout(pause, changed));
+        self.shrink();
+        self.while_waiting(|cx, _| over.as_mut().poll(cx).map(drop)).await.map_err(Unserved::End)
     }
 
     /// Counts what a replica refused.
@@ -548,10 +549,11 @@ impl Session {
     }
 
     /// Waits in a pool's queue, and sees meanwhile whether the client leaves.
-    pub(super) async fn wait(&mut self, waiting: Waiting) -> Result<Lease, Unserved> {
-        let pool = waiting.pool().clone();
-        let ctl = self.ctl.clone();
-        match self.while_waiting(async move { pool.wait(waiting, &ctl).await }).await {
+    pub(super) async fn wait(&mut self, mut waiting: Waiting) -> Result<Lease, Unserved> {
+        if waiting.ahead() >= KEEP_BUFFERS {
+            self.shrink();
+        }
+        match self.while_waiting(|cx, ctl| waiting.poll(cx, ctl)).await {
             Ok(Ok(l)) => Ok(l),
             Ok(Err(e)) => Err(Unserved::Error(e)),
             Err(why) => Err(Unserved::End(why)),

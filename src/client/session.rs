@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -315,8 +315,20 @@ impl Session {
         };
         let mut lease = match checkout {
             Some(Checkout::Ready(l)) => l,
+            Some(Checkout::Wait(w)) => match self.wait(w).await {
+                Ok(mut l) => {
+                    let waited = Clock::us(now, l.since);
+                    if let Some(conn) = l.conn() {
+                        conn.state.calls.queue_us = waited;
+                    }
+                    l
+                }
+                Err(Unserved::Error(e)) => return Box::pin(self.not_served(e)).await,
+                Err(Unserved::End(why)) => return Some(why),
+            },
+            Some(Checkout::Refused(e)) => return Box::pin(self.not_served(e)).await,
             // Boxed with all that it holds, so that an idle client's task has no room for it.
-            other => match Box::pin(self.none_idle(other, now)).await {
+            None => match Box::pin(self.routed()).await {
                 Ok(l) => l,
                 Err(out) => return out,
             },
@@ -410,35 +422,18 @@ impl Session {
         end
     }
 
-    async fn none_idle(
-        &mut self,
-        checkout: Option<Checkout>,
-        asked: Instant,
-    ) -> Result<Lease, Option<Goodbye>> {
-        match checkout {
-            None => self.routed().await,
-            Some(Checkout::Ready(l)) => Ok(l),
-            Some(Checkout::Wait(w)) => match self.wait(w).await {
-                Ok(mut lease) => {
-                    let waited = Clock::us(asked, lease.since);
-                    if let Some(conn) = lease.conn() {
-                        conn.state.calls.queue_us = waited;
-                    }
-                    Ok(lease)
-                }
-                Err(Unserved::Error(e)) => Err(self.not_served(e).await),
-                Err(Unserved::End(why)) => Err(Some(why)),
-            },
-            Some(Checkout::Refused(e)) => Err(self.not_served(e).await),
-        }
+    /// For a wait that may be long: a waiting client keeps just the bytes that it has sent.
+    pub(super) fn shrink(&mut self) {
+        self.up.shrink(&self.services.buffers, self.ctl.id as usize);
     }
 
     /// Awaits what is worth waiting for, and sees meanwhile whether the client leaves.
-    pub(super) async fn while_waiting<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Goodbye> {
-        let shard = self.ctl.id as usize;
-        self.up.shrink(&self.services.buffers, shard);
-        let ctl = self.ctl.clone();
-        let mut what = std::pin::pin!(what);
+    pub(super) async fn while_waiting<T>(
+        &mut self,
+        mut what: impl FnMut(&mut Context<'_>, &Arc<ClientCtl>) -> Poll<T>,
+    ) -> Result<T, Goodbye> {
+        let ctl = &self.ctl;
+        let shard = ctl.id as usize;
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
         let (up, down, services) = (&mut self.up, &mut self.down, &self.services);
         let mut notify_at = self.hot.wait_notify.map(|after| Clock::now() + after);
@@ -457,7 +452,7 @@ impl Session {
             {
                 return Poll::Ready(Err("write_error"));
             }
-            if let Poll::Ready(r) = what.as_mut().poll(cx) {
+            if let Poll::Ready(r) = what(cx, ctl) {
                 return Poll::Ready(Ok(r));
             }
             ctl.waker.register(cx.waker());

@@ -21,7 +21,7 @@ pub mod stats;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -677,11 +677,15 @@ impl Pool {
         match self.try_take(ctl, now) {
             Ok(lease) => Checkout::Ready(lease),
             Err(Acquire::Queued(id)) => {
-                let waiting = Waiting { pool: self.clone(), id: Some(id), since: now };
+                let (pool, id) = (self.clone(), Some(id));
+                let mut waiting = Waiting { pool, id, since: now, ahead: 0, announced: false };
                 match self.shed(now) {
                     // The place in the queue goes with `waiting`.
-                    Some(refused) => Checkout::Refused(refused),
-                    None => Checkout::Wait(waiting),
+                    Err(refused) => Checkout::Refused(refused),
+                    Ok(ahead) => {
+                        waiting.ahead = ahead;
+                        Checkout::Wait(waiting)
+                    }
                 }
             }
             Err(Acquire::Refused(end)) => {
@@ -692,88 +696,70 @@ impl Pool {
         }
     }
 
-    /// The error for who has just joined the queue and cannot be served in time; nothing unless `shed_load` is on.
-    fn shed(&self, now: Instant) -> Option<Error> {
+    /// How many wait before who has just joined the queue; with `shed_load` the error if it cannot be served in time.
+    fn shed(&self, now: Instant) -> Result<usize, Error> {
         let (estimate, limit) = {
             let mut inner = self.inner.lock();
-            let shortest = inner.shortest.as_mut()?.get(now)?;
-            let s = inner.core.settings();
             let ahead = inner.core.counts().waiting.saturating_sub(1);
-            (shed::lower_bound(ahead, s.size.saturating_add(s.reserve), shortest), s.wait_timeout?)
+            let Some(shortest) = inner.shortest.as_mut().and_then(|s| s.get(now)) else { return Ok(ahead) };
+            let s = inner.core.settings();
+            let Some(limit) = s.wait_timeout else { return Ok(ahead) };
+            let estimate = shed::lower_bound(ahead, s.size.saturating_add(s.reserve), shortest);
+            if estimate <= limit {
+                return Ok(ahead);
+            }
+            (estimate, limit)
         };
-        let figures = || Box::new(self.figures());
-        (estimate > limit).then(|| Error::LoadShed { estimate, limit, figures: figures() })
+        Err(Error::LoadShed { estimate, limit, figures: Box::new(self.figures()) })
     }
 
     /// [`Self::checkout`] and the wait in one.
     pub async fn acquire(self: &Arc<Self>, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
         match self.checkout(ctl, Clock::now()) {
             Checkout::Ready(l) => Ok(l),
-            Checkout::Wait(w) => self.wait(w, ctl).await,
+            Checkout::Wait(w) => Self::wait(w, ctl).await,
             Checkout::Refused(e) => Err(e),
         }
     }
 
     /// Waits for a place in the queue to be served. Cancel safe: a dropped wait leaves the queue, and a
     /// connection that was granted meanwhile goes to the next.
-    pub async fn wait(self: &Arc<Self>, mut waiter: Waiting, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
-        let now = waiter.since;
-        // The time of the last poll; the first comes at once.
-        let mut at = now;
+    pub async fn wait(mut waiter: Waiting, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
+        std::future::poll_fn(|cx| waiter.poll(cx, ctl)).await
+    }
+
+    /// What was granted has died on the way: another connection, or a place at the front of the queue.
+    #[cold]
+    fn again(
+        self: &Arc<Self>,
+        ctl: &Arc<ClientCtl>,
+        since: Instant,
+        at: Instant,
+    ) -> Result<Result<Lease, core::WaiterId>, WaitEnd> {
         loop {
-            ctl.set_state(ClientState::Waiting, self.services.clock.ms(at));
-            if let Some(id) = waiter.id {
-                ctl.set_link(Link::Waiting(self.clone(), id));
-            }
-            self.look_at(at);
-            let mut first = true;
-            let end = std::future::poll_fn(|cx| {
-                let Some(id) = waiter.id else { return Poll::Ready(Err(WaitEnd::Cancelled)) };
-                if !std::mem::take(&mut first) {
-                    at = Clock::now();
-                }
-                let mut inner = self.inner.lock();
-                let got = inner.core.poll_waiter(at, id, ctl, |old| match old {
-                    Some(w) if w.will_wake(cx.waker()) => w,
-                    _ => cx.waker().clone(),
-                });
-                match got {
-                    Some(r) => Poll::Ready(r),
-                    None => Poll::Pending,
-                }
-            })
-            .await;
-            waiter.id = None;
-            match end {
-                Ok(grant) => {
-                    if let Some(lease) = self.accept(grant, ctl, at) {
-                        self.inner.lock().totals.wait.add(Clock::us(now, at));
-                        return Ok(lease);
-                    }
-                    // It died on the way.
-                    loop {
-                        let again = self.inner.lock().core.acquire_again(at, now, ctl);
-                        match again {
-                            Acquire::Granted(g) => {
-                                if let Some(lease) = self.accept(g, ctl, at) {
-                                    self.inner.lock().totals.wait.add(Clock::us(now, at));
-                                    return Ok(lease);
-                                }
-                            }
-                            Acquire::Queued(id) => {
-                                waiter.id = Some(id);
-                                break;
-                            }
-                            Acquire::Refused(end) => return Err(self.wait_error(end, now)),
-                        }
+            let again = self.inner.lock().core.acquire_again(at, since, ctl);
+            match again {
+                Acquire::Granted(g) => {
+                    if let Some(lease) = self.accept_after_wait(g, ctl, since, at) {
+                        return Ok(Ok(lease));
                     }
                 }
-                Err(end) => {
-                    ctl.set_link(Link::None);
-                    return Err(self.wait_error(end, now));
-                }
+                Acquire::Queued(id) => return Ok(Err(id)),
+                Acquire::Refused(end) => return Err(end),
             }
         }
+    }
+
+    fn accept_after_wait(
+        self: &Arc<Self>,
+        g: Grant<Box<ServerConn>>,
+        ctl: &Arc<ClientCtl>,
+        since: Instant,
+        at: Instant,
+    ) -> Option<Lease> {
+        let lease = self.accept(g, ctl, at)?;
+        self.inner.lock().totals.wait.add(Clock::us(since, at));
+        Some(lease)
     }
 
     pub(super) fn wait_error(&self, end: WaitEnd, since: Instant) -> Error {
@@ -1180,6 +1166,10 @@ pub struct Waiting {
     pool: Arc<Pool>,
     id: Option<core::WaiterId>,
     since: Instant,
+    /// Others that were waiting when it came.
+    ahead: usize,
+    /// What others know of its client says that it waits.
+    announced: bool,
 }
 
 /// See [`Pool::checkout`].
@@ -1193,6 +1183,58 @@ pub enum Checkout {
 impl Waiting {
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// Others that were waiting when it came.
+    pub fn ahead(&self) -> usize {
+        self.ahead
+    }
+
+    /// One look at the place. What is between two looks is all here, so that a wait is small.
+    pub fn poll(&mut self, cx: &mut Context<'_>, ctl: &Arc<ClientCtl>) -> Poll<Result<Lease, Error>> {
+        let Self { pool, id, since, announced, .. } = self;
+        // The first look comes at once.
+        let mut at = if *announced { Clock::now() } else { *since };
+        loop {
+            if !*announced {
+                *announced = true;
+                ctl.set_state(ClientState::Waiting, pool.services.clock.ms(at));
+                if let Some(id) = id {
+                    ctl.set_link(Link::Waiting(pool.clone(), *id));
+                }
+                pool.look_at(at);
+            }
+            let end = match *id {
+                None => Err(WaitEnd::Cancelled),
+                Some(id) => {
+                    let got = pool.inner.lock().core.poll_waiter(at, id, ctl, |old| match old {
+                        Some(w) if w.will_wake(cx.waker()) => w,
+                        _ => cx.waker().clone(),
+                    });
+                    ready!(got.map_or(Poll::Pending, Poll::Ready))
+                }
+            };
+            *id = None;
+            let end = match end {
+                Ok(grant) => match pool.accept_after_wait(grant, ctl, *since, at) {
+                    Some(lease) => return Poll::Ready(Ok(lease)),
+                    None => match pool.again(ctl, *since, at) {
+                        Ok(Ok(lease)) => return Poll::Ready(Ok(lease)),
+                        Ok(Err(again)) => {
+                            (*id, *announced) = (Some(again), false);
+                            at = Clock::now();
+                            continue;
+                        }
+                        Err(end) => end,
+                    },
+                },
+                Err(end) => {
+                    ctl.set_link(Link::None);
+                    end
+                }
+            };
+            return Poll::Ready(Err(pool.wait_error(end, *since)));
+        }
     }
 }
 
