@@ -1,6 +1,7 @@
 //! What a transaction and a client may cost, counted and never timed: heap allocations per transaction and bytes per
-//! idle client in this process, system calls per transaction with `strace` around the built binary. The bounds leave
-//! room for another kernel or library and none for another allocation or call in each transaction.
+//! idle client in this process, system calls and instructions per transaction with `strace` and callgrind around the
+//! built binary. The bounds leave room for another kernel, library or compiler and none for another allocation or call
+//! in each transaction.
 
 #![allow(
     clippy::disallowed_methods,
@@ -215,4 +216,59 @@ fn a_transaction_is_two_reads_and_two_writes() {
     assert!(moves >= 4 * n, "the trace has only {moves}");
     assert!(moves <= 4 * n + n / 5 + 200, "{moves} reads and writes for {n} transactions");
     assert!(others <= n / 10 + 200, "{others} calls besides for {n} transactions");
+}
+
+/// Instructions of a run of so many transactions by one client, the start included.
+fn instructions(n: usize, query: &[u8], answer: &[u8]) -> u64 {
+    let port = free_port().unwrap();
+    let file = config(port, 1);
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let mut valgrind = Command::new("valgrind")
+        .args(["--quiet", "--tool=callgrind"])
+        .arg(format!("--callgrind-out-file={}", out.path().display()))
+        .arg(env!("CARGO_BIN_EXE_howdah"))
+        .arg(file.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(valgrind.try_wait().unwrap().is_none(), "it has ended");
+        assert!(began.elapsed() < Duration::from_secs(120), "it does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut client = connect(port);
+    transactions(&mut client, n, query, answer);
+    drop(client);
+    assert!(Command::new("kill").arg(valgrind.id().to_string()).status().unwrap().success());
+    valgrind.wait().unwrap();
+    let text = std::fs::read_to_string(out.path()).unwrap();
+    let total = text.lines().find_map(|l| l.strip_prefix("totals:").or_else(|| l.strip_prefix("summary:")));
+    total.expect("a total").trim().parse().expect("a number")
+}
+
+/// Counted as this test is built: without optimisation it is many times what a release costs, and a step that is
+/// added to each transaction shows all the same.
+#[test]
+fn a_transaction_takes_so_many_instructions() {
+    const N: usize = 2000;
+    let _alone = ONE_AT_A_TIME.lock().unwrap();
+    if !Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
+        common::left_out("instructions per transaction", "valgrind is not on this machine");
+        return;
+    }
+    let bounds = if cfg!(debug_assertions) { [42_000, 51_000] } else { [12_000, 14_000] };
+    for ((what, query, answer), bound) in
+        [("simple", QUERY, ANSWER), ("extended", EXTENDED, EXTENDED_ANSWER)].into_iter().zip(bounds)
+    {
+        // What is done once is in both.
+        let (few, many) = std::thread::scope(|s| {
+            let few = s.spawn(|| instructions(N / 10, query, answer));
+            (few.join().unwrap(), instructions(N / 10 + N, query, answer))
+        });
+        let each = many.saturating_sub(few) / N as u64;
+        println!("{what}: {each} instructions for each transaction (at most {bound})");
+        assert!(each <= bound, "{what}: {each} instructions for each transaction, at most {bound}");
+    }
 }

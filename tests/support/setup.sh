@@ -129,6 +129,10 @@ if [ "$what" = test ]; then
     command -v promtool >/dev/null || apt_install prometheus || missing "promtool" "not installed, and could not be"
     command -v chromium >/dev/null || apt_install chromium fonts-dejavu-core ||
         missing "chromium" "not installed, and could not be: the page is not tried"
+    # What a transaction costs is counted with these.
+    command -v strace >/dev/null || apt_install strace || missing "system calls" "strace is not installed, and could not be"
+    command -v valgrind >/dev/null || apt_install valgrind ||
+        missing "instructions" "valgrind is not installed, and could not be"
     # A directory for logins; what its package starts is not used, and stays as it is.
     [ -x /usr/sbin/slapd ] || apt_install slapd || missing "LDAP" "slapd is not installed, and could not be"
     # Modules that know users of the test's own, and what PAM is linked with.
