@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -204,7 +205,8 @@ pub(super) async fn accept_loop(bound: Bound, services: Arc<Services>) {
                 services.clients.connected.fetch_add(1, Ordering::Relaxed);
                 services.clients.logging_in.fetch_add(1, Ordering::Relaxed);
                 let places = Counted { services: services.clone(), logging_in: true };
-                tokio::spawn(serve(stream, peer, services.clone(), places));
+                let login = Box::pin(log_in(stream, peer, services.clone()));
+                tokio::spawn(serve(login, services.clone(), places));
             }
             Err(e) => {
                 let label = match e.raw_os_error() {
@@ -245,9 +247,13 @@ impl Drop for Counted {
 }
 
 /// One connection from its first byte to its last. The login's state is gone before the session runs, so that
-/// an idle client is as small as its session.
-async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted: Counted) {
-    let (ctl, reason) = match Box::pin(log_in(stream, peer, &services)).await {
+/// an idle client is as small as its session; what is handed in stays in its task, and must be small.
+async fn serve(
+    login: Pin<Box<impl Future<Output = Option<LoggedIn>>>>,
+    services: Arc<Services>,
+    mut counted: Counted,
+) {
+    let (ctl, reason) = match login.await {
         None => return,
         Some(LoggedIn::Session(mut session)) => {
             counted.logged_in();
@@ -296,7 +302,7 @@ async fn serve(stream: Stream, peer: Peer, services: Arc<Services>, mut counted:
         let age = Clock::now().saturating_duration_since(ctl.connected);
         tracing::info!(
             client = ctl.id,
-            %peer,
+            peer = %ctl.peer,
             user = ?ctl.user,
             database = ?ctl.database,
             reason,
@@ -313,7 +319,8 @@ enum LoggedIn {
     Replication(Box<Walsender>),
 }
 
-async fn log_in(mut stream: Stream, peer: Peer, services: &Arc<Services>) -> Option<LoggedIn> {
+async fn log_in(mut stream: Stream, peer: Peer, services: Arc<Services>) -> Option<LoggedIn> {
+    let services = &services;
     let config = services.config();
     let _ = stream.tune(&config.listen.tcp_keepalive);
     let limit = config.limits.max_login_connections as usize;

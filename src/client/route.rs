@@ -352,7 +352,7 @@ impl Session {
     async fn from(&mut self, pool: &Arc<Pool>) -> Result<Lease, Unserved> {
         match pool.checkout(&self.ctl, Clock::now()) {
             Checkout::Ready(l) => Ok(l),
-            Checkout::Wait(w) => self.wait(w).await,
+            Checkout::Wait(mut w) => self.wait(&mut w).await,
             Checkout::Refused(e) => Err(Unserved::Error(e)),
         }
     }
@@ -468,8 +468,8 @@ impl Session {
         let mut lease = match pool.checkout(&self.ctl, Clock::now()) {
             Checkout::Ready(l) => l,
             Checkout::Refused(e) => return Err(Unserved::Error(e)),
-            Checkout::Wait(w) => {
-                let lease = self.wait(w).await?;
+            Checkout::Wait(mut w) => {
+                let lease = self.wait(&mut w).await?;
                 if routes.standing(index, Clock::now()) != Standing::Eligible {
                     lease.release_unused();
                     return Ok(None);
@@ -549,7 +549,7 @@ impl Session {
     }
 
     /// Waits in a pool's queue, and sees meanwhile whether the client leaves.
-    pub(super) async fn wait(&mut self, mut waiting: Waiting) -> Result<Lease, Unserved> {
+    pub(super) async fn wait(&mut self, waiting: &mut Waiting) -> Result<Lease, Unserved> {
         if waiting.ahead() >= KEEP_BUFFERS {
             self.shrink();
         }

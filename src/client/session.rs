@@ -308,30 +308,22 @@ impl Session {
             self.farewell(&Error::ProtocolViolation("PQexec disallowed".to_owned())).await;
             return Some("protocol_violation");
         }
-        let now = Clock::now();
-        let checkout = match self.route.is_some() {
-            false => Some(self.pool.checkout(&self.ctl, now)),
-            true => None,
+        let got = if self.route.is_some() {
+            Box::pin(self.routed()).await
+        } else {
+            // An error is in no idle client's task either.
+            let got = match self.lease().await {
+                Ok(l) => Ok(l),
+                Err(e) => Err(Box::pin(self.unserved(e))),
+            };
+            match got {
+                Ok(l) => Ok(l),
+                Err(told) => Err(told.await),
+            }
         };
-        let mut lease = match checkout {
-            Some(Checkout::Ready(l)) => l,
-            Some(Checkout::Wait(w)) => match self.wait(w).await {
-                Ok(mut l) => {
-                    let waited = Clock::us(now, l.since);
-                    if let Some(conn) = l.conn() {
-                        conn.state.calls.queue_us = waited;
-                    }
-                    l
-                }
-                Err(Unserved::Error(e)) => return Box::pin(self.not_served(e)).await,
-                Err(Unserved::End(why)) => return Some(why),
-            },
-            Some(Checkout::Refused(e)) => return Box::pin(self.not_served(e)).await,
-            // Boxed with all that it holds, so that an idle client's task has no room for it.
-            None => match Box::pin(self.routed()).await {
-                Ok(l) => l,
-                Err(out) => return out,
-            },
+        let mut lease = match got {
+            Ok(l) => l,
+            Err(out) => return out,
         };
         self.ctl.set_state(ClientState::Active, self.services.clock.ms(lease.since));
         if let Some(after) = self.hot.check_after {
@@ -366,6 +358,30 @@ impl Session {
             return None;
         }
         Box::pin(self.finish(lease, end)).await
+    }
+
+    /// A server for the request at the front. What it holds meanwhile is its own, and not room in every idle client's
+    /// task; what is seldom is boxed for the same reason.
+    async fn lease(&mut self) -> Result<Lease, Unserved> {
+        let now = Clock::now();
+        let mut waiting = match self.pool.checkout(&self.ctl, now) {
+            Checkout::Ready(l) => return Ok(l),
+            Checkout::Wait(w) => w,
+            Checkout::Refused(e) => return Err(Unserved::Error(e)),
+        };
+        let mut lease = self.wait(&mut waiting).await?;
+        let waited = Clock::us(now, lease.since);
+        if let Some(conn) = lease.conn() {
+            conn.state.calls.queue_us = waited;
+        }
+        Ok(lease)
+    }
+
+    async fn unserved(&mut self, why: Unserved) -> Option<Goodbye> {
+        match why {
+            Unserved::Error(e) => self.not_served(e).await,
+            Unserved::End(why) => Some(why),
+        }
     }
 
     /// The usual end: nothing is owed.
@@ -472,17 +488,20 @@ impl Session {
         .await;
         match got {
             Ok(r) => Ok(r),
-            Err("admin") => {
-                if let Some(e) = self.boundary_signal() {
-                    self.farewell(&e).await;
-                }
-                Err("admin")
-            }
+            Err("admin") => Err(Box::pin(self.sent_away()).await),
             Err(why) => {
                 self.services.counters.count("waiters_cancelled_total", "client_gone");
                 Err(why)
             }
         }
+    }
+
+    /// A signal ends the session of a client that waits.
+    async fn sent_away(&mut self) -> Goodbye {
+        if let Some(e) = self.boundary_signal() {
+            self.farewell(&e).await;
+        }
+        "admin"
     }
 
     /// No server could be had: the request is answered with the error and forgotten, and nothing of it runs.
@@ -544,7 +563,7 @@ impl Session {
             lease.discard("check_failed", TxStats::default());
             let next = match pool.checkout(&self.ctl, Clock::now()) {
                 Checkout::Ready(l) => Ok(l),
-                Checkout::Wait(w) => self.wait(w).await,
+                Checkout::Wait(mut w) => self.wait(&mut w).await,
                 Checkout::Refused(e) => Err(Unserved::Error(e)),
             };
             lease = match next {
