@@ -7,10 +7,13 @@ mod common;
 mod kit;
 mod wire;
 
-use common::Cluster;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
 use common::certs::Lab;
 use common::proxy::Howdah;
-use kit::tls::{client_tls, lab, psql, tls_cluster};
+use common::{Cluster, Options};
+use kit::tls::{client_tls, lab, psql, psql_as, tls_cluster};
 
 const RIGHT: &str = "canary-right";
 const WRONG: &str = "canary-wrong";
@@ -121,15 +124,20 @@ fn tells_no_secret(howdah: &Howdah) {
     assert!(secrets.iter().all(|s| !log.contains(s)), "a secret is in the log");
 }
 
+/// The secrets of `hashed` and `client`, as Howdah knows them.
+fn listed(secrets: [&str; 2]) -> String {
+    format!("[users.hashed]\npassword = \"{}\"\n[users.client]\npassword = \"{}\"\n", secrets[0], secrets[1])
+}
+
+/// With md5 PostgreSQL lets in whoever has a secret of either kind; a plain one serves both. A hash cannot answer a SCRAM
+/// challenge: there PostgreSQL refuses, too, but who has the password does not.
+fn plain_serves_more(method: &str, user: &str, password: &str, direct: &Result<String, String>) -> bool {
+    method.starts_with("scram-sha-256") && user == "hashed" && password == RIGHT && direct.is_err()
+}
+
 fn clients(major: u32) {
     let Some(lab) = lab() else { return };
     let Some(cluster) = postgres(major, &lab) else { return };
-    let listed = |secrets: [&str; 2]| {
-        format!(
-            "[users.hashed]\npassword = \"{}\"\n[users.client]\npassword = \"{}\"\n",
-            secrets[0], secrets[1]
-        )
-    };
     let sources = [
         ("plain", String::new(), listed([RIGHT, RIGHT])),
         ("stored", String::new(), listed([&stored(&cluster, "hashed"), &stored(&cluster, "client")])),
@@ -158,15 +166,10 @@ fn clients(major: u32) {
                     for (source, howdah) in &howdahs {
                         let through = said(&visitor.dsn(&lab, howdah.port()));
                         let cell = format!("{database} {mode} {user}/{password} {source}");
-                        // With md5 PostgreSQL lets in whoever has a secret of either kind; a plain one serves both. A hash
-                        // cannot answer a SCRAM challenge: there PostgreSQL refuses, too, but who has the password does not.
-                        let more =
-                            *source == "plain" && user == "hashed" && method.starts_with("scram-sha-256");
-                        if more && password == RIGHT && direct.is_err() {
-                            cells += 1;
+                        cells += 1;
+                        if *source == "plain" && plain_serves_more(method, user, password, &direct) {
                             continue;
                         }
-                        cells += 1;
                         let_in += usize::from(agreed(&cell, &direct, &through));
                     }
                 }
@@ -245,42 +248,63 @@ const MODES: [(&str, &str, &str); 6] = [
     ("verify-ca", "hostssl", " clientcert=verify-ca"),
     ("verify-full", "hostssl", " clientcert=verify-ca"),
 ];
-const METHODS: [&str; 4] = ["trust", "password", "md5", "scram-sha-256"];
+const METHODS: [&str; 6] = ["trust", "password", "md5", "scram-sha-256", "cert", "reject"];
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 /// Who comes, with which password, and whether a certificate is shown.
-const WHO: [(&str, &str, bool); 4] =
-    [("client", RIGHT, true), ("client", RIGHT, false), ("client", WRONG, true), ("missing", RIGHT, true)];
+const WHO: [(&str, &str, bool); 6] = [
+    ("client", RIGHT, true),
+    ("client", RIGHT, false),
+    ("client", WRONG, true),
+    ("missing", RIGHT, true),
+    // Its secret is an md5 hash; the certificate is somebody else's.
+    ("hashed", RIGHT, true),
+    ("hashed", WRONG, false),
+];
+
+/// The line of PostgreSQL for this mode and method; `None` is what no line can say. A certificate is of TLS: without TLS
+/// there is no `cert`, and it brings its own `clientcert`.
+fn line_of_mode(mode: usize, method: &str, database: &str) -> Option<String> {
+    let (_, kind, more) = MODES[mode];
+    match (method, kind) {
+        ("cert", "hostnossl") => None,
+        ("cert", _) => Some(line("hostssl", database, "cert")),
+        _ => Some(line(kind, database, &format!("{method}{more}"))),
+    }
+}
 
 /// Every `client_tls_mode` with every sslmode, method and visitor; the source of secrets goes round, so that each meets
 /// each value of each other column, and each pair of them.
 fn modes(major: u32) {
     let Some(lab) = lab() else { return };
     let name = |m: usize, n: usize| format!("m{m}_{n}");
-    let pairs = || (0..MODES.len()).flat_map(|m| (0..METHODS.len()).map(move |n| (m, n)));
+    let pairs = || {
+        let all = (0..MODES.len()).flat_map(|m| (0..METHODS.len()).map(move |n| (m, n)));
+        all.filter(|&(m, n)| line_of_mode(m, METHODS[n], "x").is_some())
+    };
     let mut hba = vec!["hostssl app app 127.0.0.1/32 trust".to_owned()];
-    hba.extend(pairs().map(|(m, n)| {
-        let (_, kind, more) = MODES[m];
-        line(kind, &name(m, n), &format!("{}{more}", METHODS[n]))
-    }));
+    hba.extend(pairs().filter_map(|(m, n)| line_of_mode(m, METHODS[n], &name(m, n))));
     let mut sql = vec![
-        format!("CREATE ROLE client LOGIN PASSWORD '{RIGHT}'"),
+        format!("SET password_encryption = 'md5'; CREATE ROLE hashed LOGIN PASSWORD '{RIGHT}'"),
+        format!("SET password_encryption = 'scram-sha-256'; CREATE ROLE client LOGIN PASSWORD '{RIGHT}'"),
         "CREATE ROLE asker LOGIN SUPERUSER".to_owned(),
     ];
     sql.extend(pairs().map(|(m, n)| format!("CREATE DATABASE {}", name(m, n))));
     let hba: Vec<&str> = hba.iter().map(String::as_str).collect();
     let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
     let Some(cluster) = tls_cluster(major, &lab, &hba, &sql) else { return };
-    let verifier = stored(&cluster, "client");
     let sources = [
-        format!("[users.client]\npassword = \"{RIGHT}\"\n"),
-        format!("[users.client]\npassword = \"{verifier}\"\n"),
+        listed([RIGHT, RIGHT]),
+        listed([&stored(&cluster, "hashed"), &stored(&cluster, "client")]),
         "auth_user = \"asker\"\n[users.asker]\npassword = \"not asked for\"\n".to_owned(),
     ];
     let (mut cells, mut let_in) = (0, 0);
     for (m, (mode, _, _)) in MODES.iter().enumerate() {
+        let methods: Vec<usize> = pairs().filter(|(of, _)| *of == m).map(|(_, n)| n).collect();
         let names: Vec<String> = (0..METHODS.len()).map(|n| name(m, n)).collect();
-        let rules: String = names.iter().zip(METHODS).map(|(d, method)| line("host", d, method)).collect();
-        let databases = databases(names.iter().map(String::as_str), &over_socket(&cluster));
+        // Howdah's mode says what TLS must be; the rule says it where PostgreSQL takes nothing else.
+        let kind = |n: usize| if METHODS[n] == "cert" { "hostssl" } else { "host" };
+        let rules: String = methods.iter().map(|&n| line(kind(n), &names[n], METHODS[n])).collect();
+        let databases = databases(methods.iter().map(|&n| names[n].as_str()), &over_socket(&cluster));
         let howdahs =
             sources.each_ref().map(|source| by_rules(&lab, mode, &rules, &format!("{source}{databases}")));
         let cell = |s: usize, n: usize, w: usize| {
@@ -290,12 +314,17 @@ fn modes(major: u32) {
             let said = |port: u16| said(&visitor.dsn(&lab, port));
             let cell =
                 format!("{mode} {} {} {user}/{password} {shows} source {source}", SSL_MODES[s], METHODS[n]);
-            usize::from(agreed(&cell, &said(cluster.port()), &said(howdahs[source].port())))
+            let (direct, through) = (said(cluster.port()), said(howdahs[source].port()));
+            match source == 0 && plain_serves_more(METHODS[n], user, password, &direct) {
+                true => 0,
+                false => usize::from(agreed(&cell, &direct, &through)),
+            }
         };
         // Each sslmode on a thread of its own.
         let of_one = |s: usize| -> usize {
-            (0..METHODS.len())
-                .flat_map(|n| (0..WHO.len()).map(move |w| (n, w)))
+            methods
+                .iter()
+                .flat_map(|&n| (0..WHO.len()).map(move |w| (n, w)))
                 .map(|(n, w)| cell(s, n, w))
                 .sum()
         };
@@ -304,14 +333,14 @@ fn modes(major: u32) {
             let running: Vec<_> = (0..SSL_MODES.len()).map(|s| scope.spawn(move || of_one(s))).collect();
             for one in running {
                 let_in += one.join().expect("as with PostgreSQL");
-                cells += METHODS.len() * WHO.len();
+                cells += methods.len() * WHO.len();
             }
         });
         howdahs.iter().for_each(tells_no_secret);
     }
     println!("{cells} cells on PostgreSQL {major}, in {let_in} of them one comes in");
-    assert_eq!(cells, 6 * 6 * 4 * 4);
-    assert!(let_in > 100);
+    assert_eq!(cells, (6 * 6 - 1) * 6 * 6, "each but cert without TLS");
+    assert!(let_in > 250);
 }
 
 #[test]
@@ -322,4 +351,244 @@ fn each_tls_mode_lets_in_as_postgres_15() {
 #[test]
 fn each_tls_mode_lets_in_as_postgres_18() {
     modes(18);
+}
+
+/// Databases, what their rules ask for, and their maps. A map that nobody has written lets nobody in with PostgreSQL; here
+/// it is a problem of the configuration, and no cell.
+const PEERS: [(&str, &str); 3] = [("bare", "peer"), ("mapped", "peer map=m"), ("other", "peer map=other")];
+
+/// The Unix socket: whoever the system says is at its other end, with and without a map, as root and as another account.
+fn peers(major: u32) {
+    let Some(_) = common::tools::client_program("psql") else { return };
+    let options = || {
+        let all = PEERS.iter().fold(Options::default(), |o, (d, _)| o.sql(&format!("CREATE DATABASE {d}")));
+        all.sql("CREATE ROLE client LOGIN").sql("CREATE ROLE \"all\" LOGIN")
+    };
+    let Some(cluster) = common::cluster(major, options()) else { return };
+    let data = std::fs::metadata(cluster.data_dir()).expect("its data");
+    let (own, owner) = (nix::unistd::getuid().as_raw(), (data.uid(), data.gid()));
+    let name = |uid: u32| nix::unistd::User::from_uid(uid.into()).expect("asked").expect("a user").name;
+    // Who comes: whoever runs the tests, and if that is root, the account of the servers.
+    let mut accounts = vec![(name(own), None)];
+    if owner.0 == own {
+        common::left_out("peer authentication of two accounts", "only root can be another one");
+    } else {
+        accounts.push((name(owner.0), Some(owner)));
+    }
+    let roles = accounts.iter().map(|(n, _)| n.as_str()).filter(|n| *n != common::SUPERUSER);
+    for role in roles {
+        cluster.value(&format!("CREATE ROLE \"{role}\" LOGIN")).ok();
+    }
+    let first = &accounts[0].0;
+    // `all` is a word of maps from PostgreSQL 16 on, as it is here; quoted it is a name everywhere.
+    let anybody = if major >= 16 { "all" } else { "\"all\"" };
+    let maps = format!(
+        "m {first} client\nm nobody-else client\nother {} {anybody}\n",
+        accounts[accounts.len() - 1].0
+    );
+    let rules: String = PEERS.iter().map(|(d, method)| format!("local {d} all {method}\n")).collect();
+    // Over TCP, where Howdah comes from, everybody is trusted.
+    let own_rules = format!("local postgres postgres trust\n{rules}host all all 127.0.0.1/32 trust\n");
+    std::fs::write(cluster.data_dir().join("pg_hba.conf"), own_rules).expect("written");
+    std::fs::write(cluster.data_dir().join("pg_ident.conf"), &maps).expect("written");
+    let loaded = || cluster.value("SELECT pg_conf_load_time()").expect("a time");
+    let before = loaded();
+    cluster.reload().expect("reloaded");
+    common::eventually("PostgreSQL's reload", || loaded() != before);
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("socket");
+    std::fs::create_dir(&socket).expect("a folder");
+    for path in [dir.path(), &socket] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    std::fs::write(dir.path().join("hba"), &rules).expect("written");
+    std::fs::write(dir.path().join("ident"), &maps).expect("written");
+    let users = ["client", "all"].into_iter().chain(accounts.iter().map(|(n, _)| n.as_str()));
+    let users: String = users.map(|u| format!("[users.\"{u}\"]\n")).collect();
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
+         auth_hba_file = \"{}\"\nauth_ident_file = \"{}\"\nunix_socket_dir = \"{}\"\nunix_socket_mode = \"0777\"\n\
+         max_login_failures = 0\n{users}{}",
+        dir.path().join("hba").display(),
+        dir.path().join("ident").display(),
+        socket.display(),
+        databases(PEERS.map(|(d, _)| d), &format!("host = \"{}\"", cluster.tcp()))
+    ));
+    let (mut cells, mut let_in) = (0, 0);
+    for (account, numbers) in &accounts {
+        for (database, method) in PEERS {
+            for user in
+                ["client", "all", "missing"].into_iter().chain(accounts.iter().map(|(n, _)| n.as_str()))
+            {
+                let said = |host: &Path, port: u16| {
+                    let dsn = format!("host={} port={port} user={user} dbname={database}", host.display());
+                    psql_as(*numbers, &dsn, &["select current_user"])
+                };
+                let direct = said(cluster.socket_dir(), cluster.port());
+                let through = said(&socket, howdah.port());
+                let cell = format!("{account} as {user}: {database}, {method}");
+                let_in += usize::from(agreed(&cell, &direct, &through));
+                if let (Err(direct), Err(through)) = (direct, through)
+                    && user != "missing"
+                {
+                    let words = "Peer authentication failed for user";
+                    assert!(direct.contains(words) && through.contains(words), "{cell}: {direct} {through}");
+                }
+                cells += 1;
+            }
+        }
+    }
+    println!("{cells} cells on PostgreSQL {major}, in {let_in} of them one comes in");
+    // Each as itself without a map, the first as `client` by the one map, the last as somebody by the other.
+    assert!(let_in > accounts.len() + 1 && let_in < cells / 2);
+}
+
+#[test]
+fn peers_of_the_socket_come_in_as_with_postgres_15() {
+    peers(15);
+}
+
+#[test]
+fn peers_of_the_socket_come_in_as_with_postgres_18() {
+    peers(18);
+}
+
+/// Where PostgreSQL asks `client` for SCRAM, also by `md5`, for its secret is a verifier. A verifier cannot answer `password`,
+/// nor md5 where the role's secret is a hash: no such cell exists, and `no_verifier_opens_what_wants_the_password` says how it ends.
+const PROVED: [&str; 5] = ["any_scram", "any_md5", "tls_scram", "tls_md5", "cert_too"];
+/// A client's sslmode and channel_binding, and its own names of those databases: each cell has a pool that begins empty.
+const PROVERS: [(&str, &str, &str); 2] =
+    [("disable", "prefer", "plain"), ("verify-full", "require", "bound")];
+
+/// Each `server_tls_mode` and `server_channel_binding`, for clients in plain text and for those whose proof is bound to
+/// Howdah's certificate: with a plain secret Howdah makes the proof for the server itself, with a stored verifier the
+/// client's opens it.
+fn proofs(major: u32) {
+    let Some(lab) = lab() else { return };
+    let Some(cluster) = postgres(major, &lab) else { return };
+    let secrets = [("plain", RIGHT.to_owned()), ("stored", stored(&cluster, "client"))];
+    let ask = |database: &str, password: &str, port: u16, ssl: &str, binding: &str| {
+        let visitor = Visitor { database, user: "client", password, ssl, shows: true };
+        let dsn = format!("{} channel_binding={binding}", visitor.dsn(&lab, port));
+        psql(&dsn, &["select current_user || ' ' || ssl from pg_stat_ssl where pid = pg_backend_pid()"])
+    };
+    // Each mode on a thread of its own: cells, those in which one comes in, and those of them that are bound.
+    let of_one = |mode: &str| {
+        let (mut cells, mut let_in, mut bound) = (0, 0, 0);
+        for (binding, kind) in ["disable", "prefer", "require"].iter().flat_map(|b| [0, 1].map(|k| (*b, k))) {
+            let (kind, secret) = &secrets[kind];
+            let howdah = proving(&lab, &cluster, mode, binding, secret);
+            for database in PROVED {
+                let direct = ask(database, RIGHT, cluster.port(), mode, binding);
+                for (ssl, bind, name) in PROVERS {
+                    let cell = format!("{database} {mode} {binding} {kind} {name}");
+                    let before = logins(&howdah);
+                    let through = ask(&format!("{database}_{name}"), RIGHT, howdah.port(), ssl, bind);
+                    agreed(&cell, &direct, &through);
+                    // With TLS libpq binds its login where it may; the server cannot be asked, and so Howdah is.
+                    let after = logins(&howdah);
+                    let by = [after[0] - before[0], after[1] - before[1]];
+                    match &direct {
+                        Ok(said) if said.ends_with("true") && binding != "disable" => {
+                            assert_eq!(by, [0, 1], "{cell}");
+                        }
+                        Ok(_) => assert_eq!(by, [1, 0], "{cell}"),
+                        Err(_) => assert_eq!(by, [0, 0], "{cell}"),
+                    }
+                    (cells, let_in, bound) = (cells + 1, let_in + u32::from(direct.is_ok()), bound + by[1]);
+                }
+            }
+            // A wrong proof opens nothing, although the right one has been here.
+            let opened = logins(&howdah);
+            for (ssl, bind, name) in PROVERS {
+                let wrong = ask(&format!("any_scram_{name}"), WRONG, howdah.port(), ssl, bind);
+                let why = wrong.expect_err("a wrong password");
+                assert!(
+                    why.contains("password authentication failed"),
+                    "{mode} {binding} {kind} {name}: {why}"
+                );
+            }
+            assert_eq!(logins(&howdah), opened, "{mode} {binding} {kind}");
+            tells_no_secret(&howdah);
+        }
+        [cells, let_in, bound]
+    };
+    let [cells, let_in, bound] = std::thread::scope(|scope| {
+        let of_one = &of_one;
+        let running = SSL_MODES.map(|mode| scope.spawn(move || of_one(mode)));
+        let all = running.map(|one| one.join().expect("as libpq does"));
+        [0, 1, 2].map(|n| all.iter().map(|of| of[n]).sum::<u32>())
+    });
+    println!("{cells} cells on PostgreSQL {major}, in {let_in} of them one comes in, in {bound} bound");
+    assert_eq!(cells, 6 * 3 * 2 * 5 * 2);
+    assert!(let_in > 150 && bound > 100);
+}
+
+/// Howdah that asks its clients for SCRAM, and knows of `client` only this secret.
+fn proving(lab: &Lab, cluster: &Cluster, mode: &str, binding: &str, secret: &str) -> Howdah {
+    let tls = match mode {
+        "disable" => String::new(),
+        _ => format!(
+            "server_tls_ca = \"{}\"\nserver_tls_cert = \"{}\"\nserver_tls_key = \"{}\"\n",
+            lab.show("ca.crt"),
+            lab.show("client.crt"),
+            lab.show("client.key")
+        ),
+    };
+    let names = PROVED.iter().flat_map(|d| PROVERS.map(|(.., name)| (*d, name)));
+    let databases: String = names
+        .map(|(d, name)| {
+            format!("[databases.{d}_{name}]\ndbname = \"{d}\"\nhost = \"{}\"\npool_size = 2\n", cluster.tcp())
+        })
+        .collect();
+    Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"scram-sha-256\"\n\
+         max_login_failures = 0\nserver_login_retry = \"100ms\"\nserver_tls_mode = \"{mode}\"\n{tls}\
+         server_channel_binding = \"{binding}\"\n{}[users.client]\npassword = \"{secret}\"\n{databases}",
+        client_tls(lab, "allow")
+    ))
+}
+
+/// Logins to servers by SCRAM without and with channel binding.
+fn logins(howdah: &Howdah) -> [u32; 2] {
+    ["scram-sha-256", "scram-sha-256-plus"].map(|m| {
+        let n = kit::metric(howdah, "howdah_server_logins_total", &[("method", m)]);
+        n as u32
+    })
+}
+
+#[test]
+fn proofs_open_servers_as_libpq_does_on_15() {
+    proofs(15);
+}
+
+#[test]
+fn proofs_open_servers_as_libpq_does_on_18() {
+    proofs(18);
+}
+
+/// An honest error, not a wrong password, and the client is told which method it was.
+#[test]
+fn no_verifier_opens_what_wants_the_password() {
+    let Some(lab) = lab() else { return };
+    let Some(cluster) = postgres(15, &lab) else { return };
+    let verifier = stored(&cluster, "client");
+    let howdah = by_rules(
+        &lab,
+        "allow",
+        &line("host", "all", "scram-sha-256"),
+        &format!(
+            "server_cleartext_password = true\n[users.client]\npassword = \"{verifier}\"\n{}",
+            databases(["any_password"], &format!("host = \"{}\"", cluster.tcp()))
+        ),
+    );
+    let visitor =
+        Visitor { database: "any_password", user: "client", password: RIGHT, ssl: "disable", shows: false };
+    let why = said(&visitor.dsn(&lab, howdah.port())).expect_err("there is no password to send");
+    assert!(why.contains("clear-text password"), "{why}");
+    let coded =
+        kit::metric(&howdah, "howdah_clients_rejected_total", &[("code", "server_auth_unanswerable")])
+            + kit::metric(&howdah, "howdah_errors_total", &[("code", "server_auth_unanswerable")]);
+    assert!(coded >= 1.0, "{}", howdah.log());
 }

@@ -58,6 +58,7 @@ pub struct ServerAuth {
     end_point: Option<Vec<u8>>,
     /// The mechanism with channel binding was chosen.
     plus: bool,
+    how: &'static str,
     state: State,
 }
 
@@ -98,6 +99,7 @@ impl ServerAuth {
             binding: ChannelBinding::Prefer,
             end_point: None,
             plus: false,
+            how: "none",
             state: State::Start,
         }
     }
@@ -108,6 +110,12 @@ impl ServerAuth {
         self.binding = binding;
         self.end_point = end_point;
         self
+    }
+
+    /// How Howdah has proved itself so far: what the metric calls it. Nobody knows what a server would have asked that
+    /// let us in as we came (trust, or a certificate).
+    pub const fn how(&self) -> &'static str {
+        self.how
     }
 
     /// The body of a message of type `R`.
@@ -158,7 +166,7 @@ impl ServerAuth {
     fn on_cleartext(&mut self) -> Result<ServerAction, Error> {
         match (&self.secret, self.cleartext) {
             (Some(Secret::Plain(p)), Cleartext::Allow) => {
-                self.state = State::Answered;
+                (self.state, self.how) = (State::Answered, "password");
                 encode::password_message(p).map(ServerAction::Send)
             }
             _ => Err(self.unanswerable("clear-text password")),
@@ -171,7 +179,7 @@ impl ServerAuth {
         };
         match self.secret.as_ref().and_then(|s| md5::response(s, &self.user, salt)) {
             Some(answer) => {
-                self.state = State::Answered;
+                (self.state, self.how) = (State::Answered, "md5");
                 encode::password_message(&answer).map(ServerAction::Send)
             }
             None => Err(self.unanswerable("md5")),
@@ -193,6 +201,7 @@ impl ServerAuth {
                     (None, _) => Binding::None,
                 };
                 self.plus = matches!(binding, Binding::EndPoint(_));
+                self.how = if self.plus { "scram-sha-256-plus" } else { "scram-sha-256" };
                 let mechanism = if self.plus { SCRAM_SHA_256_PLUS } else { SCRAM_SHA_256 };
                 self.scram.bind(binding);
                 self.state = State::Scram;

@@ -353,6 +353,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_client_disconnects_total", "connections", &["reason"], CLIENT_ENDS, "Sessions that ended, by reason."),
     event("howdah_tls_handshakes_total", "handshakes", &["side"], &["client", "server", "ops"], "TLS handshakes that succeeded, with clients, with servers, and on the ops port."),
     event("howdah_tls_handshake_failures_total", "handshakes", &["side"], &["client", "server", "ops"], "TLS handshakes that failed, or that the peer refused; the log says why."),
+    event("howdah_server_logins_total", "logins", &["method"], &["none", "password", "md5", "scram-sha-256", "scram-sha-256-plus"], "Logins to servers by what proved who we are: none (trust, or a certificate), a password as it is, md5, SCRAM, or SCRAM bound to the server's certificate."),
     event("howdah_server_tls_fallbacks_total", "connections", &["to"], &["plain", "tls"], "Server connections that fell back to plain text (server_tls_mode prefer) or to TLS (allow)."),
     process("howdah_tls_certificate_not_after_seconds", Gauge, "seconds", &["setting"], "When the certificate of this setting expires, in seconds since 1970; of CA certificates the first to expire; +Inf where there is none."),
     event("howdah_accept_errors_total", "errors", &["reason"], &["emfile", "enfile", "other"], "Connections that the system did not let us accept."),

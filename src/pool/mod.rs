@@ -1298,8 +1298,9 @@ impl Drop for OpenGuard {
 }
 
 impl Pool {
-    fn count_tls(&self, conn: &ServerConn, spec: &PoolSpec) {
+    fn count_login(&self, conn: &ServerConn, spec: &PoolSpec) {
         let counters = &self.services.counters;
+        counters.count("server_logins_total", conn.proved);
         let mode = spec.tls.as_ref().map_or(Mode::Disable, |c| c.mode);
         if conn.tls.is_some() {
             counters.count("tls_handshakes_total", "server");
@@ -1374,7 +1375,7 @@ impl Pool {
 
     /// Whoever the connection is for: what is counted, logged and known from now on.
     fn arrived(&self, conn: &mut ServerConn, spec: &PoolSpec, began: Instant) -> inspect::Facts {
-        self.count_tls(conn, spec);
+        self.count_login(conn, spec);
         self.failed_hosts.lock().clear();
         self.services.ledger.host_reached(&conn.host);
         conn.counted = Some(holders::Socket::new(&self.services.server_sockets));

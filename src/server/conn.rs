@@ -24,6 +24,8 @@ pub struct ServerConn {
     pub opened: Instant,
     /// What its TLS was made with, where it has TLS: a cancel for it goes the same way.
     pub tls: Option<Arc<Connector>>,
+    /// How we proved ourselves to the server: a label of `howdah_server_logins_total`.
+    pub proved: &'static str,
     /// When it was last given back.
     pub released: Instant,
     /// It is reset when it is given back, whatever was done on it.
@@ -70,6 +72,7 @@ impl ServerConn {
             cancel_key,
             opened,
             tls: None,
+            proved: "none",
             released: opened,
             reset_always: false,
             serial: 0,

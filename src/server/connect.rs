@@ -133,6 +133,7 @@ struct Login<'a> {
     buf: Vec<u8>,
     host: &'a HostAddr,
     max: u32,
+    proved: &'static str,
 }
 
 impl Login<'_> {
@@ -236,6 +237,7 @@ async fn open_inner(
     let tls = t.tls.clone().filter(|_| l.stream.tls().is_some());
     let mut conn = ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, room);
     conn.tls = tls;
+    conn.proved = l.proved;
     Ok(Box::new(conn))
 }
 
@@ -259,7 +261,7 @@ async fn begin<'a>(host: &'a HostAddr, t: &Target, attempt: Attempt) -> Result<L
         Failure::Io(e) => Begin::from(io_error(host, &e)),
         Failure::Tls(e) => Begin { failure: OpenFailure::Fatal(e), about_tls: true },
     })?;
-    let mut l = Login { stream, buf: Vec::new(), host, max: t.max_message };
+    let mut l = Login { stream, buf: Vec::new(), host, max: t.max_message, proved: "none" };
     let mut params = vec![("user", &*t.user), ("database", t.dbname.as_str())];
     params.extend(t.startup.iter().map(|(n, v)| (n.as_str(), v.as_str())));
     let hello = encode::startup_message(&params).map_err(OpenFailure::Fatal)?;
@@ -305,7 +307,10 @@ async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Re
                     break;
                 }
                 ServerAction::Wait => break,
-                ServerAction::Accept => return Ok(()),
+                ServerAction::Accept => {
+                    l.proved = auth.how();
+                    return Ok(());
+                }
                 ServerAction::Fail(e) => return Err(OpenFailure::Fatal(e)),
                 ServerAction::Derive(job) => {
                     // PBKDF2 takes milliseconds: not on a thread that relays.

@@ -1,5 +1,6 @@
 //! A CA and its certificates, PostgreSQL with TLS, and psql.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use crate::common::certs::Lab;
@@ -8,8 +9,16 @@ use crate::common::{Cluster, Options, cluster, eventually};
 
 /// Runs psql: what it printed, or what it complained of.
 pub fn psql(dsn: &str, commands: &[&str]) -> Result<String, String> {
+    psql_as(None, dsn, commands)
+}
+
+/// The same by another account of the system, by its numbers of user and group; only root can do that.
+pub fn psql_as(account: Option<(u32, u32)>, dsn: &str, commands: &[&str]) -> Result<String, String> {
     let program = client_program("psql").expect("checked before");
     let mut command = Command::new(program);
+    if let Some((user, group)) = account {
+        command.uid(user).gid(group).current_dir("/");
+    }
     command.args(["-X", "-A", "-t", "-d", dsn]);
     for c in commands {
         command.args(["-c", c]);
