@@ -21,9 +21,12 @@ fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The steps of one SCRAM exchange without channel binding.
+/// The steps of one SCRAM exchange.
 pub struct Scram {
     password: String,
+    /// The header, and what the channel is bound to behind it.
+    header: &'static str,
+    channel: Vec<u8>,
     nonce: String,
     auth_message: String,
     salted: [u8; 32],
@@ -33,14 +36,26 @@ impl Scram {
     pub fn new(password: &str) -> Self {
         Scram {
             password: password.into(),
+            header: "n,,",
+            channel: Vec::new(),
             nonce: B64.encode(rand::random::<[u8; 18]>()),
             auth_message: String::new(),
             salted: [0; 32],
         }
     }
 
+    /// SCRAM-SHA-256-PLUS over TLS, with the hash of the certificate that the other side has shown.
+    pub fn bound(password: &str, certificate: &[u8]) -> Self {
+        let channel = Sha256::digest(certificate).to_vec();
+        Scram { header: "p=tls-server-end-point,,", channel, ..Scram::new(password) }
+    }
+
+    pub fn mechanism(&self) -> &'static str {
+        if self.channel.is_empty() { "SCRAM-SHA-256" } else { "SCRAM-SHA-256-PLUS" }
+    }
+
     pub fn first(&self) -> String {
-        format!("n,,n=,r={}", self.nonce)
+        format!("{}n=,r={}", self.header, self.nonce)
     }
 
     pub fn last(&mut self, server_first: &str) -> Result<String, String> {
@@ -55,7 +70,8 @@ impl Scram {
             return Err("the server's nonce does not extend ours".into());
         }
         pbkdf2::pbkdf2_hmac::<Sha256>(self.password.as_bytes(), &salt, rounds, &mut self.salted);
-        let bare = format!("c=biws,r={nonce}");
+        let channel = B64.encode([self.header.as_bytes(), &self.channel].concat());
+        let bare = format!("c={channel},r={nonce}");
         self.auth_message = format!("n=,r={},{server_first},{bare}", self.nonce);
         let client_key = hmac(&self.salted, b"Client Key");
         let signature = hmac(&Sha256::digest(&client_key), self.auth_message.as_bytes());
