@@ -1,9 +1,29 @@
 //! Asks somebody else whether a password is a user's: an LDAP directory or the system's PAM, with the cargo feature of
 //! that name alone.
 
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use crate::config::ldap::Ldap;
+
+/// How many requests to PAM may be under way, and the places of those that are not.
+#[derive(Debug, Clone)]
+pub struct PamPlaces {
+    pub free: Arc<Semaphore>,
+    pub most: u32,
+}
+
+impl PamPlaces {
+    pub fn new(most: u32) -> Self {
+        Self { free: Arc::new(Semaphore::new(most as usize)), most }
+    }
+
+    pub fn taken(&self) -> usize {
+        (self.most as usize).saturating_sub(self.free.available_permits())
+    }
+}
 
 /// Whether the directory lets this user in with this password; an error is that nobody could say.
 #[cfg(not(feature = "ldap"))]
@@ -29,13 +49,21 @@ pub async fn check(ldap: &Ldap, user: &str, password: &str) -> Result<bool, Stri
 
 /// Whether PAM lets this user in with this password, as pam_authenticate(3) and pam_acct_mgmt(3) say; an error is that
 /// nobody could say. A module may wait for the network, and holds a refusal back by seconds: it has one of the threads
-/// that are for such work.
-pub async fn check_pam(service: &str, user: &str, password: &str, from: &str) -> Result<bool, String> {
+/// that are for such work, and the place until it returns, even where nobody waits for that any more.
+pub async fn check_pam(
+    place: OwnedSemaphorePermit,
+    service: &str,
+    user: &str,
+    password: &str,
+    from: &str,
+) -> Result<bool, String> {
     let (service, user, from) = (service.to_owned(), user.to_owned(), from.to_owned());
     let password = Zeroizing::new(password.to_owned());
-    tokio::task::spawn_blocking(move || pam::ask(&service, &user, password, &from))
-        .await
-        .map_err(|_| "the module panicked".to_owned())?
+    let asked = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        pam::ask(&service, &user, password, &from)
+    });
+    asked.await.map_err(|_| "the module panicked".to_owned())?
 }
 
 #[cfg(not(feature = "pam"))]

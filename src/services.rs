@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::{Profile, Secret};
 use crate::control::Control;
+use crate::directory::PamPlaces;
 use crate::error::{Error, Report, report, report_as_pgbouncer};
 use crate::lookup::Lookups;
 use crate::metrics::events::Events;
@@ -71,6 +72,7 @@ pub struct Services {
     /// With which clients that proved a verifier are logged in to servers.
     pub passkeys: ScramCache,
     pub lookups: Lookups,
+    pub pam: PamPlaces,
     /// Clients that were accepted and are not gone; a drain waits for it.
     pub gone: tokio::sync::Notify,
     follows: OnConfig,
@@ -105,6 +107,7 @@ impl Services {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
         let params = ParamInterner::default();
         let mock_secret = mock_secret(&config);
+        let pam = PamPlaces::new(config.access.max_pam_requests);
         Arc::new(Self {
             clock: Clock::default(),
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
@@ -137,6 +140,7 @@ impl Services {
             scram_cache: ScramCache::default(),
             passkeys: ScramCache::default(),
             lookups: Lookups::default(),
+            pam,
             gone: tokio::sync::Notify::new(),
             follows: OnConfig::default(),
             tcp_closed: tokio::sync::watch::Sender::new(false),

@@ -277,7 +277,12 @@ fn passwords_are_not_guessed_for_long() {
             assert!(wrong(user).contains("28P01"), "{user}");
         }
         let told = wrong(user);
-        assert!(told.contains("28000") && told.contains("too many failed logins"), "{told}");
+        assert!(
+            told.contains("28000")
+                && told.contains("too many failed logins")
+                && told.contains("from 127.0.0.1"),
+            "{told}"
+        );
     }
     let (codes, told) = refused(&dsn(&howdah, "app", Some("right")));
     assert!(codes.is_empty() && told.contains("max_login_failures is 3"), "nobody was asked: {told}");

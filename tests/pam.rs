@@ -72,6 +72,50 @@ impl Modules {
     }
 }
 
+/// A service whose module waits until it is released, as one does that asks over a network.
+struct Hanging {
+    modules: Modules,
+}
+
+impl Hanging {
+    fn new() -> Option<Self> {
+        let modules = Modules::new()?;
+        let dir = modules.0.path();
+        if !["/lib", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"]
+            .iter()
+            .any(|lib| Path::new(lib).join("security/pam_exec.so").exists())
+        {
+            left_out("a PAM module that hangs", "there is no pam_exec");
+            return None;
+        }
+        let (gate, open, script) = (dir.join("gate"), dir.join("open"), dir.join("wait"));
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let text = format!("#!/bin/sh\n[ -e {} ] || read x < {}\nexit 0\n", open.display(), gate.display());
+        std::fs::write(&script, text).expect("written");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        let lines =
+            format!("auth required pam_exec.so quiet {}\naccount required pam_permit.so\n", script.display());
+        std::fs::write(dir.join("services/hanging"), lines).expect("written");
+        Some(Self { modules })
+    }
+
+    /// Nobody waits from now on.
+    fn release(&self) {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let dir = self.modules.0.path();
+        drop(std::fs::write(dir.join("open"), ""));
+        // Without a reader there is nobody to release.
+        let mut pipe = std::fs::OpenOptions::new();
+        drop(pipe.write(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(dir.join("gate")));
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 /// Whether one comes in; else what is said, without what only one of both adds.
 fn outcome(port: u16, user: &str, password: &str) -> Result<(), String> {
     let dsn = Dsn { password: Some(password.to_owned()), ..Dsn::local(port, user, "app") };
@@ -154,4 +198,30 @@ fn one_method_for_all_can_be_pam() {
     assert_eq!(outcome(howdah.port(), "bob", "also right"), Ok(()));
     let wrong = outcome(howdah.port(), "bob", "right").expect_err("a wrong password");
     assert!(wrong.contains("PAM authentication failed for user"), "{wrong}");
+}
+
+/// A login's end is not the end of its request: the next one waits for the place, and is told why it did so in vain.
+#[test]
+fn requests_that_hang_are_bounded() {
+    let Some(hanging) = Hanging::new() else { return };
+    let options = Options::default().sql("CREATE ROLE alice LOGIN").sql("CREATE DATABASE app");
+    let Some(server) = cluster(15, options) else { return };
+    let howdah = hanging.modules.howdah(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"pam\"\n\
+         auth_pam_service = \"hanging\"\nmax_pam_requests = 1\nclient_login_timeout = \"1s\"\n[users.alice]\n\
+         [databases.app]\nhost = \"{}\"\npool_size = 2\n",
+        server.tcp()
+    ));
+    let ended = |outcome| kit::metric(&howdah, "howdah_pam_requests_total", &[("outcome", outcome)]);
+    let under_way = || kit::metric(&howdah, "howdah_pam_requests_in_flight", &[]);
+    let first = outcome(howdah.port(), "alice", "x").expect_err("nobody answers");
+    assert!(first.contains("login was not finished in time"), "{first}");
+    assert_eq!((ended("abandoned"), under_way()), (1.0, 1.0));
+    let second = outcome(howdah.port(), "alice", "x").expect_err("there is one place");
+    assert!(second.contains("53300") && second.contains("too many PAM requests"), "{second}");
+    assert_eq!((ended("busy"), under_way()), (1.0, 1.0));
+    hanging.release();
+    common::eventually("its place is given back", || under_way() == 0.0);
+    assert_eq!(outcome(howdah.port(), "alice", "x"), Ok(()));
+    assert_eq!((ended("accepted"), ended("abandoned")), (1.0, 1.0));
 }

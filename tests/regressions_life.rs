@@ -169,6 +169,7 @@ fn r72_every_limit_at_zero() {
         "max_login_connections",
         "max_parallel_connects",
         "max_cancels_in_flight",
+        "max_pam_requests",
         "max_client_statements",
         "max_message_size",
         "max_statement_size",

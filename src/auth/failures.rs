@@ -25,6 +25,15 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Who counts as one, for people: an address, a network, or everybody on this machine.
+pub fn origin(address: Option<IpAddr>) -> String {
+    match address.map(network) {
+        None => "the Unix socket".to_owned(),
+        Some(IpAddr::V4(a)) => a.to_string(),
+        Some(IpAddr::V6(a)) => format!("{a}/64"),
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     /// Failures that are not forgotten yet.
@@ -121,6 +130,9 @@ mod tests {
         assert!(f.may_try(now, 4, at("2001:db8:0:2::"), "u"), "the network beside it");
         assert!(!f.may_try(now, 4, at("10.0.0.1"), "u"), "the same of IPv4");
         assert!(f.may_try(now, 4, at("::ffff:10.0.0.2"), "u"), "addresses of IPv4 are not one network");
+        let told = ["2001:db8:0:1::9", "::ffff:10.0.0.1", "10.0.0.2"].map(|a| origin(at(a)));
+        assert_eq!(told, ["2001:db8:0:1::/64", "10.0.0.1", "10.0.0.2"]);
+        assert_eq!(origin(None), "the Unix socket");
         f.succeeded(at("2001:db8:0:1::9"), "u");
         assert!(f.may_try(now, 4, at("2001:db8:0:1::"), "u"));
     }

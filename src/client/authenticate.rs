@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use zeroize::Zeroizing;
 
 use super::login::{gone, message};
 use crate::auth::access::{self, Caller, Identity};
-use crate::auth::{Action, ClientAuth};
+use crate::auth::{Action, ClientAuth, failures};
 use crate::clock::Clock;
 use crate::config::hba::{ClientCert, Rule};
 use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User};
@@ -19,30 +20,38 @@ use crate::proto::encode;
 use crate::proto::startup::{Replication, Startup};
 use crate::services::Services;
 
+/// What of a login is known before anybody is asked.
+pub(super) struct Arrival {
+    pub(super) peer: Peer,
+    /// What the channel can be bound to.
+    pub(super) end_point: Option<Vec<u8>>,
+    /// When the login is over, come what may.
+    pub(super) deadline: Instant,
+}
+
 /// Lets the client in, or says why not; a user that does not exist fails where a wrong password does.
 pub(super) async fn authenticate(
     stream: &mut Stream,
     buf: &mut Vec<u8>,
-    peer: Peer,
     services: &Arc<Services>,
     config: &Arc<Config>,
     startup: &Startup,
-    end_point: Option<Vec<u8>>,
+    Arrival { peer, end_point, deadline }: Arrival,
 ) -> Result<(), Error> {
     let rule = rule(stream, peer, config, startup)?;
     let (user, limit) = (startup.user.as_str(), config.limits.max_login_failures);
     let address = address(peer);
+    let too_many =
+        || Err(Error::TooManyFailures { user: user.to_owned(), from: failures::origin(address), limit });
     if !services.failures.lock().may_try(Clock::now(), limit, address, user) {
-        return Err(Error::TooManyFailures { user: user.to_owned(), limit });
+        return too_many();
     }
-    let way = Way { rule, address };
-    let proved = by_rule(stream, buf, services, config, startup, end_point, way).await;
+    let way = Way { rule, address, end_point, deadline };
+    let proved = by_rule(stream, buf, services, config, startup, way).await;
     let mut failures = services.failures.lock();
     match &proved {
         // Others may have guessed meanwhile: one that was right among too many is no proof.
-        Ok(()) if !failures.may_try(Clock::now(), limit, address, user) => {
-            return Err(Error::TooManyFailures { user: user.to_owned(), limit });
-        }
+        Ok(()) if !failures.may_try(Clock::now(), limit, address, user) => return too_many(),
         Ok(()) => failures.succeeded(address, user),
         Err(
             Error::AuthenticationFailed { .. }
@@ -68,6 +77,8 @@ fn address(peer: Peer) -> Option<IpAddr> {
 struct Way<'c> {
     rule: Option<&'c Rule>,
     address: Option<IpAddr>,
+    end_point: Option<Vec<u8>>,
+    deadline: Instant,
 }
 
 /// By the rule that was chosen, or the one method for all.
@@ -77,7 +88,6 @@ async fn by_rule(
     services: &Arc<Services>,
     config: &Arc<Config>,
     startup: &Startup,
-    end_point: Option<Vec<u8>>,
     way: Way<'_>,
 ) -> Result<(), Error> {
     let rule = way.rule;
@@ -87,13 +97,12 @@ async fn by_rule(
     if method == AuthMethod::Ldap {
         let ldap = rule.map_or(&config.access.ldap, |r| &r.ldap).clone();
         let ldap = ldap.ok_or_else(|| Error::Internal("ldap without its options".to_owned()))?;
-        let ask = async |password: &str| directory::check(&ldap, user, password).await;
+        let ask = async |password: &str| Ok(directory::check(&ldap, user, password).await);
         return by_directory(stream, buf, "LDAP", user, ask).await;
     }
     if method == AuthMethod::Pam {
         let service = rule.and_then(|r| r.pam_service.as_ref()).unwrap_or(&config.access.pam_service);
-        let from = way.address.map_or_else(|| "[local]".to_owned(), |a| a.to_string());
-        let ask = async |password: &str| directory::check_pam(service, user, password, &from).await;
+        let ask = async |password: &str| ask_pam(services, &way, service, user, password).await;
         return by_directory(stream, buf, "PAM", user, ask).await;
     }
     let known = config.users.get(user);
@@ -113,7 +122,7 @@ async fn by_rule(
         let exists = known.is_some_and(listed) || asked.is_some_and(|f| f != Found::Nobody);
         return if exists { Ok(()) } else { Err(Error::AuthenticationFailed { user: user.to_owned() }) };
     }
-    let proved = prove_secret(stream, buf, services, method, user, secret.as_ref(), end_point).await;
+    let proved = prove_secret(stream, buf, services, method, user, secret.as_ref(), way.end_point).await;
     if proved.is_err() && asked.is_some() {
         services.lookups.distrust(&startup.database, user);
     }
@@ -148,13 +157,53 @@ fn rule<'c>(
     }
 }
 
+/// Whether a directory lets the user in, or why it could not say.
+type Verdict = Result<bool, String>;
+
+/// A request to PAM whose end is yet to be counted.
+struct Unanswered<'s>(Option<&'s Services>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(services) = self.0 {
+            services.counters.count("pam_requests_total", "abandoned");
+        }
+    }
+}
+
+/// Waits for a place among the requests that are under way, and asks; the error is that none was free in time.
+async fn ask_pam(
+    services: &Services,
+    way: &Way<'_>,
+    service: &str,
+    user: &str,
+    password: &str,
+) -> Result<Verdict, Error> {
+    let from = way.address.map_or_else(|| "[local]".to_owned(), |a| a.to_string());
+    let free = services.pam.free.clone().acquire_owned();
+    let Ok(place) = tokio::time::timeout_at(way.deadline.into(), free).await else {
+        services.counters.count("pam_requests_total", "busy");
+        return Err(Error::DirectoryBusy { method: "PAM", limit: services.pam.most });
+    };
+    let place = place.map_err(|e| Error::Internal(e.to_string()))?;
+    let mut unanswered = Unanswered(Some(services));
+    let verdict = directory::check_pam(place, service, user, password, &from).await;
+    unanswered.0 = None;
+    match verdict {
+        Ok(true) => services.counters.count("pam_requests_total", "accepted"),
+        Ok(false) => services.counters.count("pam_requests_total", "refused"),
+        Err(_) => services.counters.count("pam_requests_total", "failed"),
+    }
+    Ok(verdict)
+}
+
 /// The password goes to the directory as it is: over TLS alone, if the operator sees to it.
 async fn by_directory(
     stream: &mut Stream,
     buf: &mut Vec<u8>,
     method: &'static str,
     user: &str,
-    ask: impl AsyncFnOnce(&str) -> Result<bool, String>,
+    ask: impl AsyncFnOnce(&str) -> Result<Verdict, Error>,
 ) -> Result<(), Error> {
     stream.write_all(encode::AUTHENTICATION_CLEARTEXT).await.map_err(gone)?;
     let (tag, body) = message(stream, buf).await?;
@@ -165,7 +214,7 @@ async fn by_directory(
     let body = Zeroizing::new(body);
     let password = crate::auth::password(&body)?;
     let right = match std::str::from_utf8(password) {
-        Ok(text) => ask(text).await,
+        Ok(text) => ask(text).await?,
         Err(_) => Ok(false),
     };
     if let Err(reason) = &right {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::RngCore;
 use zeroize::Zeroize as _;
 
-use super::authenticate::authenticate;
+use super::authenticate::{Arrival, authenticate};
 use super::ctl::ClientCtl;
 use super::replication::{self, Walsender};
 use super::route;
@@ -96,12 +96,13 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
     let limit = config.database(&startup.database).map_or(config.pool.client_login_timeout, |db| {
         config.pool_settings(&db, &startup.user, Role::Primary).client_login_timeout
     });
-    let left = limit.saturating_sub(Clock::now().saturating_duration_since(started));
+    let deadline = started + limit;
     // Of the certificate that this client was shown, whatever a reload has brought since.
     let acceptor = config.tls.acceptor.as_ref().filter(|_| stream.tls().is_some());
     let end_point = acceptor.and_then(|a| a.end_point().map(<[u8]>::to_vec));
-    let admitted = admit(&mut stream, peer, services, startup, &mut buf, end_point);
-    match tokio::time::timeout(left, admitted).await {
+    let arrival = Arrival { peer, end_point, deadline };
+    let admitted = admit(&mut stream, arrival, services, startup, &mut buf);
+    match tokio::time::timeout_at(deadline.into(), admitted).await {
         Ok(Ok(Admitted::Session(mut session, places))) => {
             let took = Clock::us(started, Clock::now());
             services.logins.lock().add(took);
@@ -291,12 +292,12 @@ async fn secure(
 
 async fn admit(
     stream: &mut Stream,
-    peer: Peer,
+    arrival: Arrival,
     services: &Arc<Services>,
     startup: Startup,
     buf: &mut Vec<u8>,
-    end_point: Option<Vec<u8>>,
 ) -> Result<Admitted, Error> {
+    let peer = arrival.peer;
     let config = services.config();
     let console = config.is_console(&startup.database);
     let trusted = console && is_ourselves(stream, &startup.user);
@@ -307,7 +308,7 @@ async fn admit(
         stream.write_all(&bytes).await.map_err(gone)?;
     }
     if !trusted {
-        authenticate(stream, buf, peer, services, &config, &startup, end_point).await?;
+        authenticate(stream, buf, services, &config, &startup, arrival).await?;
     }
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;

@@ -62,6 +62,7 @@ pub struct Access {
     pub ldap: Option<Arc<Ldap>>,
     /// Which file of /etc/pam.d says what PAM does, where a rule does not.
     pub pam_service: String,
+    pub max_pam_requests: u32,
 }
 
 /// Whether this program can do what only a cargo feature of that name brings.

@@ -231,6 +231,11 @@ settings! {
     /// The service that PAM is asked as (needs the cargo feature pam), where a rule has no `pamservice`.
     auth_pam_service: GLOBAL, Kind::Text, Is("postgresql"), "what PostgreSQL itself asks; PgBouncer's is always pgbouncer",
         NewConnections, NATIVE.preset("pgbouncer"), Config |c, Text(v)| c.access.pam_service = v.clone();
+    /// Requests to PAM that are under way at one time. More wait for one to end, and are refused when their login's time is
+    /// over. A request that hangs is not ended by the end of its login, which is why there is a bound.
+    max_pam_requests: GLOBAL, Kind::Count { min: 1, max: 256 }, Is("16"),
+        "each takes a thread for as long as a module likes, of those that also look up names and derive keys",
+        Restart, NATIVE, Config |c, Count(v)| c.access.max_pam_requests = *v;
     /// A PgBouncer user list: lines of `"user" "secret"`. Users of this file win over its entries.
     auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
         Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());

@@ -66,6 +66,7 @@ samples! {
         from: "10.0.0.1".to_owned(), user: "alice".to_owned(), database: "app".to_owned(), tls: true };
     Error::IdentityUnproved { .. } => Error::IdentityUnproved { method: "Peer", user: "alice".to_owned() };
     Error::DirectoryRefused { .. } => Error::DirectoryRefused { method: "LDAP", user: "alice".to_owned() };
+    Error::DirectoryBusy { .. } => Error::DirectoryBusy { method: "PAM", limit: 16 };
     Error::NoSuchUser { .. } => Error::NoSuchUser { user: "alice".to_owned() };
     Error::CertificateRequired => Error::CertificateRequired;
     Error::LookupFailed { .. } => Error::LookupFailed { reason: "db:5432: connection refused".to_owned() };
@@ -75,7 +76,8 @@ samples! {
     Error::TooManyUserClients { .. } =>
         Error::TooManyUserClients { user: "alice".to_owned(), current: 100, limit: 100 };
     Error::TooManyLogins { .. } => Error::TooManyLogins { current: 1000, limit: 1000 };
-    Error::TooManyFailures { .. } => Error::TooManyFailures { user: "alice".to_owned(), limit: 60 };
+    Error::TooManyFailures { .. } => Error::TooManyFailures {
+        user: "alice".to_owned(), from: "2001:db8:0:1::/64".to_owned(), limit: 60 };
     Error::UnknownDatabase { .. } => Error::UnknownDatabase { database: "app".to_owned() };
     Error::LoginTimeout { .. } => Error::LoginTimeout { after: LIMIT };
     Error::ShuttingDown => Error::ShuttingDown;

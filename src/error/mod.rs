@@ -130,6 +130,9 @@ pub enum Error {
     IdentityUnproved { method: &'static str, user: String },
     #[error("{method} authentication failed for user \"{user}\"")]
     DirectoryRefused { method: &'static str, user: String },
+    /// Nobody could be asked in time, because too many others are.
+    #[error("too many {method} requests under way")]
+    DirectoryBusy { method: &'static str, limit: u32 },
     /// The server was asked, and has no such user; told in PgBouncer's profile alone.
     #[error("no such user: \"{user}\"")]
     NoSuchUser { user: String },
@@ -145,8 +148,8 @@ pub enum Error {
     TooManyUserClients { user: String, current: usize, limit: usize },
     #[error("too many logins under way")]
     TooManyLogins { current: usize, limit: usize },
-    #[error("too many failed logins of this user from this address")]
-    TooManyFailures { user: String, limit: u32 },
+    #[error("too many failed logins of this user from {from}")]
+    TooManyFailures { user: String, from: String, limit: u32 },
     #[error("database \"{database}\" does not exist")]
     UnknownDatabase { database: String },
     #[error("login timeout")]

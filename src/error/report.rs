@@ -159,6 +159,18 @@ pub fn report(error: &Error) -> Report {
             r(F, S::INVALID_AUTHORIZATION, "tls_required", "SSL required".to_owned()),
             "Connect with sslmode=require or stronger; client_tls_mode lets nobody in without TLS.",
         ),
+        Error::DirectoryBusy { method, limit } => h(
+            d(
+                r(
+                    F,
+                    S::TOO_MANY_CONNECTIONS,
+                    "directory_busy",
+                    format!("too many {method} requests are under way"),
+                ),
+                format!("max_pam_requests is {limit}, and none of them ended before client_login_timeout."),
+            ),
+            "Try again shortly; see why the modules answer slowly, or raise max_pam_requests.",
+        ),
         Error::NoSuchUser { user } => r(
             F,
             S::INVALID_PASSWORD,
@@ -267,13 +279,13 @@ pub fn report(error: &Error) -> Report {
             ),
             "Try again shortly; raise max_login_connections if such bursts are expected.",
         ),
-        Error::TooManyFailures { user, limit } => h(
+        Error::TooManyFailures { user, from, limit } => h(
             d(
                 r(
                     F,
                     S::INVALID_AUTHORIZATION,
                     "too_many_failures",
-                    format!("too many failed logins of user \"{user}\" from this address"),
+                    format!("too many failed logins of user \"{user}\" from {from}"),
                 ),
                 format!(
                     "max_login_failures is {limit} in a minute; more logins are refused meanwhile, whatever the password."

@@ -259,6 +259,7 @@ fn whole<'s>(out: &mut Series<'s>, s: &'s Snapshot) {
         out.put("howdah_tls_certificate_not_after_seconds", &[setting], *end);
     }
     out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
+    out.put("howdah_pam_requests_in_flight", &[], s.pam_requests_in_flight as f64);
 }
 
 fn process(out: &mut Series<'_>, p: &Process) {

@@ -37,6 +37,7 @@ pub(super) struct Snapshot {
     pub(super) logins: Histogram,
     pub(super) statements: Statements,
     pub(super) cancels_in_flight: usize,
+    pub(super) pam_requests_in_flight: usize,
     /// Name, label, count.
     pub(super) events: Vec<(&'static str, &'static str, u64)>,
     pub(super) uptime: Duration,
@@ -165,6 +166,7 @@ impl Snapshot {
             logins: services.logins.lock().clone(),
             statements: Statements::of(services),
             cancels_in_flight: services.cancels_in_flight.load(Ordering::Relaxed),
+            pam_requests_in_flight: services.pam.taken(),
             events: services.counters.all(),
             uptime: Duration::from_millis(services.clock.now_ms()),
             process: Process::read(&services.boot_time),

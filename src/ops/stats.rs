@@ -28,6 +28,7 @@ struct Stats<'a> {
     /// The newest first.
     recent_events: Vec<Recent<'a>>,
     cancels_in_flight: usize,
+    pam_requests_in_flight: usize,
     /// By name and label; the label is empty where there is none.
     events: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     process: Option<ProcessFigures>,
@@ -190,6 +191,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
         leaked_connections: Leaked { leases: s.leaked.0, sockets: s.leaked.1 },
         recent_events: s.recent.iter().map(recent).collect(),
         cancels_in_flight: s.cancels_in_flight,
+        pam_requests_in_flight: s.pam_requests_in_flight,
         events,
         process: s.process.map(process),
     };
