@@ -592,3 +592,50 @@ fn no_verifier_opens_what_wants_the_password() {
             + kit::metric(&howdah, "howdah_errors_total", &[("code", "server_auth_unanswerable")]);
     assert!(coded >= 1.0, "{}", howdah.log());
 }
+
+/// Patterns, networks of this machine, and quotes: rule by rule the verdict of PostgreSQL, where it has them.
+#[test]
+fn rules_fit_whom_they_fit_with_postgres_18() {
+    let Some(_) = common::tools::client_program("psql") else { return };
+    let names = ["app1", "app22", "apple", "x,y", "sameuser", "u1"];
+    let users = ["u1", "u_2", "v", "all"];
+    let rules = "host \"/^app[[:digit:]]$\" u1,v samehost trust\nhost /pple all samenet reject\n\
+                 host \"/^x,y$\" /^(?:u|v)\\d*$ 127.0.0.1/32 trust\nhost \"sameuser\" \"all\" samenet trust\n\
+                 host sameuser all samehost trust\nhost \"/^app\\d{2,}$\" /^\\w_ samehost trust\nhost apple u1 all trust\n";
+    let mut options = Options::default();
+    for name in names {
+        options = options.sql(&format!("CREATE DATABASE \"{name}\""));
+    }
+    for user in users {
+        options = options.sql(&format!("CREATE ROLE \"{user}\" LOGIN"));
+    }
+    let options = rules.lines().fold(options, |o, line| o.hba(line));
+    let Some(cluster) = common::cluster(18, options) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("hba");
+    std::fs::write(&file, rules).expect("written");
+    let sections: String = users.iter().map(|u| format!("[users.\"{u}\"]\n")).collect();
+    let databases: String = names
+        .iter()
+        .map(|d| format!("[databases.\"{d}\"]\n{}\npool_size = 2\n", over_socket(&cluster)))
+        .collect();
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"hba\"\n\
+         auth_hba_file = \"{}\"\nmax_login_failures = 0\n{sections}{databases}",
+        file.display()
+    ));
+    let mut let_in = Vec::new();
+    for database in names {
+        for user in users {
+            let said = |port: u16| {
+                said(&format!("host=127.0.0.1 port={port} user={user} dbname={database} sslmode=disable"))
+            };
+            if agreed(&format!("{user} in {database}"), &said(cluster.port()), &said(howdah.port())) {
+                let_in.push(format!("{user} in {database}"));
+            }
+        }
+    }
+    let expected =
+        ["u1 in app1", "v in app1", "u_2 in app22", "u1 in x,y", "v in x,y", "all in sameuser", "u1 in u1"];
+    assert_eq!(let_in, expected);
+}

@@ -17,6 +17,8 @@ pub struct Caller<'a> {
     pub database: &'a str,
     /// To no database.
     pub physical_replication: bool,
+    /// This machine's addresses and their masks, where a rule goes by them.
+    pub interfaces: &'a [(IpAddr, IpAddr)],
 }
 
 /// The first rule that fits.
@@ -38,23 +40,41 @@ fn fits(rule: &Rule, c: &Caller<'_>) -> bool {
         Name::All => true,
         Name::SameUser => c.database == c.user,
         Name::Exact(name) => name == c.database,
+        Name::Fits(pattern) => pattern.fits(c.database),
     };
     let user = |n: &Name| match n {
         Name::All => true,
         Name::Exact(name) => name == c.user,
+        Name::Fits(pattern) => pattern.fits(c.user),
         Name::SameUser | Name::Replication => false,
     };
-    kind && c.address.is_none_or(|a| contains(rule.address, a))
+    kind && c.address.is_none_or(|a| contains(rule.address, a, c.interfaces))
         && rule.databases.iter().any(database)
         && rule.users.iter().any(user)
 }
 
-fn contains(network: Address, ip: IpAddr) -> bool {
-    match (network, ip.to_canonical()) {
+fn contains(network: Address, ip: IpAddr, interfaces: &[(IpAddr, IpAddr)]) -> bool {
+    let ip = ip.to_canonical();
+    match (network, ip) {
         (Address::Any, _) => true,
+        (Address::SameHost, _) => interfaces.iter().any(|(own, _)| *own == ip),
+        (Address::SameNet, _) => interfaces.iter().any(|(own, mask)| beside(*own, *mask, ip)),
         (Address::V4(net, mask), IpAddr::V4(ip)) => ip.to_bits() & mask == net,
         (Address::V6(net, mask), IpAddr::V6(ip)) => ip.to_bits() & mask == net,
         (Address::V4(..), IpAddr::V6(_)) | (Address::V6(..), IpAddr::V4(_)) => false,
+    }
+}
+
+/// Whether both addresses are in one network with this mask.
+fn beside(own: IpAddr, mask: IpAddr, ip: IpAddr) -> bool {
+    match (own, mask, ip) {
+        (IpAddr::V4(own), IpAddr::V4(mask), IpAddr::V4(ip)) => {
+            (own.to_bits() ^ ip.to_bits()) & mask.to_bits() == 0
+        }
+        (IpAddr::V6(own), IpAddr::V6(mask), IpAddr::V6(ip)) => {
+            (own.to_bits() ^ ip.to_bits()) & mask.to_bits() == 0
+        }
+        _ => false,
     }
 }
 
@@ -133,7 +153,45 @@ mod tests {
 
     fn caller(address: Option<&str>, tls: bool) -> Caller<'static> {
         let address = address.map(|a| a.parse().expect("an address"));
-        Caller { address, tls, user: "u", database: "d", physical_replication: false }
+        Caller { address, tls, user: "u", database: "d", physical_replication: false, interfaces: &[] }
+    }
+
+    #[test]
+    fn this_machine_s_own_addresses_and_networks() {
+        let pair = |a: &str, m: &str| (a.parse().expect("an address"), m.parse().expect("a mask"));
+        let own = [
+            pair("127.0.0.1", "255.0.0.0"),
+            pair("10.1.2.3", "255.255.255.0"),
+            pair("2001:db8::5", "ffff:ffff:ffff:ffff::"),
+        ];
+        for (from, same_host, same_net) in [
+            ("127.0.0.1", true, true),
+            ("127.9.9.9", false, true),
+            ("10.1.2.3", true, true),
+            ("::ffff:10.1.2.3", true, true),
+            ("10.1.2.200", false, true),
+            ("10.1.3.3", false, false),
+            ("2001:db8::5", true, true),
+            ("2001:db8::9:9", false, true),
+            ("2001:db8:0:1::5", false, false),
+        ] {
+            for (network, expected) in [(Address::SameHost, same_host), (Address::SameNet, same_net)] {
+                let r = rule(Kind::Host, vec![Name::All], network);
+                assert_eq!(
+                    fits(&r, &Caller { interfaces: &own, ..caller(Some(from), false) }),
+                    expected,
+                    "{from} {network:?}"
+                );
+                assert!(!fits(&r, &caller(Some(from), false)), "an unknown one is none");
+            }
+        }
+        let r = rule(
+            Kind::Host,
+            vec![Name::Fits(crate::config::pattern::Pattern::read("^d|e$").expect("a pattern"))],
+            Address::Any,
+        );
+        assert!(fits(&r, &caller(Some("10.0.0.1"), false)));
+        assert!(!fits(&r, &Caller { database: "x", ..caller(Some("10.0.0.1"), false) }));
     }
 
     #[test]

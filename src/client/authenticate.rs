@@ -15,6 +15,7 @@ use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User}
 use crate::directory;
 use crate::error::Error;
 use crate::lookup::{self, Found};
+use crate::net::interfaces::interfaces;
 use crate::net::stream::{Peer, Stream};
 use crate::proto::encode;
 use crate::proto::startup::{Replication, Startup};
@@ -141,8 +142,13 @@ fn rule<'c>(
     }
     let address = address(peer);
     let tls = stream.tls().is_some();
+    let interfaces = match config.access.hba.asks_for_interfaces() {
+        true => interfaces().map_err(|e| Error::Internal(format!("the addresses of this machine: {e}")))?,
+        false => Vec::new(),
+    };
     let caller = Caller {
         address,
+        interfaces: &interfaces,
         tls,
         user: &startup.user,
         database: &startup.database,

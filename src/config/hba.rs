@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::access;
 use super::ldap::Ldap;
+use super::pattern::Pattern;
 use super::problem::ConfigError;
 use super::raw::Source;
 use super::resolved::AuthMethod;
@@ -29,6 +30,8 @@ pub enum Name {
     /// A physical replication connection, which is to no database.
     Replication,
     Exact(String),
+    /// Of regular expressions, which begin with a slash.
+    Fits(Pattern),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,10 @@ pub enum Address {
     /// An address and its mask, as numbers of the family's width.
     V4(u32, u32),
     V6(u128, u128),
+    /// One of this machine's own addresses, as they are when a client comes.
+    SameHost,
+    /// In one of the networks that this machine is directly in.
+    SameNet,
 }
 
 /// What of a client's certificate a rule asks for beside its method.
@@ -70,6 +77,13 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hba {
     pub rules: Vec<Rule>,
+}
+
+impl Hba {
+    /// Whether a rule goes by this machine's own addresses.
+    pub fn asks_for_interfaces(&self) -> bool {
+        self.rules.iter().any(|r| matches!(r.address, Address::SameHost | Address::SameNet))
+    }
 }
 
 /// A word of a line; a quoted one is no keyword.
@@ -243,10 +257,13 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
     let users = names(next("user")?, dir, false, 0)?;
     let mut address = Address::Any;
     if kind != Kind::Local {
-        let text = one(next("address")?, "address")?;
+        let [token] = next("address")?.as_slice() else { return Err("more than one address".to_owned()) };
+        let text = token.text.clone();
         address = match text.split_once('/') {
             Some((ip, bits)) => network(ip, bits)?,
-            None if text == "all" => Address::Any,
+            None if token.is("all") => Address::Any,
+            None if token.is("samehost") => Address::SameHost,
+            None if token.is("samenet") => Address::SameNet,
             None if text.parse::<IpAddr>().is_ok() => {
                 let mask = one(next("mask")?, "mask")?;
                 masked(&text, &mask)?
@@ -338,15 +355,14 @@ fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<V
     let mut names = Vec::new();
     for token in field {
         match token.text.as_str() {
+            // As PostgreSQL has it, a pattern with a comma in it stands in quotes.
+            text if text.starts_with('/') => names.push(Name::Fits(Pattern::read(&text[1..])?)),
             text if token.quoted => names.push(Name::Exact(text.to_owned())),
             "all" => names.push(Name::All),
             "sameuser" if databases => names.push(Name::SameUser),
             "replication" if databases => names.push(Name::Replication),
-            "samerole" | "samegroup" => return Err(membership(&token.text)),
+            "samerole" | "samegroup" if databases => return Err(membership(&token.text)),
             text if text.starts_with('+') => return Err(membership(text)),
-            text if text.starts_with('/') => {
-                return Err(format!("{}: patterns are not supported", text.escape_debug()));
-            }
             text => match text.strip_prefix('@') {
                 Some(file) if depth < MAX_DEPTH => {
                     names.extend(self::names(&words(&dir.join(file))?, dir, databases, depth + 1)?);
@@ -445,35 +461,74 @@ mod tests {
     }
 
     #[test]
+    fn patterns_networks_and_what_quotes_take_away() {
+        let (hba, errors) = read_text(
+            "host /^app\\d$,x \"/^u,v$\" samehost trust\nhost \"sameuser\",\"replication\" \"all\",samerole samenet trust\n\
+             \"local\" all all \"trust\"\nlocal all \"+g\" trust\n",
+        );
+        assert_eq!(errors, Vec::<String>::new());
+        let exact = |n: &str| Name::Exact(n.to_owned());
+        let fits = |p: &str| Name::Fits(Pattern::read(p).unwrap());
+        let rules = &hba.rules;
+        assert_eq!(rules[0].databases, [fits("^app\\d$"), exact("x")]);
+        assert_eq!((&rules[0].users[..], rules[0].address), (&[fits("^u,v$")][..], Address::SameHost));
+        assert_eq!(rules[1].databases, [exact("sameuser"), exact("replication")]);
+        assert_eq!(rules[1].users, [exact("all"), exact("samerole")], "of databases alone");
+        assert_eq!(rules[1].address, Address::SameNet);
+        assert_eq!((rules[2].kind, rules[2].method), (Kind::Local, AuthMethod::Trust));
+        assert_eq!(rules[3].users, [exact("+g")]);
+        assert!(hba.asks_for_interfaces() && !Hba::default().asks_for_interfaces());
+    }
+
+    /// What PostgreSQL refuses, and (the last of them) what it takes and Howdah does not: config/AUTH.md says why.
+    #[test]
     fn every_problem_is_told_with_its_line_and_is_no_rule() {
         let bad = [
-            "locall all all trust",
-            "local",
-            "local all",
-            "local all all",
-            "host all all trust",
-            "host all all 10.0.0.0 trust",
-            "host all all 10.0.0.0/33 trust",
-            "host all all a.example trust",
-            "local all all what",
-            "host all all all peer",
-            "local all all cert",
-            "hostnossl all all all cert",
-            "local all +g trust",
-            "local samerole all trust",
-            "local all /x trust",
-            "local \"all all trust",
-            "local all all trust map=x",
-            "local all all peer what",
-            "host all all ::/129 trust",
-            "host all all 10.0.0.0 ::1 trust",
-            "local all @none trust",
-            "hostgssenc all all all trust",
-            "include none",
+            ("locall all all trust", "unknown type of rule"),
+            ("local", "a rule ends before its database"),
+            ("local all", "a rule ends before its user"),
+            ("local all all", "a rule ends before its method"),
+            ("host all all trust", "address trust"),
+            ("host all all 10.0.0.0 trust", "not a mask"),
+            ("host all all 10.0.0.0/33 trust", "not a network"),
+            ("host all all ::/129 trust", "not a network"),
+            ("host all all 10.0.0.0 ::1 trust", "not a mask"),
+            ("host all all \"all\" trust", "names are not looked up"),
+            ("host all all \"samenet\" trust", "names are not looked up"),
+            ("local all all what", "method what is not supported"),
+            ("host all all all peer", "peer is for local rules only"),
+            ("local all all cert", "cert is for hostssl rules only"),
+            ("hostnossl all all all cert", "cert is for hostssl rules only"),
+            ("local \"all all trust", "a quote that is not closed"),
+            ("local all all trust map=x", "unknown option of this rule"),
+            ("local all all peer what", "unknown option of this rule"),
+            ("local all @none trust", "cannot be read"),
+            ("local all /( trust", "not a pattern"),
+            ("include none", "cannot be read"),
+            ("hostgssenc all all all trust", "GSSAPI encryption is not spoken here"),
+            ("host all all all gss", "method gss is not supported"),
+            ("host all all all ident", "method ident is not supported"),
+            ("host all all all radius", "method radius is not supported"),
+            ("host all all a.example trust", "names are not looked up"),
+            ("host all all .example trust", "names are not looked up"),
+            ("local all +g trust", "+g: who is a member of a role is known to the server alone"),
+            ("local samerole all trust", "samerole: who is a member of a role is known to the server alone"),
+            ("local samegroup all trust", "samegroup: who is a member"),
+            ("local /(?i)x all trust", "not supported here"),
+            ("local all all scram-sha-256 clientcert=verify-full", "unknown option of this rule"),
         ];
-        let (hba, errors) = read_text(&bad.join("\n"));
+        let lines: Vec<&str> = bad.iter().map(|(line, _)| *line).collect();
+        let (hba, errors) = read_text(&lines.join("\n"));
         assert_eq!(hba.rules, []);
         assert_eq!(errors.len(), bad.len(), "{errors:#?}");
-        assert!(errors.iter().any(|e| e.contains("hba:2: ")), "{errors:#?}");
+        for (n, (line, why)) in bad.iter().enumerate() {
+            // Of a file that cannot be read, the line is its own.
+            let place =
+                if *line == "include none" { "none: ".to_owned() } else { format!("hba:{}: ", n + 1) };
+            assert!(
+                errors.iter().any(|e| e.contains(&place) && e.contains(why)),
+                "{line}: {place} {why}: {errors:#?}"
+            );
+        }
     }
 }

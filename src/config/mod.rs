@@ -19,6 +19,7 @@ mod ini;
 pub mod keys;
 pub mod ldap;
 mod load;
+pub mod pattern;
 mod pgbouncer;
 mod problem;
 mod raw;

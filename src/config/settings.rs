@@ -240,7 +240,7 @@ settings! {
     auth_file: GLOBAL, Kind::Text, Unset, "users can be stated under [users] just as well",
         Live, pgb("auth_file"), Section |s, Text(v)| s.auth_file = Some(v.clone());
     /// A pg_hba.conf, for `auth_method = "hba"`: types local, host, hostssl, hostnossl (and their gssenc forms),
-    /// methods trust, reject, password, md5, scram-sha-256, cert, peer and (with the cargo features) ldap and pam; no memberships of roles, patterns or names
+    /// methods trust, reject, password, md5, scram-sha-256, cert, peer and (with the cargo features) ldap and pam; no memberships of roles and no names
     /// of hosts. No rule that fits is no way in.
     auth_hba_file: GLOBAL, Kind::Text, Unset, "rules are the operator's to make",
         NewConnections, pgb("auth_hba_file"), Config |c, Text(v)| c.access.hba_file = path(v);
