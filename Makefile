@@ -1,5 +1,5 @@
 # Each target does all the set-up that it needs; tests/support/setup.sh says what it could not do.
-.PHONY: help demo test lint soak bench
+.PHONY: help demo test lint soak bench guards
 
 help: ## What there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -19,6 +19,9 @@ soak: ## The long tests: many clients, faults under load
 	@tests/support/setup.sh test
 	cargo test --locked --profile quick --tests -- --ignored --test-threads 1 --nocapture soak
 	HOWDAH_PGBENCH_SECONDS=30 cargo test --locked --profile quick --test drivers -- --test-threads 1 --nocapture with_pgbench
+
+guards: ## Takes each guard of tests/pooler-bugs.md away and sees a test fail; takes an hour
+	@tests/support/guards.sh $(ROWS)
 
 bench: ## Howdah, PgBouncer and a bare relay side by side, in one table
 	@tests/support/setup.sh bench

@@ -157,6 +157,27 @@ fn unlisted_users_come_in_with_md5_on_18() {
     asked_for(18, "md5");
 }
 
+/// Whatever the asking role has of its own: here, it would find somebody else's functions and operators first.
+#[test]
+fn questions_are_asked_with_a_search_path_of_their_own() {
+    let options = Options::default()
+        .sql("CREATE DATABASE app")
+        .sql("CREATE ROLE asker LOGIN")
+        .sql("ALTER ROLE asker SET search_path = 'evil'")
+        .sql("CREATE ROLE bob LOGIN");
+    let Some(cluster) = cluster(15, options) else { return };
+    // The path itself is the password.
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"password\"\n\
+         auth_user = \"asker\"\nauth_query = \"SELECT $1, pg_catalog.current_setting('search_path')\"\n[users.asker]\n\
+         password = \"x\"\n[databases.app]\nhost = \"{}\"\npool_size = 3\n",
+        cluster.tcp()
+    ));
+    let mut raw = login(&howdah, "bob", "app", "pg_catalog").expect("the path that is pinned");
+    assert_eq!(raw.select("SELECT current_user"), ["bob"]);
+    assert!(refused(&howdah, "bob", "app", "evil").contains("28P01"));
+}
+
 #[test]
 fn a_server_that_cannot_be_asked_is_an_honest_error() {
     let Some(cluster) = shared(15) else { return };

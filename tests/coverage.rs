@@ -43,3 +43,11 @@ fn is_a_test(code: &str, name: &str) -> bool {
         before.contains("#[test]") || before.contains("#[tokio::test")
     })
 }
+
+/// What `make guards` would take away is still where it says, and each row has a guard or a reason.
+#[test]
+fn every_guard_is_in_its_place() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guards.sh");
+    let output = std::process::Command::new(script).arg("check").output().expect("bash");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

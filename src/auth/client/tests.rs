@@ -101,6 +101,15 @@ fn md5_asks_for_scram_if_the_secret_is_a_verifier() {
     }
 }
 
+/// Also where the secret was made of an empty password: PostgreSQL lets nobody in with one.
+#[test]
+fn an_empty_message_is_a_failure() {
+    let keys = DeriveJob::new(b"", vec![9; 16], 2).run();
+    let mut a = auth(AuthMethod::Password, Some(&Secret::classify(&Verifier::from_keys(&keys).to_text())));
+    a.start();
+    assert_eq!(a.on_message(b'p', b"\0"), failed());
+}
+
 #[test]
 fn an_empty_password_is_a_failure() {
     let mut a = auth(AuthMethod::Password, Some(&Secret::classify("")));
