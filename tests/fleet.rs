@@ -239,6 +239,54 @@ fn the_servers_own_count_never_exceeds_the_budget() {
     assert!(most > terms.budget / 2, "the budget was used: {most}");
 }
 
+/// An instance that has its whole share closes what idles in one pool for those who wait in another.
+#[test]
+fn an_idle_connection_makes_room_for_another_pool() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 1, budget: 8, minimum: 1 };
+    let second =
+        format!("[databases.second]\nhost = \"{}\"\ndbname = \"app\"\npool_size = 100\n", cluster.tcp());
+    let howdah = Howdah::start(&(terms.config(cluster.tcp(), "shop", "app") + &second));
+    let mut first: Vec<_> = (0..6).map(|_| app(&howdah)).collect();
+    first.iter_mut().for_each(|c| drop(c.query("BEGIN").expect("a server")));
+    first.iter_mut().for_each(|c| drop(c.query("COMMIT").expect("it")));
+    assert_eq!(servers(&howdah), 6);
+    let mut second: Vec<_> = (0..4).map(|_| howdah.connect("app", "second").expect("a login")).collect();
+    second.iter_mut().for_each(|c| drop(c.query("BEGIN").expect("a server")));
+    assert!(servers(&howdah) <= 6);
+}
+
+/// A replication client has no place in a pool's queue; what it waits for is lent to it all the same.
+#[test]
+fn replication_clients_are_lent_places() {
+    let options = options().setting("wal_level", "logical").sql("ALTER ROLE app REPLICATION");
+    let options =
+        options.hba("host all all 127.0.0.1/32 trust").hba("host replication all 127.0.0.1/32 trust");
+    let Some(cluster) = cluster(MAJOR, options) else { return };
+    let terms = Terms { instances: 1, budget: 8, minimum: 1 };
+    let howdah = Howdah::start(&terms.config(cluster.tcp(), "shop", "app"));
+    let address = howdah.address();
+    let replicating = move || {
+        let all = [("user", "app"), ("database", "app"), ("replication", "database")];
+        Client::connect_with(&Target::Tcp(address), &all, Duration::from_secs(30)).expect("a place")
+    };
+    // Together they want more than the minimum; nobody is in a pool's queue.
+    let logins: Vec<_> = (0..4).map(|_| std::thread::spawn(replicating)).collect();
+    let mut held: Vec<_> = logins.into_iter().map(|l| l.join().expect("a login")).collect();
+    held.iter_mut().for_each(|c| drop(c.query("IDENTIFY_SYSTEM").expect("it serves")));
+    // Six for pools: two are left for those who share connections, and all are counted.
+    let mut app: Vec<_> = (0..2).map(|_| app(&howdah)).collect();
+    app.iter_mut().for_each(|c| drop(c.query("BEGIN").expect("a server")));
+    let seventh = std::thread::spawn(replicating);
+    let logging_in = || metric(&howdah, "howdah_clients", &[("state", "login")]);
+    eventually("a seventh waits", || logging_in() == 1.0);
+    assert_eq!(count(&cluster, "usename = 'app' AND application_name NOT LIKE 'howdah%'"), 6);
+    app.iter_mut().for_each(|c| drop(c.query("COMMIT").expect("it")));
+    seventh.join().expect("it gets the place that is given back");
+    drop(held);
+    eventually("all are gone", || count(&cluster, "backend_type = 'walsender'") == 0);
+}
+
 /// A budget cannot be held through another pooler, whose connections are not the server's.
 #[test]
 fn a_pooler_in_between_is_refused() {

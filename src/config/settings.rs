@@ -806,7 +806,8 @@ settings! {
 
     // --- one budget for all instances
     /// Server connections to each host that all instances together may have, Howdah's own among them: a number,
-    /// or a share of the server's max_connections. Needs PostgreSQL 14 or newer.
+    /// or a share of the server's max_connections. Needs PostgreSQL 14 or newer. Replication connections take a
+    /// place each; physical ones, which are in no database, are bounded by their instance's share alone.
     budget: FLEET, Kind::Budget, Unset, "each instance is bounded by its own pools alone",
         Live, NATIVE, Config |c, Budget(v)| c.fleet.budget = Some(*v);
     /// Name of the fleet; instances of one name and one `database` share the budget. Backends are counted by the

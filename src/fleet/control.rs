@@ -254,7 +254,10 @@ impl Host {
         let has = me.used + me.opening;
         let share = control.seen.as_ref().map_or(0, |(_, view)| control.terms.share_of(view, &me));
         let unused = places.granted as u32;
-        let mut wanted = wish.lack.saturating_sub(unused).min(share.max(me.minimum).saturating_sub(has));
+        let lack = wish.lack.saturating_sub(unused);
+        let mut wanted = lack.min(share.max(me.minimum).saturating_sub(has));
+        // More than its share only by closing something else.
+        let at_share = lack > 0 && wanted == 0;
         if now < control.frozen_until {
             wanted = 0;
         }
@@ -266,7 +269,7 @@ impl Host {
                 Err(why) => return self.lost(&why),
             }
         }
-        self.divide(&pools, wish);
+        self.divide(&pools, wish, at_share);
     }
 
     fn decided(&mut self, decision: &Decision, me: &Member, wanted: u32, unused: u32) {
@@ -282,6 +285,7 @@ impl Host {
         if decision.granted > 0 {
             self.services.ledger.grant(&self.host, (unused + decision.granted) as usize);
             self.services.counters.count("fleet_grants_total", "granted");
+            self.services.ledger.look_again();
             for pool in pools(&self.services, &self.host) {
                 pool.look();
             }
@@ -294,15 +298,17 @@ impl Host {
     }
 
     /// Gives back what is above the share while others wait, and moves an idle connection to a pool that waits.
-    fn divide(&mut self, pools: &[Arc<Pool>], wish: Wish) {
+    fn divide(&mut self, pools: &[Arc<Pool>], wish: Wish, at_share: bool) {
         let now = Clock::now();
         let Some(control) = &self.control else { return };
         let Some((_, view)) = &control.seen else { return };
         let me = control.member(&self.services.ledger.places(&self.host, now, SETTLE), wish.wants);
         let mut back = control.terms.give_back(view, &me) as usize;
-        if back == 0 && wish.lack > 0 && self.empty_handed_until.is_some() {
-            let idle = pools.iter().any(|p| p.counts().idle > 0);
-            back = usize::from(idle);
+        let refused = wish.lack > 0 && self.empty_handed_until.is_some();
+        if back == 0 && (at_share || refused) {
+            let counts = || pools.iter().map(|p| p.counts());
+            // One at a time: its place comes back when it is closed.
+            back = usize::from(counts().any(|c| c.idle > 0) && counts().all(|c| c.closing == 0));
         }
         self.give_back(pools, back);
     }
@@ -322,7 +328,10 @@ impl Host {
 
     fn wish(&mut self, pools: &[Arc<Pool>]) -> Wish {
         let now = Clock::now();
-        let (mut wants, mut lack) = (0, 0);
+        // Replication connections are their clients' own, and so is the wait for one.
+        let waiting = self.services.ledger.tickets_without_place(&self.host);
+        let owned: usize = self.services.pools.all().iter().map(|p| p.owned_at(&self.host)).sum();
+        let (mut wants, mut lack) = ((owned + waiting) as u32, waiting as u32);
         for pool in pools {
             let (busy, missing) = pool.demand(now);
             wants += busy as u32;

@@ -60,7 +60,6 @@ pub fn decide(scope: &Scope, terms: &Terms, me: &Member, known: &[String], wante
 WITH a AS MATERIALIZED (
   SELECT pid, application_name AS n, datname AS d, usename AS u FROM pg_stat_activity
   WHERE usename IS NOT NULL AND backend_type IS DISTINCT FROM 'parallel worker'
-    AND backend_type IS DISTINCT FROM 'walsender'
 ), t AS MATERIALIZED (
   SELECT string_to_array(n, ' ') AS f FROM a
   WHERE pid <> pg_backend_pid() AND n ~ '^{MARK} {fleet} [0-9a-f]{{8}}( [0-9]{{1,5}}){{4}}$'

@@ -13,6 +13,7 @@ use super::ledger::{LimitKey, Room};
 use super::{Pool, PoolSpec, registry};
 use crate::client::ctl::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
+use crate::config::resolved::HostAddr;
 use crate::error::Error;
 use crate::net::stream::Stream;
 use crate::pool::core::{Hold, ServerState, WaitEnd};
@@ -30,6 +31,17 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    pub(super) fn wanted(&self) -> &[(LimitKey, Option<usize>)] {
+        &self.wanted
+    }
+
+    /// Whether it waits for a place at this host, and may be given one.
+    pub(super) fn is_for(&self, host: &HostAddr) -> bool {
+        self.wanted.iter().any(|(key, _)| matches!(key, LimitKey::Host(h) if h == host))
+            && self.room.lock().is_some()
+            && self.pool.services.control.hold(&self.pool.key.database) == Hold::No
+    }
+
     /// Takes the place if there is one, or asks for it.
     pub(super) fn look(self: &Arc<Self>) {
         let services = &self.pool.services;
@@ -100,6 +112,10 @@ impl Pool {
 
     /// Whoever can spare a connection for one of a client's own.
     fn make_room_for_own(self: &Arc<Self>, key: &LimitKey) {
+        // The fleet is asked first, and room is made if it has none.
+        if matches!(key, LimitKey::Fleet(_)) {
+            return;
+        }
         if self.counts().closing > 0 || self.evict_down_to(0, false) {
             return;
         }
@@ -161,6 +177,12 @@ impl Pool {
             facts: Some(facts),
         });
         Own { pool: self.clone(), conn }
+    }
+
+    /// Connections of clients' own at this host.
+    pub fn owned_at(&self, host: &HostAddr) -> usize {
+        let at = |s: &&Server| s.facts.as_ref().is_some_and(|f| f.cancel.host == *host);
+        self.own.lock().iter().filter(at).count()
     }
 
     /// Connections of clients' own.

@@ -244,6 +244,51 @@ impl Ledger {
         inner.starved.len() != before
     }
 
+    /// Those who wait for a place at the host outside of a pool's queue, and who would get it if there were one.
+    pub fn tickets_without_place(&self, host: &HostAddr) -> usize {
+        let starved = |s: &Starved| match s {
+            Starved::Ticket(t) => t.upgrade(),
+            Starved::Pool(_) => None,
+        };
+        // Let go of without the lock: the last one to hold a ticket ends it.
+        let tickets: Vec<Arc<Ticket>> = self.inner.lock().starved.iter().filter_map(starved).collect();
+        let mut ahead: HashMap<LimitKey, usize> = HashMap::new();
+        let mut n = 0;
+        for t in tickets.iter().filter(|t| t.is_for(host)) {
+            let room = |(key, limit): &(LimitKey, Option<usize>)| {
+                limit.is_none_or(|l| self.used(key) + ahead.get(key).copied().unwrap_or(0) < l)
+            };
+            if t.wanted().iter().all(room) {
+                t.wanted().iter().for_each(|(key, _)| *ahead.entry(key.clone()).or_insert(0) += 1);
+                n += 1;
+            }
+        }
+        n
+    }
+
+    /// Whoever found no room looks again, in the order in which they came; who still finds none queues anew.
+    pub fn look_again(&self) {
+        let starved = std::mem::take(&mut self.inner.lock().starved);
+        self.let_look(starved);
+    }
+
+    fn let_look(&self, starved: VecDeque<Starved>) {
+        let mut served = Vec::new();
+        for starved in starved {
+            match starved {
+                Starved::Pool(p) => served.extend(p.upgrade().filter(Pool::look)),
+                Starved::Ticket(t) => {
+                    if let Some(t) = t.upgrade() {
+                        t.look();
+                    }
+                }
+            }
+        }
+        for pool in &served {
+            self.put_last(pool);
+        }
+    }
+
     /// Who has just been served is the last to be served again.
     fn put_last(&self, pool: &Arc<Pool>) {
         let mut inner = self.inner.lock();
@@ -294,21 +339,8 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         if let Some(s) = self.services.upgrade() {
-            // Each looks again, in the order in which they found no room; who still finds none queues anew.
-            let mut served = Vec::new();
-            for starved in s.ledger.give_back(self) {
-                match starved {
-                    Starved::Pool(p) => served.extend(p.upgrade().filter(Pool::look)),
-                    Starved::Ticket(t) => {
-                        if let Some(t) = t.upgrade() {
-                            t.look();
-                        }
-                    }
-                }
-            }
-            for pool in &served {
-                s.ledger.put_last(pool);
-            }
+            let starved = s.ledger.give_back(self);
+            s.ledger.let_look(starved);
         }
     }
 }
