@@ -287,6 +287,36 @@ fn replication_clients_are_lent_places() {
     eventually("all are gone", || count(&cluster, "backend_type = 'walsender'") == 0);
 }
 
+/// The stated bound: transactions are short, so what is lent too much is back within two seconds. The primary's
+/// notifications make it a matter of milliseconds; nothing depends on them.
+#[test]
+fn a_share_reaches_a_newly_busy_instance_within_two_seconds() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 2, budget: 24, minimum: 2 };
+    let config = terms.config(cluster.tcp(), "shop", "app");
+    let fleet: Vec<Instance> = (0..terms.instances).map(|_| Instance::start(&config, 20)).collect();
+    let mut took = Vec::new();
+    for round in 0..6 {
+        let (idle, busy) = (&fleet[round % 2], &fleet[(round + 1) % 2]);
+        // 24 - 2 x 2 own - the other's minimum.
+        busy.load.set(true);
+        eventually("one has what the other does not want", || servers(busy.howdah()) >= 17);
+        let began = Instant::now();
+        idle.load.set(true);
+        eventually("the other has its share", || servers(idle.howdah()) >= 9);
+        took.push(began.elapsed());
+        fleet.iter().for_each(|i| i.load.set(false));
+    }
+    println!("a share was there after {took:?}");
+    assert!(took.iter().all(|t| *t < Duration::from_secs(2)), "{took:?}");
+    let wakes = |i: &Instance, d| metric(i.howdah(), "howdah_fleet_wakes_total", &[("direction", d)]);
+    for i in &fleet {
+        assert!(wakes(i, "sent") >= 1.0 && wakes(i, "heard") >= 1.0);
+    }
+    let sent: f64 = fleet.iter().map(|i| wakes(i, "sent")).sum();
+    println!("{sent} notifications in {} changes of load", 2 * took.len());
+}
+
 /// A budget cannot be held through another pooler, whose connections are not the server's.
 #[test]
 fn a_pooler_in_between_is_refused() {

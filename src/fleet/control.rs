@@ -4,59 +4,26 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::share::{Member, Terms, View};
-use super::sql::{self, Decision, Scope};
-use crate::capacity::ask::{self, APPLICATION};
+use super::link::{Control, Lost, called, connect};
+use super::share::Member;
+use super::sql::Decision;
 use crate::capacity::need::{self, HostNeed};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::resolved::{Budget, HostAddr};
+use crate::config::resolved::HostAddr;
 use crate::pool::Pool;
-use crate::pool::ledger::Places;
-use crate::server::own::{Own, Rows};
 use crate::services::Services;
 
 /// After a control connection has gone nobody grows for so long: logins of its instance show by then, or are over.
 pub const SETTLE: Duration = Duration::from_millis(500);
 /// How often the pools' wishes are looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// The oldest that a view of the others may get.
-const STALE: Duration = Duration::from_millis(400);
-/// After a request that got nothing.
-const PAUSE: Duration = Duration::from_millis(50);
-/// A server that does not answer a control connection for so long has lost it.
-const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// The oldest that a view of the others may get, whether anybody calls or not.
+pub(super) const STALE: Duration = Duration::from_millis(400);
+/// After a request that got nothing, and between looks that others call for.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// What a pool wanted in so many ticks counts as what it wants: transactions are shorter than a tick.
 const REMEMBERED: usize = 10;
-
-/// Why there is no control connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lost {
-    /// Perhaps later.
-    Unreachable(String),
-    /// Never, as things are: the operator must change something.
-    Unfit(String),
-}
-
-impl std::fmt::Display for Lost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unreachable(why) | Self::Unfit(why) => f.write_str(why),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Control {
-    own: Own,
-    scope: Scope,
-    terms: Terms,
-    id: String,
-    known: Vec<String>,
-    frozen_until: Instant,
-    told: Option<Member>,
-    seen: Option<(Instant, View)>,
-}
 
 /// What is remembered of a host across control connections.
 #[derive(Debug)]
@@ -118,68 +85,6 @@ fn bounded(config: &Config) -> Vec<HostNeed> {
     if config.fleet.budget.is_none() { Vec::new() } else { need::needs(config) }
 }
 
-fn terms(config: &Config, max_connections: u32) -> Terms {
-    let budget = match config.fleet.budget {
-        Some(Budget::Connections(n)) => n,
-        Some(Budget::Share(s)) => (u64::from(max_connections) * u64::from(s) / 1000) as u32,
-        None => 0,
-    };
-    Terms { budget, instances: config.capacity.instances, minimum: config.fleet.minimum, own: need::OWN }
-}
-
-async fn connect(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Control, Lost> {
-    let texts = |set: std::collections::BTreeSet<&str>| set.into_iter().map(str::to_owned).collect();
-    let scope = Scope {
-        fleet: config.fleet.name.clone(),
-        databases: texts(need.databases()),
-        roles: if config.users.is_empty() { Vec::new() } else { texts(need.roles()) },
-        own: APPLICATION,
-    };
-    let id = format!("{:08x}", rand::random::<u32>());
-    let me = Member { id: id.clone(), minimum: config.fleet.minimum, ..Member::default() };
-    let name = sql::first_name(&scope, &me);
-    let opened = ask::open(services, config, need, Some(&config.fleet.database), &name).await;
-    let mut own = opened.map_err(Lost::Unreachable)?;
-    let told = own.conn().pid.to_string();
-    let rows = query(
-        &mut own,
-        "SET standard_conforming_strings = on; SET statement_timeout = '5s'; \
-         SET client_connection_check_interval = '1s'; \
-         SELECT pg_backend_pid() AS pid, current_setting('max_connections') AS max",
-    )
-    .await
-    .map_err(Lost::Unreachable)?;
-    if rows.get(0, "pid") != Some(told.as_str()) {
-        return Err(Lost::Unfit(format!(
-            "there is another pooler on the way to the server (it announced process {told}, the session runs in {}): a \
-             budget cannot be held through it; state the server's own address",
-            rows.get(0, "pid").unwrap_or("another")
-        )));
-    }
-    let max = rows.get(0, "max").and_then(|v| v.parse().ok()).unwrap_or(0);
-    let terms = terms(config, max);
-    let now = Clock::now();
-    tracing::info!(host = %need.host, budget = terms.budget, id, "fleet: joined");
-    Ok(Control {
-        own,
-        scope,
-        terms,
-        id,
-        known: Vec::new(),
-        // Who has gone just now, a newcomer cannot know.
-        frozen_until: now + SETTLE,
-        told: None,
-        seen: None,
-    })
-}
-
-async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
-    match tokio::time::timeout(ANSWER, own.query(sql)).await {
-        Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
-    }
-}
-
 /// What the pools of this instance want of a host.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wish {
@@ -205,11 +110,23 @@ impl Host {
                     Err(why) => self.lost(&why.to_string()),
                 }
             }
+            if self.control.as_mut().is_some_and(|c| !c.follow(&config, &need)) {
+                self.lost("it is of another name or in another database from now on");
+                continue;
+            }
             self.turn(&config).await;
-            let wanted = self.services.ledger.place_wanted();
-            tokio::select! {
-                () = wanted, if self.empty_handed_until.is_none() => {}
-                () = tokio::time::sleep(if self.empty_handed_until.is_some() { PAUSE } else { TICK }) => {}
+            let pause = match &self.control {
+                _ if self.empty_handed_until.is_some() => PAUSE,
+                Some(control) => control.patience(Clock::now()),
+                None => TICK,
+            };
+            let lost = tokio::select! {
+                () = self.services.ledger.place_wanted(), if self.empty_handed_until.is_none() => None,
+                () = tokio::time::sleep(pause) => None,
+                calls = called(&mut self.control) => calls.map(|n| self.count_wakes("heard", n)).err(),
+            };
+            if let Some(why) = lost {
+                self.lost(&why);
             }
         }
     }
@@ -228,6 +145,12 @@ impl Host {
         self.report(Some("no control connection of the fleet".to_owned()));
     }
 
+    fn count_wakes(&self, direction: &'static str, n: u64) {
+        for _ in 0..n {
+            self.services.counters.count("fleet_wakes_total", direction);
+        }
+    }
+
     /// One look at the pools, and what follows from it.
     async fn turn(&mut self, config: &Config) {
         let pools = pools(&self.services, &self.host);
@@ -240,10 +163,6 @@ impl Host {
             }
             return;
         };
-        control.terms = Terms { budget: control.terms.budget, ..terms(config, 0) };
-        if let Some(Budget::Connections(n)) = config.fleet.budget {
-            control.terms.budget = n;
-        }
         // Places that nobody needs any more are free again when the others hear of it.
         let mut places = self.services.ledger.places(&self.host, now, SETTLE);
         if places.granted > wish.lack as usize {
@@ -261,9 +180,8 @@ impl Host {
         if now < control.frozen_until {
             wanted = 0;
         }
-        let stale = control.seen.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= STALE);
         self.empty_handed_until = None;
-        if wanted > 0 || stale || control.told.as_ref() != Some(&me) {
+        if wanted > 0 || control.must_ask(&me, now) {
             match control.ask(&me, wanted).await {
                 Ok(decision) => self.decided(&decision, &me, wanted, unused),
                 Err(why) => return self.lost(&why),
@@ -274,14 +192,10 @@ impl Host {
 
     fn decided(&mut self, decision: &Decision, me: &Member, wanted: u32, unused: u32) {
         let now = Clock::now();
-        let Some(control) = &mut self.control else { return };
-        control.known = decision.view.others.iter().map(|m| m.id.clone()).collect();
-        control.told = Some(Member { opening: me.opening + decision.granted, ..me.clone() });
-        control.seen = Some((now, decision.view.clone()));
         if decision.vanished > 0 {
-            control.frozen_until = now + SETTLE;
             self.services.counters.count("fleet_settles_total", "");
         }
+        self.count_wakes("sent", u64::from(decision.called));
         if decision.granted > 0 {
             self.services.ledger.grant(&self.host, (unused + decision.granted) as usize);
             self.services.counters.count("fleet_grants_total", "granted");
@@ -357,24 +271,6 @@ impl Host {
                 not_ready.remove(&key);
             }
         }
-    }
-}
-
-impl Control {
-    fn member(&self, places: &Places, wants: u32) -> Member {
-        Member {
-            id: self.id.clone(),
-            minimum: self.terms.minimum,
-            used: places.open as u32,
-            opening: (places.granted + places.dialling + places.lingering) as u32,
-            wants,
-        }
-    }
-
-    async fn ask(&mut self, me: &Member, wanted: u32) -> Result<Decision, String> {
-        let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted);
-        let rows = query(&mut self.own, &text).await?;
-        sql::read(|column| rows.get(0, column)).ok_or_else(|| "an answer that cannot be read".to_owned())
     }
 }
 

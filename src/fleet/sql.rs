@@ -44,15 +44,41 @@ pub fn first_name(scope: &Scope, me: &Member) -> String {
     me.name(scope, &me.opening.to_string())
 }
 
+/// For what the others are called, where the server is a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Call {
+    /// If less is granted than is wanted.
+    pub lack: bool,
+    /// If somebody lacks something.
+    pub freed: bool,
+}
+
+fn channel(scope: &Scope) -> String {
+    format!("{MARK} {}", scope.fleet)
+}
+
+/// Lets the session hear who calls.
+pub fn listen(scope: &Scope) -> String {
+    format!("LISTEN \"{}\"", channel(scope))
+}
+
 /// Asks for `wanted` connections, which may be none, tells the others about `me`, and reads what they tell. Nothing
 /// is granted if one of `known` has gone.
-pub fn decide(scope: &Scope, terms: &Terms, me: &Member, known: &[String], wanted: u32) -> String {
+pub fn decide(
+    scope: &Scope,
+    terms: &Terms,
+    me: &Member,
+    known: &[String],
+    wanted: u32,
+    call: Call,
+) -> String {
     let Terms { budget, instances, minimum, own } = *terms;
     let ours = within(scope);
     let (fleet, own_name) = (&scope.fleet, literal(scope.own));
     let name = me.name(scope, "%s");
     let known = array(known);
     let (used, opening) = (me.used, me.opening);
+    let notify = notify(scope, call, wanted);
     let mut q = String::new();
     let _ = write!(
         q,
@@ -81,13 +107,30 @@ WITH a AS MATERIALIZED (
   FROM r
 ), s AS MATERIALIZED (
   SELECT set_config('application_name', format({name}, least({opening} + granted, {MAX_FIGURE})), false) AS told FROM g
-)
-SELECT c.backends, c.own, c.vanished, g.granted, s.told,
+), n AS MATERIALIZED ({notify})
+SELECT c.backends, c.own, c.vanished, g.granted, s.told, (SELECT count(*) FROM n) AS called,
+       pg_is_in_recovery() AS recovery,
        (SELECT string_agg(concat_ws(' ', id, minimum, used, opening, wants), ',' ORDER BY id) FROM m) AS others
 FROM c, g, s",
         name = literal(&name),
     );
     q
+}
+
+/// A row for each notification, of which there is one or none.
+fn notify(scope: &Scope, call: Call, wanted: u32) -> String {
+    let mut when = Vec::new();
+    if call.lack {
+        when.push(format!("granted < {wanted}"));
+    }
+    if call.freed {
+        when.push("EXISTS (SELECT FROM m WHERE wants > used + opening)".to_owned());
+    }
+    // Not even named where nobody calls: a standby refuses it.
+    if when.is_empty() {
+        return "SELECT 1 WHERE false".to_owned();
+    }
+    format!("SELECT pg_notify({}, '') FROM g WHERE {}", literal(&channel(scope)), when.join(" OR "))
 }
 
 /// What [`decide`] answered.
@@ -97,6 +140,10 @@ pub struct Decision {
     pub granted: u32,
     /// Members that were known and are gone.
     pub vanished: u32,
+    /// The others were woken.
+    pub called: bool,
+    /// The server is not in recovery.
+    pub primary: bool,
 }
 
 /// Reads the one row, by the names of its columns.
@@ -108,6 +155,8 @@ pub fn read<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Decision> {
         view: View { backends: number("backends")?, own: number("own")?, others },
         granted: number("granted")?,
         vanished: number("vanished")?,
+        called: number("called")? > 0,
+        primary: get("recovery")? == "f",
     })
 }
 
@@ -146,12 +195,15 @@ mod tests {
         let row = |column: &str| match column {
             "backends" => Some("12"),
             "own" | "vanished" => Some("0"),
+            "called" => Some("1"),
+            "recovery" => Some("f"),
             "granted" => Some("3"),
             "others" => Some("00000001 1 2 3 4,00000002 5 6 7 8"),
             _ => None,
         };
         let d = read(row).expect("a decision");
         assert_eq!((d.granted, d.view.backends, d.view.others.len()), (3, 12, 2));
+        assert_eq!((d.called, d.primary), (true, true));
         let second = Member { id: "00000002".to_owned(), minimum: 5, used: 6, opening: 7, wants: 8 };
         assert_eq!(d.view.others[1], second);
         assert_eq!(read(|c| if c == "others" { Some("x y") } else { row(c) }), None);

@@ -24,6 +24,8 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 pub struct Own {
     conn: Box<ServerConn>,
     buf: Vec<u8>,
+    /// Notifications of other sessions that nobody has asked for yet.
+    heard: u64,
 }
 
 /// The rows of the last result of a statement, in text.
@@ -56,7 +58,7 @@ impl Own {
     /// Dials and logs in, bounded by the target's timeout.
     pub async fn open(host: HostAddr, target: &Target, room: Room) -> Result<Self, OpenFailure> {
         let conn = connect::open(host, target, 0, room, Arc::new(ParamSet::default())).await?;
-        Ok(Self { conn, buf: Vec::new() })
+        Ok(Self { conn, buf: Vec::new(), heard: 0 })
     }
 
     pub fn conn(&self) -> &ServerConn {
@@ -80,13 +82,33 @@ impl Own {
     }
 
     /// Waits until the server says something or closes; for `LISTEN`, and to learn of a lost connection. What it
-    /// said is digested with the next answer.
+    /// said is digested by [`Self::heard`] or with the next answer. Cancel safe.
     pub async fn watch(&mut self) -> Result<(), OwnError> {
         let n = self.conn.stream.read_some(&mut self.buf).await.map_err(|e| OwnError::Lost(e.to_string()))?;
         if n == 0 {
             return Err(OwnError::Lost("the server closed the connection".to_owned()));
         }
         Ok(())
+    }
+
+    /// Notifications that other sessions have sent since the last call, as far as they are read: by
+    /// [`Self::watch`], or among the answers to questions.
+    pub fn heard(&mut self) -> Result<u64, OwnError> {
+        while let Some((tag, body)) = self.take()? {
+            match tag {
+                be::NOTIFICATION => self.note(&body),
+                be::NOTICE | be::PARAMETER_STATUS => {}
+                be::ERROR => return Err(OwnError::Lost(OwnError::Refused(ServerError { body }).to_string())),
+                _ => return Err(protocol("came unasked")),
+            }
+        }
+        Ok(std::mem::take(&mut self.heard))
+    }
+
+    /// A session hears its own notifications, too; those tell it nothing.
+    fn note(&mut self, body: &[u8]) {
+        let sender = body.first_chunk::<4>().map(|pid| i32::from_be_bytes(*pid));
+        self.heard += u64::from(sender.is_some_and(|pid| pid != self.conn.pid));
     }
 
     async fn exchange(&mut self, message: &[u8]) -> Result<Rows, OwnError> {
@@ -106,6 +128,7 @@ impl Own {
                 be::READY if TxStatus::of_ready(&body) == Some(TxStatus::Idle) => break,
                 be::READY => return Err(protocol("left a transaction open")),
                 be::COPY_IN | be::COPY_OUT | be::COPY_BOTH => return Err(protocol("began a COPY")),
+                be::NOTIFICATION => self.note(&body),
                 _ => {}
             }
         }
@@ -117,18 +140,22 @@ impl Own {
 
     async fn next(&mut self) -> Result<(u8, Vec<u8>), OwnError> {
         loop {
-            let max = u32::try_from(MAX_ANSWER_BYTES).unwrap_or(u32::MAX);
-            let h = frame::header(&self.buf, max);
-            if let Some(h) =
-                h.map_err(|b| OwnError::Lost(format!("a message announces {} bytes", b.length)))?
-                && self.buf.len() >= h.total
-            {
-                let rest = self.buf.split_off(h.total);
-                let mut message = std::mem::replace(&mut self.buf, rest);
-                return Ok((h.tag, message.split_off(frame::HEADER)));
+            if let Some(message) = self.take()? {
+                return Ok(message);
             }
             self.watch().await?;
         }
+    }
+
+    /// The next message, if all of it is read.
+    fn take(&mut self) -> Result<Option<(u8, Vec<u8>)>, OwnError> {
+        let max = u32::try_from(MAX_ANSWER_BYTES).unwrap_or(u32::MAX);
+        let h = frame::header(&self.buf, max);
+        let h = h.map_err(|b| OwnError::Lost(format!("a message announces {} bytes", b.length)))?;
+        let Some(h) = h.filter(|h| self.buf.len() >= h.total) else { return Ok(None) };
+        let rest = self.buf.split_off(h.total);
+        let mut message = std::mem::replace(&mut self.buf, rest);
+        Ok(Some((h.tag, message.split_off(frame::HEADER))))
     }
 
     /// The socket, for those who look at it from outside.
