@@ -75,6 +75,12 @@ fn the_origins_sizes_are_refused_with_the_sum_and_the_derived_ones_start() {
     let (code, text) = plan(&five(&cluster, load));
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("pool_size = 9, reserve_pool_size = 5"), "{text}");
+    // Who has connections now, by role and database.
+    let reader = cluster.connect(SUPERUSER, "app").expect("a direct session");
+    eventually("it alone", || {
+        plan(&five(&cluster, load)).1.contains("     In use now: 1 (postgres in app 1).\n")
+    });
+    drop(reader);
     let derived = five(&cluster, "pool_size = 9\nreserve_pool_size = 5\nmin_pool_size = 9");
     assert_eq!(plan(&derived).0, Some(0));
     let five: Vec<Howdah> = (0..5).map(|_| Howdah::start(&derived)).collect();

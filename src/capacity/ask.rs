@@ -102,10 +102,19 @@ async fn facts(own: &mut Own) -> Result<Facts, String> {
     facts.database_limits = counts(&query(own, databases).await?);
     // Walsenders and parallel workers have places of their own; both columns are hidden for other roles' rows
     // without pg_read_all_stats, which then count.
-    let in_use = "SELECT usename AS name, count(*) AS n FROM pg_stat_activity WHERE usename IS NOT NULL \
+    let in_use = "SELECT usename AS name, datname AS db, count(*) AS n FROM pg_stat_activity \
+                  WHERE usename IS NOT NULL AND datname IS NOT NULL \
                   AND backend_type IS DISTINCT FROM 'walsender' \
-                  AND backend_type IS DISTINCT FROM 'parallel worker' AND pid <> pg_backend_pid() GROUP BY 1";
-    facts.in_use = counts(&query(own, in_use).await?);
+                  AND backend_type IS DISTINCT FROM 'parallel worker' AND pid <> pg_backend_pid() GROUP BY 1, 2";
+    let rows = query(own, in_use).await?;
+    for i in 0..rows.rows.len() {
+        let value = |column| rows.get(i, column).map(str::to_owned);
+        let n = rows.get(i, "n").and_then(|n| n.parse::<u32>().ok());
+        if let (Some(role), Some(database), Some(n)) = (value("name"), value("db"), n) {
+            *facts.in_use.entry(role.clone()).or_default() += n;
+            facts.in_use_by.insert((role, database), n);
+        }
+    }
     Ok(facts)
 }
 

@@ -18,6 +18,8 @@ pub struct Facts {
     pub database_limits: BTreeMap<String, u32>,
     /// Client backends now, by role.
     pub in_use: BTreeMap<String, u32>,
+    /// The same by role and database.
+    pub in_use_by: BTreeMap<(String, String), u32>,
 }
 
 impl Facts {
@@ -36,6 +38,20 @@ impl Facts {
             sum.push_str(&format!(" - reserved_connections {}", self.reserved));
         }
         format!("{sum} = {}", self.ordinary())
+    }
+
+    /// Who has what now, most first; so many are told one by one.
+    pub fn in_use_told(&self, most: usize) -> String {
+        let mut all: Vec<_> = self.in_use_by.iter().collect();
+        all.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        let sum: u32 = all.iter().map(|(_, n)| **n).sum();
+        let rest: u32 = all.iter().skip(most).map(|(_, n)| **n).sum();
+        let mut told: Vec<String> =
+            all.iter().take(most).map(|((role, database), n)| format!("{role} in {database} {n}")).collect();
+        if rest > 0 {
+            told.push(format!("others {rest}"));
+        }
+        if told.is_empty() { sum.to_string() } else { format!("{sum} ({})", told.join(", ")) }
     }
 
     /// Connections in use now by roles that are not among `ours`.

@@ -9,6 +9,9 @@ use super::need::{HostNeed, PoolNeed};
 /// A pool that is busier than this makes its clients wait: in thousandths.
 const BUSY: u64 = 800;
 
+/// Roles and databases whose present connections are told.
+const IN_USE: usize = 10;
+
 /// What the derivation comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -34,6 +37,7 @@ pub fn plan(need: &HostNeed, facts: Result<&Facts, &str>, instances: u32, margin
         "  1. The server, {role} of PostgreSQL {version}: {} for ordinary roles.",
         facts.ordinary_sum()
     );
+    let _ = writeln!(out, "     In use now: {}.", facts.in_use_told(IN_USE));
     let ordinary = u64::from(facts.ordinary());
     let usable = ordinary * u64::from(margin) / 1000;
     let _ = writeln!(

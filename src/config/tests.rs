@@ -194,7 +194,7 @@ fn each_problem_is_told_clearly() {
         (
             "[databases.b]\nhost = \"h\"\npool_size = 5\nsize = \"auto\"\n[users.one]\npassword = \"x\"\n\
              reserve_pool_size = 3",
-            "cannot be had with reserve_pool_size 3",
+            "for user one, size = \"auto\" cannot be had with reserve_pool_size 3",
         ),
         (
             "[databases.b]\nhost = \"h\"\npool_size = 1\n[databases.b.replica]\nhost = \"r\"",

@@ -270,15 +270,18 @@ impl Checks<'_> {
         }
         let entries = database.pool_overrides.iter().filter_map(|e| e.user.as_deref());
         let users = std::iter::once("").chain(entries).chain(self.config.users.keys().map(String::as_str));
-        let mut pools = users.map(|user| self.config.pool_settings(database, user, role));
-        if let Some(pool) = pools.find(|p| p.auto && (p.mode == PoolMode::Session || p.reserve_size > 0)) {
-            self.auto(&mut path, &pool);
+        let mut pools = users.map(|user| (user, self.config.pool_settings(database, user, role)));
+        let conflict = |p: &PoolSettings| p.auto && (p.mode == PoolMode::Session || p.reserve_size > 0);
+        if let Some((user, pool)) = pools.find(|(_, p)| conflict(p)) {
+            self.auto(&mut path, user, &pool);
         }
     }
 
     /// Nothing may stand in the way of a size that moves.
-    fn auto(&mut self, path: &mut Vec<&str>, pool: &PoolSettings) {
-        let why = |what: &str| format!("size = \"auto\" cannot be had with {what}");
+    fn auto(&mut self, path: &mut Vec<&str>, user: &str, pool: &PoolSettings) {
+        // What a user's own section or entry says is not at the place that is named.
+        let whose = if user.is_empty() { String::new() } else { format!("for user {user}, ") };
+        let why = |what: &str| format!("{whose}size = \"auto\" cannot be had with {what}");
         if pool.mode == PoolMode::Session {
             path.push("size");
             let what = "pool_mode = \"session\": a session keeps its connection however busy the server is";
