@@ -202,8 +202,7 @@ pub(super) fn lines(out: &mut String, need: &HostNeed, most: u64) {
     if most != sum {
         let _ = writeln!(out, "  within max_connections and max_host_connections: {most}");
     }
-    let own = if need.budget.is_some() { "checks, control" } else { "checks" };
-    let _ = writeln!(out, "  Howdah's own ({own}): {}", need.own);
+    let _ = writeln!(out, "  Howdah's own ({}): {}", need.own_kinds.join(", "), need.own);
 }
 
 /// The sizes that fill `room`, by the sizes that are stated.

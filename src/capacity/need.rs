@@ -8,10 +8,14 @@ use crate::config::resolved::{Budget, Database, HostAddr, Role};
 
 use super::facts::Facts;
 
-/// Connections of Howdah's own to a host: one at a time asks the server what it can carry, or watches it.
-pub const OWN: u32 = 1;
-/// And the control connection of a fleet.
-pub const CONTROL: u32 = 1;
+/// Howdah's own connections to a host: one at a time asks the server what it can carry.
+const CHECKS: &str = "checks";
+/// Where a database has replicas.
+const MONITOR: &str = "monitor";
+/// Where users are looked up.
+const AUTH_QUERY: &str = "auth_query";
+/// Of a fleet.
+const CONTROL: &str = "control";
 
 /// One pool, as far as its size is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub struct HostNeed {
     /// Databases to which users can come that the configuration does not know, without a limit over their pools.
     pub open_ended: Vec<String>,
     pub own: u32,
+    /// What those are.
+    pub own_kinds: Vec<&'static str>,
     pub budget: Option<Budget>,
     /// `fleet.minimum`.
     pub minimum: u32,
@@ -113,6 +119,13 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
             for host in &servers.hosts {
                 let need = found.entry(host.clone()).or_insert_with(|| blank(config, host));
                 need.pools.extend(pools(config, database, *role));
+                let mut own = |kind, has: bool| {
+                    if has && !need.own_kinds.contains(&kind) {
+                        need.own_kinds.push(kind);
+                    }
+                };
+                own(MONITOR, database.has_replicas());
+                own(AUTH_QUERY, database.lookup.user.is_some());
                 need.host_limit = match (need.host_limit, database.max_host_connections) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -128,6 +141,8 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
         }
     }
     for need in found.values_mut() {
+        need.own_kinds.extend(config.fleet.budget.map(|_| CONTROL));
+        need.own = need.own_kinds.len() as u32;
         if need.host_limit.is_some() {
             need.open_ended.clear();
         }
@@ -145,7 +160,8 @@ fn blank(config: &Config, host: &HostAddr) -> HostNeed {
         database_limits: BTreeMap::new(),
         user_limits: limits.collect(),
         open_ended: Vec::new(),
-        own: if config.fleet.budget.is_some() { OWN + CONTROL } else { OWN },
+        own: 0,
+        own_kinds: vec![CHECKS],
         budget: config.fleet.budget,
         minimum: config.fleet.minimum,
     }

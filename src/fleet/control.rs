@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::link::{Control, Lost, called, connect};
 use super::share::Member;
 use super::sql::Decision;
@@ -31,6 +33,7 @@ struct Host {
     services: Arc<Services>,
     host: HostAddr,
     control: Option<Control>,
+    connecting: Option<JoinHandle<Result<Control, Lost>>>,
     lost_at: Instant,
     retry_at: Instant,
     wishes: VecDeque<u32>,
@@ -50,6 +53,7 @@ pub async fn begin(services: &Arc<Services>, config: &Arc<Config>) -> Result<(),
             services: services.clone(),
             host: need.host.clone(),
             control: None,
+            connecting: None,
             lost_at: now,
             retry_at: now,
             wishes: VecDeque::new(),
@@ -94,6 +98,21 @@ struct Wish {
     lack: u32,
 }
 
+/// What ends the wait for the next look.
+enum Event {
+    Look,
+    Called(u64),
+    Joined(Box<Control>),
+    Lost(String),
+}
+
+async fn joined(connecting: &mut Option<JoinHandle<Result<Control, Lost>>>) -> Result<Control, Lost> {
+    let Some(task) = connecting else { return std::future::pending().await };
+    let joined = task.await;
+    *connecting = None;
+    joined.unwrap_or_else(|e| Err(Lost::Unreachable(e.to_string())))
+}
+
 impl Host {
     async fn run(mut self) {
         loop {
@@ -103,12 +122,11 @@ impl Host {
                 self.report(None);
                 return;
             };
-            let now = Clock::now();
-            if self.control.is_none() && now >= self.retry_at {
-                match connect(&self.services, &config, &need).await {
-                    Ok(control) => self.control = Some(control),
-                    Err(why) => self.lost(&why.to_string()),
-                }
+            let due = Clock::now() >= self.retry_at;
+            if self.control.is_none() && self.connecting.is_none() && due {
+                // Beside what follows: a dial into the dark takes longer than the pools may keep what they have.
+                let (services, config, need) = (self.services.clone(), config.clone(), need.clone());
+                self.connecting = Some(tokio::spawn(async move { connect(&services, &config, &need).await }));
             }
             if self.control.as_mut().is_some_and(|c| !c.follow(&config, &need)) {
                 self.lost("it is of another name or in another database from now on");
@@ -120,29 +138,48 @@ impl Host {
                 Some(control) => control.patience(Clock::now()),
                 None => TICK,
             };
-            let lost = tokio::select! {
-                () = self.services.ledger.place_wanted(), if self.empty_handed_until.is_none() => None,
-                () = tokio::time::sleep(pause) => None,
-                calls = called(&mut self.control) => calls.map(|n| self.count_wakes("heard", n)).err(),
+            let event = tokio::select! {
+                () = self.services.ledger.place_wanted(), if self.empty_handed_until.is_none() => Event::Look,
+                () = tokio::time::sleep(pause) => Event::Look,
+                calls = called(&mut self.control) => calls.map_or_else(Event::Lost, Event::Called),
+                joined = joined(&mut self.connecting) => match joined {
+                    Ok(control) => Event::Joined(Box::new(control)),
+                    Err(why) => Event::Lost(why.to_string()),
+                },
             };
-            if let Some(why) = lost {
-                self.lost(&why);
+            match event {
+                Event::Look => {}
+                Event::Called(n) => self.count_wakes("heard", n),
+                Event::Joined(control) => self.control = Some(*control),
+                Event::Lost(why) => self.lost(&why),
             }
         }
     }
 
     fn lost(&mut self, why: &str) {
         let now = Clock::now();
-        let first = self.control.take().is_some() || self.retry_at == self.lost_at;
+        let had = self.control.take();
+        let first = had.is_some() || self.retry_at == self.lost_at;
         self.retry_at = now + SETTLE;
         if first {
-            self.lost_at = now;
+            // What the server said last is the last that is known to be true.
+            self.lost_at = had.and_then(|c| c.seen.map(|(at, _)| at)).unwrap_or(now);
             self.services.counters.count("fleet_control_losses_total", "");
             tracing::warn!(host = %self.host, error = why, "fleet: no control connection, so no pool grows");
         }
-        // What was granted through it and not used yet is nobody's any more.
-        self.services.ledger.grant(&self.host, 0);
-        self.report(Some("no control connection of the fleet".to_owned()));
+        // What was granted through it and is not open yet is nobody's any more.
+        self.services.ledger.revoke(&self.host);
+        self.report_loss();
+    }
+
+    /// A host that pools could use but do not, such as a primary of before, makes no instance unready.
+    fn report_loss(&self) {
+        let all = self.services.pools.all();
+        let here = |p: &&Arc<Pool>| p.current_host().as_ref() == Some(&self.host);
+        let used = |p: &Arc<Pool>| p.key.host.is_none() || p.counts().live() + p.counts().waiting > 0;
+        let elsewhere = all.iter().any(|p| p.spec().hosts.contains(&self.host));
+        let matters = all.iter().filter(here).any(used) || !elsewhere;
+        self.report(matters.then(|| "no control connection of the fleet".to_owned()));
     }
 
     fn count_wakes(&self, direction: &'static str, n: u64) {
@@ -161,6 +198,7 @@ impl Host {
                 let open = self.services.ledger.places(&self.host, now, SETTLE).open;
                 self.give_back(&pools, open.saturating_sub(config.fleet.minimum as usize));
             }
+            self.report_loss();
             return;
         };
         // Places that nobody needs any more are free again when the others hear of it.
@@ -228,6 +266,8 @@ impl Host {
     }
 
     fn give_back(&self, pools: &[Arc<Pool>], mut n: usize) {
+        // Those that are being closed are still counted, and not given back twice.
+        n = n.saturating_sub(pools.iter().map(|p| p.counts().closing).sum());
         // Who has most idle connections first, then who has most at all.
         let mut order: Vec<_> = pools.iter().map(|p| (p.counts(), p)).collect();
         order.sort_by_key(|(c, _)| std::cmp::Reverse((c.idle, c.live())));

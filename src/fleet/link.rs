@@ -7,7 +7,7 @@ use super::control::{PAUSE, SETTLE, STALE, TICK};
 use super::share::{Member, Terms, View};
 use super::sql::{self, Call, Decision, Scope};
 use crate::capacity::ask::{self, APPLICATION};
-use crate::capacity::need::{self, HostNeed};
+use crate::capacity::need::HostNeed;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::Budget;
@@ -43,6 +43,8 @@ pub(super) struct Control {
     /// `fleet.database`, to which the connection is.
     database: String,
     max_connections: u32,
+    /// How long an answer may take.
+    answer: Duration,
     id: String,
     known: Vec<String>,
     pub(super) frozen_until: Instant,
@@ -56,13 +58,14 @@ pub(super) struct Control {
     called: Option<(Instant, u32)>,
 }
 
-fn terms(config: &Config, max_connections: u32) -> Terms {
+fn terms(config: &Config, need: &HostNeed, max_connections: u32) -> Terms {
     let budget = match config.fleet.budget {
         Some(Budget::Connections(n)) => n,
         Some(Budget::Share(s)) => (u64::from(max_connections) * u64::from(s) / 1000) as u32,
         None => 0,
     };
-    Terms { budget, instances: config.capacity.instances, minimum: config.fleet.minimum, own: need::OWN }
+    // The control connection apart.
+    Terms { budget, instances: config.capacity.instances, minimum: config.fleet.minimum, own: need.own - 1 }
 }
 
 fn scope(config: &Config, need: &HostNeed) -> Scope {
@@ -93,6 +96,7 @@ pub(super) async fn connect(
         "SET standard_conforming_strings = on; SET statement_timeout = '5s'; SET synchronous_commit = off; \
          SET client_connection_check_interval = '1s'; \
          SELECT pg_backend_pid() AS pid, current_setting('max_connections') AS max",
+        answer(config),
     )
     .await
     .map_err(Lost::Unreachable)?;
@@ -104,7 +108,7 @@ pub(super) async fn connect(
         )));
     }
     let max_connections = rows.get(0, "max").and_then(|v| v.parse().ok()).unwrap_or(0);
-    let terms = terms(config, max_connections);
+    let terms = terms(config, need, max_connections);
     let now = Clock::now();
     tracing::info!(host = %need.host, budget = terms.budget, id, "fleet: joined");
     Ok(Control {
@@ -113,6 +117,7 @@ pub(super) async fn connect(
         terms,
         database: config.fleet.database.clone(),
         max_connections,
+        answer: answer(config),
         id,
         known: Vec::new(),
         // Who has gone just now, a newcomer cannot know.
@@ -125,10 +130,15 @@ pub(super) async fn connect(
     })
 }
 
-async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
-    match tokio::time::timeout(ANSWER, own.query(sql)).await {
+/// Who waits for an answer does not give back meanwhile.
+fn answer(config: &Config) -> Duration {
+    ANSWER.min(config.fleet.control_timeout)
+}
+
+async fn query(own: &mut Own, sql: &str, limit: Duration) -> Result<Rows, String> {
+    match tokio::time::timeout(limit, own.query(sql)).await {
         Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+        Err(_) => Err(format!("no answer within {:.1} s", limit.as_secs_f64())),
     }
 }
 
@@ -150,8 +160,9 @@ impl Control {
     pub(super) fn follow(&mut self, config: &Config, need: &HostNeed) -> bool {
         let same = self.scope.fleet == config.fleet.name && self.database == config.fleet.database;
         if same {
-            self.terms = terms(config, self.max_connections);
+            self.terms = terms(config, need, self.max_connections);
             self.scope = scope(config, need);
+            self.answer = answer(config);
         }
         same
     }
@@ -198,10 +209,10 @@ impl Control {
         let now = Clock::now();
         let call = self.call(me, wanted, now);
         let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted, call);
-        let rows = query(&mut self.own, &text).await?;
+        let rows = query(&mut self.own, &text, self.answer).await?;
         let decision = sql::read(|column| rows.get(0, column)).ok_or("an answer that cannot be read")?;
         if decision.primary && !self.listening {
-            query(&mut self.own, &sql::listen(&self.scope)).await?;
+            query(&mut self.own, &sql::listen(&self.scope), self.answer).await?;
             self.listening = true;
         }
         self.known = decision.view.others.iter().map(|m| m.id.clone()).collect();

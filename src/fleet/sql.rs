@@ -12,7 +12,7 @@ pub struct Scope {
     pub databases: Vec<String>,
     /// Roles of the pools; empty where not all are known, and then every role counts.
     pub roles: Vec<String>,
-    /// `application_name` of Howdah's own connections.
+    /// `application_name` of Howdah's own connections, or its first word.
     pub own: &'static str,
 }
 
@@ -93,7 +93,7 @@ WITH a AS MATERIALIZED (
   SELECT f[3] AS id, f[4]::int AS minimum, f[5]::int AS used, f[6]::int AS opening, f[7]::int AS wants FROM t
 ), c AS MATERIALIZED (
   SELECT (SELECT count(*) FROM a WHERE {ours} OR n LIKE '{MARK} {fleet} %')::int AS backends,
-         (SELECT count(*) FROM a WHERE ({ours}) AND n = {own_name})::int AS own,
+         (SELECT count(*) FROM a WHERE ({ours}) AND (n = {own_name} OR n LIKE {own_name} || ' %'))::int AS own,
          greatest({instances} - 1 - (SELECT count(*) FROM m), 0)::int AS absent,
          (SELECT coalesce(sum(opening), 0) FROM m)::int AS opening,
          (SELECT coalesce(sum(greatest(minimum - used - opening, 0)), 0) FROM m)::int AS missing,

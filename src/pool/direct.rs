@@ -135,7 +135,7 @@ impl Pool {
         params: Vec<(String, String)>,
     ) -> Result<Own, Error> {
         let spec = self.spec();
-        let index = self.next_host.load(Ordering::Relaxed) as usize % spec.hosts.len().max(1);
+        let index = self.next_index(&spec);
         let host =
             spec.hosts.get(index).ok_or_else(|| Error::Internal("a pool without a host".to_owned()))?;
         let room = self.own_place(ctl, index).await?;

@@ -65,6 +65,8 @@ struct AtHost {
     open: usize,
     /// Dials that failed: the server may not know it yet.
     failed: Vec<Instant>,
+    /// How often what was granted has been taken back.
+    revoked: u64,
 }
 
 /// The same at one moment.
@@ -96,6 +98,8 @@ pub struct Ledger {
 pub struct Room {
     keys: Vec<LimitKey>,
     at: Option<HostAddr>,
+    /// [`AtHost::revoked`] when it was taken.
+    revoked: u64,
     arrived: bool,
     services: Weak<crate::services::Services>,
 }
@@ -124,6 +128,7 @@ impl Ledger {
             LimitKey::Host(h) => Some(h.clone()),
             LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Fleet(_) | LimitKey::Pool(_) => None,
         });
+        let mut revoked = 0;
         if let Some(host) = &at {
             let places = inner.places.entry(host.clone()).or_default();
             if places.bounded {
@@ -135,12 +140,13 @@ impl Ledger {
                 places.granted = rest;
             }
             places.dialling += 1;
+            revoked = places.revoked;
         }
         let keys: Vec<LimitKey> = wanted.iter().map(|(k, _)| k.clone()).collect();
         for k in &keys {
             *inner.used.entry(k.clone()).or_insert(0) += 1;
         }
-        Ok(Room { keys, at, arrived: false, services: Arc::downgrade(services) })
+        Ok(Room { keys, at, revoked, arrived: false, services: Arc::downgrade(services) })
     }
 
     /// Bounds a host below its configured limit, or lifts that; the bound before is returned.
@@ -169,6 +175,14 @@ impl Ledger {
     pub fn grant(&self, host: &HostAddr, places: usize) {
         if let Some(p) = self.inner.lock().places.get_mut(host) {
             p.granted = places;
+        }
+    }
+
+    /// Takes back what was granted, also from dials that are under way: nobody counts them any more.
+    pub fn revoke(&self, host: &HostAddr) {
+        if let Some(p) = self.inner.lock().places.get_mut(host) {
+            p.granted = 0;
+            p.revoked += 1;
         }
     }
 
@@ -325,14 +339,20 @@ impl Ledger {
 }
 
 impl Room {
-    /// The login is over: the server counts the connection itself.
-    pub fn arrived(&mut self) {
-        let (Some(services), Some(host)) = (self.services.upgrade(), &self.at) else { return };
-        if let Some(p) = services.ledger.inner.lock().places.get_mut(host) {
-            p.dialling = p.dialling.saturating_sub(1);
-            p.open += 1;
-            self.arrived = true;
+    /// The login is over: the server counts the connection itself. False if its place has been taken back
+    /// meanwhile; it must then be closed.
+    #[must_use]
+    pub fn arrived(&mut self) -> bool {
+        let (Some(services), Some(host)) = (self.services.upgrade(), &self.at) else { return true };
+        let mut inner = services.ledger.inner.lock();
+        let Some(p) = inner.places.get_mut(host) else { return true };
+        if p.bounded && p.revoked != self.revoked {
+            return false;
         }
+        p.dialling = p.dialling.saturating_sub(1);
+        p.open += 1;
+        self.arrived = true;
+        true
     }
 }
 

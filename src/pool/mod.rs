@@ -873,12 +873,7 @@ impl Pool {
                 return opens;
             }
             let spec = self.spec();
-            let first = self.next_host.load(Ordering::Relaxed) as usize;
-            let n = spec.hosts.len().max(1);
-            // A host that is down for another pool is down for this one; the janitor looks again.
-            let Some(index) = (first..first + n).map(|i| i % n).find(|i| {
-                spec.hosts.get(*i).is_some_and(|h| self.services.ledger.may_dial(h, now) && self.may_dial(h))
-            }) else {
+            let Some(index) = self.dialable(&spec, now) else {
                 return opens;
             };
             match self.services.ledger.take(&spec.wanted(index), &self.services) {
@@ -958,11 +953,30 @@ impl Pool {
         given
     }
 
+    /// The next host that may be dialled. One that is down for another pool is down for this one, too, and one that
+    /// is not of the pool's role is none; the janitor looks again.
+    fn dialable(&self, spec: &PoolSpec, now: Instant) -> Option<usize> {
+        self.in_turn(spec, |h| self.services.ledger.may_dial(h, now) && self.may_dial(h))
+    }
+
+    fn in_turn(&self, spec: &PoolSpec, fits: impl Fn(&HostAddr) -> bool) -> Option<usize> {
+        let first = self.next_host.load(Ordering::Relaxed) as usize;
+        let n = spec.hosts.len().max(1);
+        (first..first + n).map(|i| i % n).find(|i| spec.hosts.get(*i).is_some_and(&fits))
+    }
+
+    /// The host to which the next dial goes, perhaps after a pause; where none has the pool's role, the one whose
+    /// turn it is.
+    fn next_index(&self, spec: &PoolSpec) -> usize {
+        let role = || self.in_turn(spec, |h| self.may_dial(h));
+        let turn = || self.next_host.load(Ordering::Relaxed) as usize % spec.hosts.len().max(1);
+        self.dialable(spec, Clock::now()).or_else(role).unwrap_or_else(turn)
+    }
+
     /// The host to which the next dial goes.
     pub fn current_host(&self) -> Option<HostAddr> {
         let spec = self.spec();
-        let n = spec.hosts.len().max(1);
-        spec.hosts.get(self.next_host.load(Ordering::Relaxed) as usize % n).cloned()
+        spec.hosts.get(self.next_index(&spec)).cloned()
     }
 
     fn idle_since(&self) -> Option<Instant> {

@@ -231,7 +231,12 @@ async fn open_inner(
         return Err(l.protocol("bytes after ReadyForQuery of the login"));
     }
     let mut room = room;
-    room.arrived();
+    if !room.arrived() {
+        return Err(OpenFailure::Local(Error::ServerUnreachable {
+            host: host.to_string(),
+            reason: "the fleet's control connection was lost during the login".to_owned(),
+        }));
+    }
     let state = ServerState::new(Arc::new(defaults), nothing);
     let user = t.user.clone();
     let tls = t.tls.clone().filter(|_| l.stream.tls().is_some());

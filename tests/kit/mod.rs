@@ -3,6 +3,7 @@
 
 pub mod tls;
 pub mod trio;
+pub mod wall;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
