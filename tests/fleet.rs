@@ -432,9 +432,11 @@ fn backends_of_a_killed_instance_count_until_they_end() {
     let refused = || metric(other.howdah(), "howdah_fleet_grants_total", &[("outcome", "refused")]);
     eventually("it has noticed", || metric(other.howdah(), "howdah_fleet_settles_total", &[]) >= 1.0);
     let before = refused();
-    eventually("it asks, and is refused", || refused() >= before + 20.0);
+    eventually("it asks, and is refused", || {
+        assert!(sampler.most() <= terms.budget, "{} backends", sampler.most());
+        refused() >= before + 20.0
+    });
     assert_eq!(asleep(), 14);
-    assert!(sampler.most() <= terms.budget, "{} backends", sampler.most());
     let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' \
                AND pid <> pg_backend_pid()";
     cluster.value(sql).expect("it");

@@ -41,7 +41,8 @@ const RULES: &[Rule] = &[
     rule("relay/up.rs", &["error", "net", "proto", "relay"], true),
     rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
     // Do.
-    rule("fleet/control.rs", &["capacity", "clock", "config", "pool", "server", "services"], false),
+    rule("fleet/control.rs", &["capacity", "clock", "config", "pool", "services"], false),
+    rule("fleet/link.rs", &["capacity", "clock", "config", "pool", "server", "services"], false),
     rule("doctor/ask.rs", &["capacity", "config", "pool", "server", "services"], false),
     rule("capacity/ask.rs", &["config", "pool", "server", "services"], false),
     rule("capacity/admit.rs", &["config", "services"], false),
