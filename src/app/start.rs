@@ -156,6 +156,6 @@ pub(super) fn doctor(config: Config, json: bool) -> Result<(String, bool), Strin
     let config = services.config();
     let evidence = runtime.block_on(doctor::ask::collect(&services, &config));
     let found = doctor::examine(&evidence);
-    let print = if json { doctor::examine::json } else { doctor::examine::text };
+    let print = if json { doctor::report::json } else { doctor::report::text };
     Ok((print(&evidence, &found), !found.is_empty()))
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -17,6 +18,7 @@ use super::resolved::{
 };
 use super::setting::{Level, Put, Section};
 use super::settings::{self, SETTINGS};
+use super::units::parse_duration;
 use super::{secrets, userlist, validate};
 
 /// What building needs to know beside the tree.
@@ -307,8 +309,10 @@ impl Builder<'_, '_> {
             let source = table.get(key).map_or(Source::Default, |n| n.source.clone());
             self.errors.push(ConfigError::new(&source, &join(path, key), why));
         }
+        let materialized_views = self.ages(&section.materialized_views, table, path);
         Database {
             routing,
+            materialized_views,
             name: name.to_owned(),
             dbname: section.dbname.unwrap_or_else(|| name.to_owned()),
             server_user: section.user,
@@ -325,6 +329,25 @@ impl Builder<'_, '_> {
             pool: base.clone().with(&section.overrides),
             pool_overrides: Vec::new(),
         }
+    }
+
+    fn ages(&mut self, views: &[(String, String)], table: &Table, path: &str) -> Vec<(String, Duration)> {
+        const KEY: &str = "materialized_views";
+        let mut ages = Vec::new();
+        for (view, age) in views {
+            let why = match parse_duration(age) {
+                Ok(age) if !age.is_zero() => {
+                    ages.push((view.clone(), age));
+                    continue;
+                }
+                Ok(_) => "nothing is as young as that".to_owned(),
+                Err(why) => why,
+            };
+            let source = table.get(KEY).map_or(Source::Default, |n| n.source.clone());
+            let why = format!("\"{}\": {why}", view.escape_debug());
+            self.errors.push(ConfigError::new(&source, &join(path, KEY), why));
+        }
+        ages
     }
 
     fn peer(&mut self, name: &str, table: &Table, path: &str, config: &mut Config) {

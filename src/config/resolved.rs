@@ -356,6 +356,8 @@ pub struct Database {
     /// Of several hosts each connection takes the next one, not the first one that works.
     pub load_balance: bool,
     pub routing: super::routing::Routing,
+    /// How old each may become.
+    pub materialized_views: Vec<(String, Duration)>,
     /// `Primary` is always present.
     pub roles: BTreeMap<Role, RoleConfig>,
     /// Global settings with those of this database applied.

@@ -186,6 +186,7 @@ pub(super) struct Section {
     pub load_balance: Option<bool>,
     pub when_no_replica: Option<WhenNoReplica>,
     pub routing: super::routing::RoutingSection,
+    pub materialized_views: Vec<(String, String)>,
     /// In the limits the outer `Option` is "stated here", the inner one "no limit".
     pub max_connections: Option<Option<u32>>,
     pub max_client_connections: Option<Option<u32>>,

@@ -613,6 +613,11 @@ settings! {
     /// Users whose transactions use the admin pool. Only where there is an admin section.
     admin_pool_users: DATABASE, Kind::Names, Is(""), "clients ask for it by `howdah.role`, or by another database",
         NewConnections, NATIVE, Section |s, List(v)| s.routing.admin_pool_users = v.clone();
+    /// Materialized views of the database, by name with their schema, and how old each may become, such as
+    /// `{ "public.sums" = "1h" }`: `howdah doctor` says which of them are older. When they were refreshed is known
+    /// only where the server has `track_commit_timestamp = on`.
+    materialized_views: DATABASE, Kind::Map, Is(""), "PostgreSQL has no schedule for them, so nobody but the operator knows it",
+        Live, NATIVE, Section |s, Map(v)| s.materialized_views = v.clone();
     /// Limit of server connections, over all pools of the database or user; 0 for none.
     max_connections: NAMED, Kind::Limit { max: COUNT }, Unset, "the pools' sizes limit already",
         Live, NATIVE.database("max_db_connections").user("max_user_connections"),

@@ -201,6 +201,10 @@ fn each_problem_is_told_clearly() {
             "databases.b.when_no_replica: is missing",
         ),
         ("[databases.b]\nhost = \"h\"\npool_size = 1\nreplica = 1", "is a section"),
+        (
+            "[databases.b]\nhost = \"h\"\npool_size = 1\nmaterialized_views = { \"s.v\" = \"often\" }",
+            "databases.b.materialized_views: \"s.v\"",
+        ),
         ("x = ", "not valid TOML"),
     ];
     let rest = MINIMAL.replace("listen = [\"127.0.0.1:6432\"]", "");

@@ -20,10 +20,9 @@ pub(super) async fn advice(services: &Arc<Services>) -> Answer {
 
 /// The most urgent first; behind it what could not be examined, and why.
 fn rows(evidence: &Evidence, found: &[Finding]) -> Vec<Row> {
-    let advice = found
-        .iter()
-        .enumerate()
-        .map(|(i, f)| row![i + 1, f.urgency.as_str(), f.code, &*f.subject, &*f.evidence, &*f.change]);
+    let advice = found.iter().enumerate().map(|(i, f)| {
+        row![i + 1, f.urgency.as_str(), f.code.as_str(), &*f.subject, &*f.evidence, &*f.change]
+    });
     let unasked = evidence
         .unasked
         .iter()
@@ -34,7 +33,7 @@ fn rows(evidence: &Evidence, found: &[Finding]) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Urgency;
+    use crate::doctor::{Code, Urgency};
 
     #[test]
     fn the_rank_is_that_of_the_report() {
@@ -45,8 +44,9 @@ mod tests {
             subject: "app".to_owned(),
             evidence: "figures".to_owned(),
             change: "a change".to_owned(),
+            steps: Vec::new(),
         };
-        let found = [finding(Urgency::High, "pool_too_small"), finding(Urgency::Low, "index_unused")];
+        let found = [finding(Urgency::High, Code::PoolTooSmall), finding(Urgency::Low, Code::IndexUnused)];
         let rows = rows(&evidence, &found);
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[0][..3], row![1usize, "high", "pool_too_small"][..]);

@@ -18,9 +18,22 @@ pub struct Host {
     pub host: String,
     pub facts: Facts,
     pub capacity: Vec<CapacityFinding>,
+    /// What would make its capacity suffice.
+    pub room: Option<Room>,
     /// Seconds that a standby is behind; nothing on a primary, or where all is replayed.
     pub lag: Option<f64>,
+    /// Somebody has paused the replay.
+    pub replay_paused: bool,
+    /// Standbys that receive from it.
+    pub standbys: u32,
     pub idle_in_transaction: Vec<IdleInTransaction>,
+}
+
+/// The largest `max_host_connections` with which nothing is wrong with a host, and the databases to state it in.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    pub connections: u32,
+    pub databases: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -38,8 +51,11 @@ pub struct Database {
     pub in_recovery: bool,
     pub blocks_hit: u64,
     pub blocks_read: u64,
+    /// Of the whole server, in kB.
+    pub shared_buffers: u64,
     pub tables: Vec<Table>,
     pub indexes: Vec<Index>,
+    pub materialized: Vec<Materialized>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,19 +77,33 @@ pub struct Index {
     pub bytes: u64,
 }
 
+/// A materialized view that has a schedule.
+#[derive(Debug, Clone, Default)]
+pub struct Materialized {
+    pub name: String,
+    /// In seconds; nothing where it has never been filled.
+    pub age: Option<f64>,
+    /// How old it may become, in seconds.
+    pub limit: f64,
+}
+
 /// A running Howdah.
 #[derive(Debug, Clone, Default)]
 pub struct Pooler {
-    pub uptime_seconds: f64,
     pub max_prepared_statements: u32,
     pub pools: Vec<Pool>,
+    pub reads: Vec<Reads>,
 }
 
+/// The figures are since its size or `max_prepared_statements` was last set.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    pub name: String,
+    pub database: String,
+    pub user: String,
+    pub role: String,
     pub size: u32,
-    pub transactions: u64,
+    pub min_size: u32,
+    pub seconds: f64,
     pub waits: u64,
     pub wait_seconds: f64,
     pub transaction_seconds: f64,
@@ -82,4 +112,37 @@ pub struct Pool {
     pub binds: u64,
     pub client_parses: u64,
     pub server_parses: u64,
+}
+
+impl Pool {
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.database, self.user, self.role)
+    }
+}
+
+/// Transactions of one database that are marked as reads, since its routing was last set.
+#[derive(Debug, Clone, Default)]
+pub struct Reads {
+    pub database: String,
+    /// Hosts of its primary.
+    pub primaries: Vec<String>,
+    /// That are configured, and those of them that may serve now.
+    pub replicas: usize,
+    pub eligible: usize,
+    /// `route = "primary"`.
+    pub all_to_primary: bool,
+    /// In seconds, and in bytes.
+    pub max_lag: Option<f64>,
+    pub max_lag_bytes: Option<u64>,
+    /// `read_your_writes_wait`, in seconds.
+    pub own_writes_wait: f64,
+    pub on_replicas: u64,
+    /// On the primary: since `route` says so, since no replica could serve, since all were too far behind, since none
+    /// had their session's writes.
+    pub stated: u64,
+    pub no_replica: u64,
+    pub lag: u64,
+    pub own_writes: u64,
+    /// Blocks that began with READ ONLY, by the statistics of statements.
+    pub begun: u64,
 }

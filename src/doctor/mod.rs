@@ -6,9 +6,12 @@
 pub mod ask;
 pub mod evidence;
 pub mod examine;
+pub mod finding;
+pub mod report;
 
 #[cfg(test)]
 mod tests;
 
 pub use evidence::Evidence;
-pub use examine::{Finding, Urgency, examine};
+pub use examine::examine;
+pub use finding::{Code, Finding, Step, Urgency};

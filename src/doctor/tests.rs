@@ -1,10 +1,14 @@
-use super::evidence::{Database, Evidence, Host, IdleInTransaction, Index, Pool, Pooler, Table};
-use super::examine::{examine, json, text};
+use super::evidence::{
+    Database, Evidence, Host, IdleInTransaction, Index, Materialized, Pool, Pooler, Reads, Table,
+};
+use super::examine::examine;
+use super::finding::Code;
+use super::report::{json, text};
 use crate::capacity::check::{Finding as CapacityFinding, Severity};
 use crate::capacity::facts::Facts;
 
 fn codes(evidence: &Evidence) -> Vec<&'static str> {
-    examine(evidence).into_iter().map(|f| f.code).collect()
+    examine(evidence).into_iter().map(|f| f.code.as_str()).collect()
 }
 
 fn host(change: impl FnOnce(&mut Host)) -> Evidence {
@@ -20,9 +24,10 @@ fn database(change: impl FnOnce(&mut Database)) -> Evidence {
     Evidence { databases: vec![database], ..Evidence::default() }
 }
 
-fn pool(uptime_seconds: f64, pool: Pool) -> Evidence {
-    let pool = Pool { name: "app/app/primary".to_owned(), ..pool };
-    let pooler = Pooler { uptime_seconds, max_prepared_statements: 200, pools: vec![pool] };
+fn pool(seconds: f64, pool: Pool) -> Evidence {
+    let [database, user, role] = ["app", "app", "primary"].map(str::to_owned);
+    let pool = Pool { database, user, role, seconds, ..pool };
+    let pooler = Pooler { max_prepared_statements: 200, pools: vec![pool], reads: Vec::new() };
     Evidence { pooler: Some(pooler), ..Evidence::default() }
 }
 
@@ -46,11 +51,8 @@ fn what_is_in_order_gets_no_advice() {
         d.indexes.push(Index { bytes: 1 << 30, scans: 1, ..Index::default() });
     })
     .databases;
-    all.pooler = pool(
-        7200.0,
-        Pool { size: 20, transactions: 9, waits: 9, transaction_seconds: 36_000.0, ..Pool::default() },
-    )
-    .pooler;
+    all.pooler =
+        pool(7200.0, Pool { size: 20, waits: 9, transaction_seconds: 36_000.0, ..Pool::default() }).pooler;
     assert_eq!(codes(&all), [] as [&str; 0]);
     assert!(text(&all, &[]).ends_with("no advice\n"));
 }
@@ -61,7 +63,7 @@ fn each_advice_has_its_case() {
     assert_eq!(codes(&host(|h| h.lag = Some(10.0))), ["replication_lag"]);
     let idle = IdleInTransaction { pid: 42, seconds: 10.0, ..IdleInTransaction::default() };
     let found = examine(&host(|h| h.idle_in_transaction.push(idle)));
-    assert_eq!((found.len(), found[0].code), (1, "idle_in_transaction"));
+    assert_eq!((found.len(), found[0].code), (1, Code::IdleInTransaction));
     assert!(found[0].change.contains("pg_terminate_backend(42)"), "{}", found[0].change);
     let capacity = CapacityFinding { severity: Severity::Refuse, text: "the sum".to_owned() };
     assert_eq!(codes(&host(|h| h.capacity.push(capacity))), ["capacity_too_large"]);
@@ -111,4 +113,54 @@ fn the_most_urgent_comes_first_in_both_forms() {
     let read: serde_json::Value = serde_json::from_str(&json(&all, &found)).unwrap();
     assert_eq!(read["advice"][1]["code"], "index_unused");
     assert_eq!(read["not_examined"][0], "replica: connection refused");
+}
+
+fn reads(standbys: u32, reads: Reads) -> Option<(String, usize)> {
+    let mut all = host(|h| h.standbys = standbys);
+    let primaries = vec!["db:5432".to_owned()];
+    let pooler = Pooler { reads: vec![Reads { primaries, ..reads }], ..Pooler::default() };
+    all.pooler = Some(pooler);
+    let found = examine(&all);
+    assert!(found.iter().all(|f| f.code == Code::ReadsOnPrimary));
+    found.first().map(|f| (f.change.clone(), f.steps.len()))
+}
+
+#[test]
+fn reads_belong_on_replicas() {
+    let change = |standbys, r| reads(standbys, r).map(|(change, _)| change);
+    let with = |r: Reads| Reads { database: "app".to_owned(), replicas: 2, eligible: 2, ..r };
+    let none = with(Reads::default());
+    let stated = Reads { all_to_primary: true, stated: 100, ..none.clone() };
+    assert_eq!(change(2, stated.clone()), Some("route = \"transactions\"".to_owned()));
+    assert_eq!(change(2, Reads { stated: 99, ..stated.clone() }), None, "too few to tell");
+    assert_eq!(change(2, Reads { all_to_primary: false, ..stated }), None, "clients say so themselves");
+    let lag = Reads { lag: 100, on_replicas: 900, max_lag: Some(1.5), ..none.clone() };
+    assert_eq!(change(2, lag.clone()), Some("max_lag = \"3000ms\"".to_owned()));
+    assert_eq!(change(2, Reads { on_replicas: 1000, ..lag.clone() }), None, "few among many");
+    let bytes = Reads { max_lag: None, max_lag_bytes: Some(8), ..lag };
+    assert_eq!(change(2, bytes), Some("max_lag_bytes = \"16B\"".to_owned()));
+    let own = Reads { own_writes: 100, ..none.clone() };
+    assert_eq!(change(2, own.clone()), Some("read_your_writes_wait = \"100ms\"".to_owned()));
+    let waits = Reads { own_writes_wait: 0.2, ..own };
+    assert_eq!(change(2, waits), Some("read_your_writes_wait = \"400ms\"".to_owned()));
+    let gone = Reads { no_replica: 100, eligible: 0, ..none.clone() };
+    assert!(change(2, gone.clone()).is_some_and(|c| c.contains("bring a replica back")));
+    assert_eq!(change(2, Reads { eligible: 1, ..gone }), None, "one is back");
+    let unused = Reads { begun: 100, replicas: 0, ..none };
+    assert_eq!(
+        reads(1, unused.clone()).map(|(_, steps)| steps),
+        Some(0),
+        "where the standbys listen is not known"
+    );
+    assert_eq!(change(0, unused), None, "there is nobody to read from");
+}
+
+#[test]
+fn a_view_is_as_old_as_its_schedule_allows() {
+    let view = |age, limit| {
+        codes(&database(|d| d.materialized.push(Materialized { name: "sums".to_owned(), age, limit })))
+    };
+    assert_eq!(view(Some(3600.0), 3600.0), [] as [&str; 0]);
+    assert_eq!(view(Some(3601.0), 3600.0), ["materialized_view_stale"]);
+    assert_eq!(view(None, 3600.0), ["materialized_view_stale"]);
 }

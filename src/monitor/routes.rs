@@ -42,6 +42,8 @@ pub struct Routes {
     /// It is another one than before; connections to that one must go.
     moved: AtomicBool,
     counts: Arc<Counts>,
+    /// What they were when the routing was last set.
+    before: Counted,
     turn: AtomicU64,
     /// Who has written what; see [`crate::routing::own_writes`].
     keys: Arc<Mutex<Keys>>,
@@ -53,6 +55,14 @@ pub struct Routes {
 /// Transactions by role and reason.
 #[derive(Debug, Default)]
 struct Counts([[AtomicU64; Reason::ALL.len()]; Role::ALL.len()]);
+
+type Counted = [[u64; Reason::ALL.len()]; Role::ALL.len()];
+
+impl Counts {
+    fn read(&self) -> Counted {
+        self.0.each_ref().map(|row| row.each_ref().map(|n| n.load(Ordering::Relaxed)))
+    }
+}
 
 /// Why no replica could be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +89,12 @@ impl Routes {
                     && r.zones.iter().any(|(h, z)| h == addr && Some(z) == r.zone.as_ref()),
             })
             .collect();
+        let counts = old.map_or_else(Arc::default, |o| o.counts.clone());
+        let same = |o: &&Self| o.routing == *r && o.when_no_replica == db.no_replica();
+        let before = old.filter(same).map_or_else(|| counts.read(), |o| o.before);
         Self {
             generation,
+            before,
             database: db.name.as_str().into(),
             routing: r.clone(),
             when_no_replica: db.no_replica(),
@@ -89,7 +103,7 @@ impl Routes {
             replicas,
             last_primary: Mutex::new(old.and_then(|o| o.last_primary.lock().clone())),
             moved: AtomicBool::new(false),
-            counts: old.map_or_else(Arc::default, |o| o.counts.clone()),
+            counts,
             turn: AtomicU64::new(0),
             keys: old.map_or_else(Arc::default, |o| o.keys.clone()),
             demand: Mutex::default(),
@@ -322,15 +336,22 @@ impl Routes {
 
     /// Role, reason, transactions; those that never happened are left out.
     pub fn counted(&self) -> Vec<(Role, Reason, u64)> {
-        let mut all = Vec::new();
-        for (role, row) in Role::ALL.into_iter().zip(&self.counts.0) {
-            for (reason, n) in Reason::ALL.into_iter().zip(row) {
-                let n = n.load(Ordering::Relaxed);
-                if n > 0 {
-                    all.push((role, reason, n));
-                }
-            }
-        }
-        all
+        listed(&self.counts.read())
     }
+
+    /// The same since the routing of this database was last set: what was before tells nothing about it.
+    pub fn counted_since_change(&self) -> Vec<(Role, Reason, u64)> {
+        let mut counts = self.counts.read();
+        for (n, before) in counts.iter_mut().flatten().zip(self.before.iter().flatten()) {
+            *n = n.saturating_sub(*before);
+        }
+        listed(&counts)
+    }
+}
+
+fn listed(counts: &Counted) -> Vec<(Role, Reason, u64)> {
+    let rows = Role::ALL.into_iter().zip(counts);
+    let all =
+        rows.flat_map(|(role, row)| Reason::ALL.into_iter().zip(row).map(move |(why, n)| (role, why, *n)));
+    all.filter(|(_, _, n)| *n > 0).collect()
 }

@@ -59,6 +59,16 @@ pub fn start(addr: SocketAddr, services: Arc<Services>) -> io::Result<JoinHandle
     Ok(tokio::spawn(serve(bind(addr)?, services, LIMITS)))
 }
 
+/// What /stats answers, for those within the process.
+pub fn stats(services: &Arc<Services>) -> Result<String, String> {
+    stats::render(&snapshot::Snapshot::take(services))
+}
+
+/// What /queries answers.
+pub fn queries(services: &Services) -> Result<String, String> {
+    queries::render(services)
+}
+
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let l = std::net::TcpListener::bind(addr)?;
     l.set_nonblocking(true)?;

@@ -13,7 +13,12 @@ pub(super) struct RouteFigures {
     replicas: Vec<ReplicaFigures>,
     /// Database, role, reason, transactions.
     decisions: Vec<(Arc<str>, &'static str, &'static str, u64)>,
+    /// Database, and the same since its routing was last set.
+    since_change: Vec<(Arc<str>, Vec<Decisions>)>,
 }
+
+/// Role, reason, transactions.
+pub(super) type Decisions = (&'static str, &'static str, u64);
 
 #[derive(Debug)]
 struct ReplicaFigures {
@@ -42,11 +47,26 @@ impl RouteFigures {
             all.map(|(role, reason, n)| (r.database.clone(), role.as_str(), reason.as_str(), n))
                 .collect::<Vec<_>>()
         };
+        let since_change = |r: &Arc<Routes>| {
+            let all = r.counted_since_change().into_iter();
+            (r.database.clone(), all.map(|(role, reason, n)| (role.as_str(), reason.as_str(), n)).collect())
+        };
         Self {
+            since_change: all.iter().map(since_change).collect(),
             hosts: monitor.figures(),
             replicas: all.iter().flat_map(replicas).collect(),
             decisions: all.iter().flat_map(decisions).collect(),
         }
+    }
+}
+
+impl RouteFigures {
+    /// Database, replicas that may serve, decisions since its routing was last set.
+    pub(super) fn databases(&self) -> impl Iterator<Item = (&str, usize, &[Decisions])> {
+        self.since_change.iter().map(|(database, decisions)| {
+            let eligible = self.replicas.iter().filter(|r| r.database == *database && r.eligible).count();
+            (&**database, eligible, &**decisions)
+        })
     }
 }
 

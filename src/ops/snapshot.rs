@@ -14,6 +14,7 @@ use crate::pool::adapt::Decision;
 use crate::pool::core::Counts;
 use crate::pool::holders::Holder;
 use crate::pool::ledger::LimitKey;
+use crate::pool::stats::Work;
 use crate::pool::{Pool, PoolKey, PoolTotals};
 use crate::queries::Fallen;
 use crate::services::Services;
@@ -141,6 +142,8 @@ pub(super) struct PoolFigures {
     /// Transactions that have been idle for longer than leak_threshold.
     pub(super) leaking: usize,
     pub(super) totals: PoolTotals,
+    /// Since its size or its servers' statements were last set.
+    pub(super) since_change: (Duration, Work),
 }
 
 impl Snapshot {
@@ -222,7 +225,7 @@ impl Clients {
 }
 
 impl PoolFigures {
-    /// The pool's lock is taken four times, each time for a copy.
+    /// The pool's lock is taken five times, each time for a copy.
     fn of(pool: &Pool) -> Self {
         let spec = pool.spec();
         let s = &spec.settings;
@@ -239,6 +242,7 @@ impl PoolFigures {
             longest_wait: pool.longest_wait(),
             leaking: pool.leaking.load(Ordering::Relaxed),
             totals: pool.totals(),
+            since_change: pool.since_change(),
         }
     }
 

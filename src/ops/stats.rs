@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::process::Process;
+use super::routes::Decisions;
 use super::snapshot::{self, PoolFigures, Snapshot};
 use crate::metrics::Histogram;
 use crate::metrics::events::Event;
@@ -23,6 +24,8 @@ struct Stats<'a> {
     /// Who holds server connections, those that caused the most waiting first.
     holders: Vec<HeldBy>,
     hosts: Vec<Host<'a>>,
+    /// Of databases with several servers.
+    routes: Vec<Route<'a>>,
     limits: Vec<Limit<'a>>,
     leaked_connections: Leaked,
     /// The newest first.
@@ -64,6 +67,20 @@ struct Pool<'a> {
     leaking_transactions: usize,
     totals: Totals,
     averages: Averages,
+    since_change: SinceChange,
+}
+
+/// Since `pool_size` or `max_prepared_statements` was last set: what `howdah doctor` judges them by.
+#[derive(Serialize)]
+struct SinceChange {
+    seconds: f64,
+    waits: u64,
+    wait_seconds: f64,
+    wait_timeouts: u64,
+    transaction_seconds: f64,
+    client_parses: u64,
+    server_parses: u64,
+    binds: u64,
 }
 
 /// See [`crate::pool::holders::Holder`].
@@ -90,6 +107,22 @@ struct Host<'a> {
     host: &'a str,
     connections: usize,
     unreachable: bool,
+}
+
+#[derive(Serialize)]
+struct Route<'a> {
+    database: &'a str,
+    /// That may serve reads now.
+    eligible_replicas: usize,
+    /// Since the routing of the database was last set: what `howdah doctor` judges it by.
+    decisions_since_change: Vec<Routed>,
+}
+
+#[derive(Serialize)]
+struct Routed {
+    role: &'static str,
+    reason: &'static str,
+    transactions: u64,
 }
 
 #[derive(Serialize)]
@@ -187,6 +220,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
         pools: s.pools.iter().map(pool).collect(),
         holders: s.holders.iter().map(held_by).collect(),
         hosts: s.hosts.iter().map(host).collect(),
+        routes: s.routes.databases().map(route).collect(),
         limits: s.limits.iter().map(limit).collect(),
         leaked_connections: Leaked { leases: s.leaked.0, sockets: s.leaked.1 },
         recent_events: s.recent.iter().map(recent).collect(),
@@ -219,6 +253,12 @@ fn held_by(h: &Holder) -> HeldBy {
 
 fn host(h: &snapshot::Host) -> Host<'_> {
     Host { host: &h.host, connections: h.used, unreachable: h.unreachable }
+}
+
+fn route<'a>((database, eligible_replicas, decisions): (&'a str, usize, &'a [Decisions])) -> Route<'a> {
+    let routed = |(role, reason, n): &Decisions| Routed { role, reason, transactions: *n };
+    let decisions_since_change = decisions.iter().map(routed).collect();
+    Route { database, eligible_replicas, decisions_since_change }
 }
 
 fn limit(l: &snapshot::Limit) -> Limit<'_> {
@@ -290,6 +330,21 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
             transaction_seconds: mean(&t.transaction),
             queries_per_transaction: t.queries as f64 / t.transactions.max(1) as f64,
         },
+        since_change: since_change(p),
+    }
+}
+
+fn since_change(p: &PoolFigures) -> SinceChange {
+    let (time, w) = &p.since_change;
+    SinceChange {
+        seconds: time.as_secs_f64(),
+        waits: w.waits,
+        wait_seconds: seconds(w.wait_us),
+        wait_timeouts: w.wait_timeouts,
+        transaction_seconds: seconds(w.transaction_us),
+        client_parses: w.client_parses,
+        server_parses: w.server_parses,
+        binds: w.binds,
     }
 }
 

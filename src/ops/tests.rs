@@ -13,6 +13,7 @@ use crate::metrics::BUCKETS_US;
 use crate::metrics::catalog::{EXPORTER, Kind, METRICS, Source};
 use crate::pool::adapt::{Decision, Reason};
 use crate::pool::core::Counts;
+use crate::pool::stats::Work;
 use crate::pool::{PoolKey, PoolTotals};
 
 #[path = "../../tests/common/exposition.rs"]
@@ -71,6 +72,7 @@ fn pool() -> PoolFigures {
         counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },
         longest_wait: Duration::from_millis(1500),
         leaking: 1,
+        since_change: (Duration::from_secs(2), Work::of(&totals)),
         totals,
     }
 }

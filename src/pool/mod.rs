@@ -159,6 +159,12 @@ impl PoolSpec {
         })
     }
 
+    /// Whether what the pool did under the other tells something about this one.
+    fn same_measure(&self, other: &Self) -> bool {
+        self.settings.size == other.settings.size
+            && self.process.max_prepared_statements == other.process.max_prepared_statements
+    }
+
     fn counts_statements(&self) -> bool {
         !self.pgbouncer || self.process.max_prepared_statements > 0
     }
@@ -350,6 +356,8 @@ pub struct Pool {
     pub services: Arc<Services>,
     inner: Mutex<Inner>,
     spec: RwLock<Arc<PoolSpec>>,
+    /// When its size or its servers' statements were last set, and what it had done by then.
+    changed: Mutex<(Instant, stats::Work)>,
     /// What a server of this pool reported at its login, for clients that log in.
     welcome: Mutex<Option<Arc<ParamSet>>>,
     /// How servers spell parameters that clients asked for.
@@ -405,6 +413,7 @@ impl Pool {
                 counts_statements: spec.counts_statements(),
             }),
             spec: RwLock::new(Arc::new(spec)),
+            changed: Mutex::new((Clock::now(), stats::Work::default())),
             welcome: Mutex::new(None),
             canonical: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -476,6 +485,13 @@ impl Pool {
         self.inner.lock().totals.clone()
     }
 
+    /// For how long its size and its servers' statements have been what they are, and what it has done since: what it
+    /// did before tells nothing about them.
+    pub fn since_change(&self) -> (Duration, stats::Work) {
+        let (at, before) = *self.changed.lock();
+        (Clock::now().saturating_duration_since(at), stats::Work::of(&self.totals()).since(&before))
+    }
+
     /// What is known of its servers: connections that are open, and the last failure if nothing succeeded since,
     /// with its age.
     pub fn seen(&self) -> (usize, Option<(Error, Duration)>) {
@@ -520,6 +536,9 @@ impl Pool {
     /// A new configuration: sizes apply at once, other servers as connections come back.
     pub fn reconfigure(self: &Arc<Self>, spec: PoolSpec) {
         let same = self.spec.read().same_servers(&spec);
+        if !self.spec.read().same_measure(&spec) {
+            *self.changed.lock() = (Clock::now(), stats::Work::of(&self.totals()));
+        }
         let (core, limiter) = (spec.core(), spec.limiter());
         self.queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         let (sheds, counts_statements) = (spec.settings.shed_load, spec.counts_statements());

@@ -87,6 +87,46 @@ impl Figures {
     }
 }
 
+/// What tells whether a pool's settings fit its work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    pub waits: u64,
+    pub wait_us: u64,
+    pub wait_timeouts: u64,
+    pub transaction_us: u64,
+    pub client_parses: u64,
+    pub server_parses: u64,
+    pub binds: u64,
+}
+
+impl Work {
+    pub fn of(t: &PoolTotals) -> Self {
+        Self {
+            waits: t.wait.count(),
+            wait_us: t.wait.sum_us,
+            wait_timeouts: t.wait_timeouts,
+            transaction_us: t.transaction.sum_us,
+            client_parses: t.client_parses,
+            server_parses: t.server_parses,
+            binds: t.binds,
+        }
+    }
+
+    /// The growth since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            waits: self.waits.saturating_sub(before.waits),
+            wait_us: self.wait_us.saturating_sub(before.wait_us),
+            wait_timeouts: self.wait_timeouts.saturating_sub(before.wait_timeouts),
+            transaction_us: self.transaction_us.saturating_sub(before.transaction_us),
+            client_parses: self.client_parses.saturating_sub(before.client_parses),
+            server_parses: self.server_parses.saturating_sub(before.server_parses),
+            binds: self.binds.saturating_sub(before.binds),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Marks {
     /// At the beginning of the last period and of the one before.

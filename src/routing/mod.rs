@@ -29,6 +29,8 @@ pub enum Reason {
     Hint,
     /// The database, the user or the startup packet says where.
     Stated,
+    /// The same, although the transaction says that it only reads and a replica could serve it.
+    StatedReadOnly,
     /// A read, but no replica is confirmed as one or can be reached.
     NoReplica,
     /// A read, but every replica is behind by more than may be.
@@ -38,7 +40,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Write,
         Self::Serializable,
         Self::ReadOnlyBlock,
@@ -47,6 +49,7 @@ impl Reason {
         Self::Select,
         Self::Hint,
         Self::Stated,
+        Self::StatedReadOnly,
         Self::NoReplica,
         Self::Lag,
         Self::OwnWrites,
@@ -62,6 +65,7 @@ impl Reason {
             Self::Select => "select",
             Self::Hint => "hint",
             Self::Stated => "stated",
+            Self::StatedReadOnly => "stated_read_only",
             Self::NoReplica => "no_replica",
             Self::Lag => "lag",
             Self::OwnWrites => "own_writes",
@@ -104,6 +108,9 @@ pub fn decide(routing: &Routing, stated: Stated, v: Verdict) -> Decision {
     let to = |role, reason| Decision { role, reason };
     match (stated.role, v.class) {
         (Some(Role::Admin), _) => return to(Role::Admin, Reason::Stated),
+        (Some(Role::Primary), _) if says_read_only(stated, v.class) => {
+            return to(Role::Primary, Reason::StatedReadOnly);
+        }
         (Some(Role::Primary), _) => return to(Role::Primary, Reason::Stated),
         // A hot standby refuses it, and it is a read: the primary can serve it.
         (_, Class::SerializableReadOnlyBlock) => return to(Role::Primary, Reason::Serializable),
@@ -128,6 +135,16 @@ pub fn decide(routing: &Routing, stated: Stated, v: Verdict) -> Decision {
         Class::HarmlessSelect => to(Role::Replica, Reason::Select),
         _ => to(Role::Primary, Reason::Write),
     }
+}
+
+/// Whether a transaction is marked as one that only reads, and a hot standby takes it.
+fn says_read_only(stated: Stated, class: Class) -> bool {
+    !stated.serializable
+        && match class {
+            Class::ReadOnlyBlock => true,
+            Class::SerializableReadOnlyBlock | Class::WriteBlock => false,
+            _ => stated.read_only,
+        }
 }
 
 /// Where a transaction belongs whose BEGIN was held back, by the statement behind it.

@@ -131,7 +131,12 @@ fn decisions() {
         (role(Replica), "INSERT INTO t VALUES (1)", (Replica, R::Stated)),
         (role(Replica), "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", (Primary, R::Serializable)),
         (role(Replica), "BEGIN ISOLATION LEVEL SERIALIZABLE", (Replica, R::Stated)),
-        (role(Primary), "BEGIN READ ONLY", (Primary, R::Stated)),
+        (role(Primary), "BEGIN READ ONLY", (Primary, R::StatedReadOnly)),
+        (role(Primary), "BEGIN", (Primary, R::Stated)),
+        (role(Primary), "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY", (Primary, R::Stated)),
+        (Stated { read_only: true, ..role(Primary) }, "SELECT f()", (Primary, R::StatedReadOnly)),
+        (Stated { read_only: true, ..role(Primary) }, "BEGIN READ WRITE", (Primary, R::Stated)),
+        (Stated { serializable: true, ..role(Primary) }, "BEGIN READ ONLY", (Primary, R::Stated)),
         (role(Admin), "BEGIN READ ONLY", (Admin, R::Stated)),
     ] {
         assert_eq!(of(stated, sql), want, "{stated:?} {sql}");

@@ -1,0 +1,122 @@
+//! What the catalogues of one database say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::evidence::{Database, Index, Materialized, Table};
+use super::{bounded, get, query, text};
+use crate::capacity::ask;
+use crate::capacity::need::HostNeed;
+use crate::config::Config;
+use crate::server::own::Own;
+use crate::services::Services;
+
+pub(super) async fn database(
+    services: &Arc<Services>,
+    config: &Config,
+    need: &HostNeed,
+    name: &str,
+    unasked: &mut Vec<String>,
+) -> Result<Database, String> {
+    let mut own = ask::open(services, config, need, Some(name), ask::APPLICATION).await?;
+    let whole = "SELECT blks_hit, blks_read, pg_is_in_recovery() AS recovery, \
+                 pg_size_bytes(current_setting('shared_buffers')) / 1024 AS shared_buffers FROM pg_stat_database \
+                 WHERE datname = current_database()";
+    let whole = query(&mut own, whole).await?;
+    let mut database = Database {
+        host: need.host.to_string(),
+        name: name.to_owned(),
+        in_recovery: whole.get(0, "recovery") == Some("t"),
+        blocks_hit: get(&whole, 0, "blks_hit").unwrap_or_default(),
+        blocks_read: get(&whole, 0, "blks_read").unwrap_or_default(),
+        shared_buffers: get(&whole, 0, "shared_buffers").unwrap_or_default(),
+        tables: tables(&mut own).await?,
+        indexes: indexes(&mut own).await?,
+        materialized: Vec::new(),
+    };
+    if !database.in_recovery {
+        let views = views(config, need, name);
+        match materialized(&mut own, &views, unasked, &format!("{}/{name}", need.host)).await {
+            Ok(found) => database.materialized = found,
+            Err(why) => unasked.push(format!("{}/{name}, materialized views: {why}", need.host)),
+        }
+    }
+    Ok(database)
+}
+
+async fn tables(own: &mut Own) -> Result<Vec<Table>, String> {
+    let tables = "SELECT s.relid::regclass AS name, greatest(s.n_live_tup, c.reltuples::bigint) AS rows, s.seq_scan, \
+                  s.seq_tup_read, coalesce(s.idx_scan, 0) AS idx_scan, \
+                  coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL AS analyzed \
+                  FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid";
+    let rows = query(own, tables).await?;
+    let table = |i| Table {
+        name: text(&rows, i, "name"),
+        rows: get(&rows, i, "rows").unwrap_or_default(),
+        sequential_scans: get(&rows, i, "seq_scan").unwrap_or_default(),
+        sequential_rows: get(&rows, i, "seq_tup_read").unwrap_or_default(),
+        index_scans: get(&rows, i, "idx_scan").unwrap_or_default(),
+        analyzed: rows.get(i, "analyzed") == Some("t"),
+    };
+    Ok((0..rows.rows.len()).map(table).collect())
+}
+
+async fn indexes(own: &mut Own) -> Result<Vec<Index>, String> {
+    // What is unique, or belongs to a constraint, is there for more than its scans.
+    let indexes = "SELECT s.indexrelid::regclass AS name, s.relid::regclass AS table, s.idx_scan, \
+                   pg_relation_size(s.indexrelid) AS bytes FROM pg_stat_user_indexes s \
+                   JOIN pg_index i ON i.indexrelid = s.indexrelid WHERE NOT i.indisunique AND NOT i.indisexclusion";
+    let rows = query(own, indexes).await?;
+    let index = |i| Index {
+        name: text(&rows, i, "name"),
+        table: text(&rows, i, "table"),
+        scans: get(&rows, i, "idx_scan").unwrap_or_default(),
+        bytes: get(&rows, i, "bytes").unwrap_or_default(),
+    };
+    Ok((0..rows.rows.len()).map(index).collect())
+}
+
+/// The schedules of a database of this host.
+fn views<'a>(config: &'a Config, need: &HostNeed, dbname: &str) -> Vec<&'a (String, Duration)> {
+    let here = |name: &str| need.pools.iter().any(|p| p.database == name && p.dbname == dbname);
+    config.databases.values().filter(|d| here(&d.name)).flat_map(|d| &d.materialized_views).collect()
+}
+
+/// PostgreSQL keeps no time of a refresh; but each one, also a concurrent one, writes the view's row of pg_class anew,
+/// and where commit times are tracked, that row's transaction has one. Other changes of the row (a GRANT, an ALTER)
+/// count as a refresh, so that a view may be older than it seems, never younger.
+async fn materialized(
+    own: &mut Own,
+    views: &[&(String, Duration)],
+    unasked: &mut Vec<String>,
+    subject: &str,
+) -> Result<Vec<Materialized>, String> {
+    if views.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tracked = query(own, "SELECT current_setting('track_commit_timestamp') AS tracked").await?;
+    if tracked.get(0, "tracked") != Some("on") {
+        return Err(
+            "the server has track_commit_timestamp = off, and nothing else tells when they were refreshed: \
+                    ALTER SYSTEM SET track_commit_timestamp = on, and restart it"
+                .to_owned(),
+        );
+    }
+    let view = "SELECT c.oid::regclass AS name, c.relispopulated AS populated, \
+                extract(epoch FROM clock_timestamp() - pg_xact_commit_timestamp(c.xmin)) AS age \
+                FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relkind = 'm'";
+    let mut found = Vec::new();
+    for (name, limit) in views {
+        let row = bounded(own.query_with(view, &[Some(name)])).await?;
+        let (age, populated) = (get(&row, 0, "age"), row.get(0, "populated") == Some("t"));
+        if row.rows.is_empty() {
+            unasked.push(format!("{subject}: {name} is no materialized view that its login can see"));
+        } else if populated && age.is_none() {
+            unasked.push(format!("{subject}: {name} was refreshed before the server tracked commit times"));
+        } else {
+            let age = age.filter(|_| populated);
+            found.push(Materialized { name: text(&row, 0, "name"), age, limit: limit.as_secs_f64() });
+        }
+    }
+    Ok(found)
+}

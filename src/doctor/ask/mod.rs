@@ -1,0 +1,139 @@
+//! Collects the evidence: from the servers with the login of a pool, from a running Howdah over its ops port.
+
+mod catalogue;
+mod pooler;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::evidence::{Evidence, Host, IdleInTransaction, Room};
+use crate::capacity::facts::Facts;
+use crate::capacity::need::{HostNeed, needs};
+use crate::capacity::{ask, check};
+use crate::config::Config;
+use crate::server::own::{Own, Rows};
+use crate::services::Services;
+
+/// For each question.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks everything that can be asked, a running Howdah over its ops port.
+pub async fn collect(services: &Arc<Services>, config: &Config) -> Evidence {
+    let mut evidence = servers(services, config).await;
+    match config.listen.ops {
+        Some(ops) => match pooler::over_http(ops, config).await {
+            Ok(p) => evidence.pooler = Some(p),
+            Err(why) => evidence.unasked.push(format!("a running Howdah at {ops}: {why}")),
+        },
+        None => evidence.unasked.push("a running Howdah: ops_listen is off".to_owned()),
+    }
+    evidence
+}
+
+/// The same inside of the Howdah that is examined.
+pub async fn collect_here(services: &Arc<Services>, config: &Config) -> Evidence {
+    let mut evidence = servers(services, config).await;
+    match pooler::here(services, config).await {
+        Ok(p) => evidence.pooler = Some(p),
+        Err(why) => evidence.unasked.push(format!("this Howdah: {why}")),
+    }
+    evidence
+}
+
+async fn servers(services: &Arc<Services>, config: &Config) -> Evidence {
+    let mut evidence = Evidence::default();
+    for need in needs(config) {
+        match host(services, config, &need).await {
+            Ok(host) => evidence.hosts.push(host),
+            Err(why) => {
+                evidence.unasked.push(format!("{}: {why}", need.host));
+                continue;
+            }
+        }
+        for name in need.databases() {
+            match catalogue::database(services, config, &need, name, &mut evidence.unasked).await {
+                Ok(database) => evidence.databases.push(database),
+                Err(why) => evidence.unasked.push(format!("{}/{name}: {why}", need.host)),
+            }
+        }
+    }
+    evidence
+}
+
+async fn bounded<T>(
+    answer: impl Future<Output = Result<T, crate::server::own::OwnError>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
+    bounded(own.query(sql)).await
+}
+
+/// One column of a row, as what it should be; nothing where it is NULL.
+fn get<T: std::str::FromStr>(rows: &Rows, row: usize, column: &str) -> Option<T> {
+    rows.get(row, column)?.parse().ok()
+}
+
+fn text(rows: &Rows, row: usize, column: &str) -> String {
+    rows.get(row, column).unwrap_or_default().to_owned()
+}
+
+async fn host(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Host, String> {
+    let facts = ask::ask(services, config, need).await?;
+    let capacity = check::check(need, &facts, config.capacity.instances);
+    let mut own = ask::open(services, config, need, None, ask::APPLICATION).await?;
+    let standing = "SELECT CASE WHEN r AND pg_last_wal_receive_lsn() IS DISTINCT FROM pg_last_wal_replay_lsn() \
+                    THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END AS lag, \
+                    CASE WHEN r THEN pg_is_wal_replay_paused() END AS paused, \
+                    (SELECT count(*) FROM pg_stat_replication s WHERE NOT EXISTS (SELECT FROM pg_replication_slots l \
+                     WHERE l.active_pid = s.pid AND l.slot_type = 'logical')) AS standbys \
+                    FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS q";
+    let standing = query(&mut own, standing).await?;
+    let idle = "SELECT pid, usename, application_name, extract(epoch FROM clock_timestamp() - state_change) AS seconds \
+                FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+    let rows = query(&mut own, idle).await?;
+    let idle_in_transaction = (0..rows.rows.len())
+        .map(|i| IdleInTransaction {
+            pid: get(&rows, i, "pid").unwrap_or_default(),
+            role: text(&rows, i, "usename"),
+            application: text(&rows, i, "application_name"),
+            seconds: get(&rows, i, "seconds").unwrap_or_default(),
+        })
+        .collect();
+    Ok(Host {
+        host: need.host.to_string(),
+        room: if capacity.is_empty() { None } else { room(need, &facts, config.capacity.instances) },
+        facts,
+        capacity,
+        lag: get(&standing, 0, "lag"),
+        replay_paused: standing.get(0, "paused") == Some("t"),
+        standbys: get(&standing, 0, "standbys").unwrap_or_default(),
+        idle_in_transaction,
+    })
+}
+
+/// The largest limit of connections to the host with which the check finds nothing; what it finds never grows with
+/// a smaller one.
+fn room(need: &HostNeed, facts: &Facts, instances: u32) -> Option<Room> {
+    let fits = |limit: u32| {
+        let limited = HostNeed { host_limit: Some(limit), open_ended: Vec::new(), ..need.clone() };
+        check::check(&limited, facts, instances).is_empty()
+    };
+    let (mut fitting, mut beyond) = (0, facts.ordinary().saturating_add(1));
+    while beyond - fitting > 1 {
+        let middle = fitting + (beyond - fitting) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    let mut databases: Vec<String> = need.pools.iter().map(|p| p.database.clone()).collect();
+    databases.sort();
+    databases.dedup();
+    (fitting > 0).then_some(Room { connections: fitting, databases })
+}

@@ -1,0 +1,141 @@
+//! The figures of a running Howdah, as its ops port tells them: of another one over HTTP, of this one as they are.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::super::evidence::{Pool, Pooler, Reads};
+use super::PATIENCE;
+use crate::config::Config;
+use crate::config::resolved::{Role, Secret};
+use crate::routing::classify::{Class, Reading, classify};
+use crate::services::Services;
+
+/// More than any Howdah has to say.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
+/// Of one that serves by this configuration on this machine.
+pub(super) async fn over_http(ops: SocketAddr, config: &Config) -> Result<Pooler, String> {
+    if config.tls.ops.cert.is_some() {
+        return Err(
+            "it speaks HTTPS (ops_tls_cert); SHOW ADVICE on its console says what its figures say".to_owned()
+        );
+    }
+    let stats = get(ops, "/stats", config).await?;
+    let queries = get(ops, "/queries", config).await?;
+    read(&stats, &queries, config)
+}
+
+/// Of the one that asks; written off the threads that relay.
+pub(super) async fn here(services: &Arc<Services>, config: &Config) -> Result<Pooler, String> {
+    let services = services.clone();
+    let write = move || Ok::<_, String>((crate::ops::stats(&services)?, crate::ops::queries(&services)?));
+    let (stats, queries) = tokio::task::spawn_blocking(write).await.map_err(|e| e.to_string())??;
+    read(&stats, &queries, config)
+}
+
+async fn get(ops: SocketAddr, path: &str, config: &Config) -> Result<String, String> {
+    let token = match &config.process.ops_token {
+        Some(Secret::Plain(t)) => format!("Authorization: Bearer {}\r\n", t.as_str()),
+        _ => String::new(),
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {ops}\r\n{token}Connection: close\r\n\r\n");
+    let answer = tokio::time::timeout(PATIENCE, async {
+        let mut stream = tokio::net::TcpStream::connect(ops).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    });
+    let answer = answer.await.map_err(|_| "no answer".to_owned())?.map_err(|e| e.to_string())?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("not an answer of HTTP")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(head.lines().next().unwrap_or_default().to_owned());
+    }
+    Ok(body.to_owned())
+}
+
+fn read(stats: &str, queries: &str, config: &Config) -> Result<Pooler, String> {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| e.to_string());
+    let (stats, queries) = (parse(stats)?, parse(queries)?);
+    let list =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (pools, routes, statements) =
+        (list(&stats, "pools"), list(&stats, "routes"), list(&queries, "statements"));
+    Ok(Pooler {
+        max_prepared_statements: config.limits.max_prepared_statements,
+        pools: pools.iter().map(pool).collect(),
+        reads: reads(config, &routes, &statements),
+    })
+}
+
+fn word<'v>(value: &'v Value, key: &str) -> &'v str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn whole(value: &Value, key: &str) -> u64 {
+    value.pointer(key).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn pool(p: &Value) -> Pool {
+    let since = |key: &str| p.pointer(&format!("/since_change/{key}"));
+    let count = |key: &str| since(key).and_then(Value::as_u64).unwrap_or_default();
+    let real = |key: &str| since(key).and_then(Value::as_f64).unwrap_or_default();
+    Pool {
+        database: word(p, "database").to_owned(),
+        user: word(p, "user").to_owned(),
+        role: word(p, "role").to_owned(),
+        size: whole(p, "/settings/size") as u32,
+        min_size: whole(p, "/settings/min_size") as u32,
+        waiting: whole(p, "/waiting"),
+        seconds: real("seconds"),
+        waits: count("waits"),
+        wait_seconds: real("wait_seconds"),
+        transaction_seconds: real("transaction_seconds"),
+        wait_timeouts: count("wait_timeouts"),
+        binds: count("binds"),
+        client_parses: count("client_parses"),
+        server_parses: count("server_parses"),
+    }
+}
+
+fn reads(config: &Config, routes: &[Value], statements: &[Value]) -> Vec<Reads> {
+    let of = |database: &crate::config::resolved::Database| {
+        let name = database.name.as_str();
+        let route = routes.iter().find(|r| word(r, "database") == name);
+        let decisions = route.and_then(|r| r.get("decisions_since_change")).and_then(Value::as_array);
+        let sum = |role: Role, fits: &dyn Fn(&str) -> bool| {
+            let all = decisions.into_iter().flatten().filter(|d| word(d, "role") == role.as_str());
+            all.filter(|d| fits(word(d, "reason"))).map(|d| whole(d, "/transactions")).sum::<u64>()
+        };
+        let on_primary = |reason: &str| sum(Role::Primary, &|r| r == reason);
+        let begun =
+            statements.iter().filter(|s| word(s, "database") == name && begins_read_only(word(s, "text")));
+        let primaries = database.roles.get(&Role::Primary).map_or(&[][..], |r| &r.hosts);
+        Reads {
+            database: name.to_owned(),
+            primaries: primaries.iter().map(ToString::to_string).collect(),
+            replicas: database.replica_hosts().len(),
+            eligible: route.map_or(0, |r| whole(r, "/eligible_replicas") as usize),
+            all_to_primary: database.routing.fixed == Some(Role::Primary),
+            max_lag: database.routing.max_lag.map(|d| d.as_secs_f64()),
+            max_lag_bytes: database.routing.max_lag_bytes,
+            own_writes_wait: database.routing.read_your_writes_wait.as_secs_f64(),
+            on_replicas: sum(Role::Replica, &|r| !["no_replica", "lag"].contains(&r)),
+            stated: on_primary("stated_read_only"),
+            no_replica: on_primary("no_replica"),
+            lag: on_primary("lag"),
+            own_writes: on_primary("own_writes"),
+            begun: begun.map(|s| whole(s, "/calls")).sum(),
+        }
+    };
+    config.databases.values().map(of).collect()
+}
+
+/// By its text without constants, which no list of transaction modes has.
+fn begins_read_only(text: &str) -> bool {
+    classify(text.as_bytes(), Reading::default()).class == Class::ReadOnlyBlock
+}

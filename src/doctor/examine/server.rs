@@ -1,0 +1,198 @@
+//! What a server's catalogues say.
+
+use super::super::evidence::{Database, Host, Materialized, Table};
+use super::super::finding::{Code, Finding, Step, Urgency};
+use crate::capacity::check::Severity;
+
+/// Connections in use above which the next peak is refused.
+const NEARLY_FULL: f64 = 0.8;
+/// A transaction that is idle for so long holds a server connection, locks, and what vacuum may not remove.
+const IDLE_IN_TRANSACTION: f64 = 10.0;
+/// A standby that is further behind answers what applications call wrong.
+const LAG: f64 = 10.0;
+/// Below it, and after enough reads to tell, the working set does not fit the memory.
+const CACHE_HITS: f64 = 0.9;
+const ENOUGH_BLOCKS: u64 = 100_000;
+/// A scan of a smaller table is as fast as an index, and so many scans are no accident.
+const SCANNED_ROWS: u64 = 10_000;
+const SCANS: u64 = 20;
+/// A smaller index costs nothing worth a change.
+const UNUSED_BYTES: u64 = 1 << 20;
+/// Without statistics the planner guesses; for a small table it does not matter.
+const UNANALYZED_ROWS: u64 = 100;
+
+pub(super) fn host(h: &Host, found: &mut Vec<Finding>) {
+    capacity(h, found);
+    found.extend(near_limit(h));
+    for t in h.idle_in_transaction.iter().filter(|t| t.seconds >= IDLE_IN_TRANSACTION) {
+        let end = format!("SELECT pg_terminate_backend({})", t.pid);
+        found.push(Finding {
+            urgency: Urgency::High,
+            code: Code::IdleInTransaction,
+            subject: h.host.clone(),
+            evidence: format!(
+                "process {} of role {} ({:?}) has been idle in a transaction for {:.0} s",
+                t.pid, t.role, t.application, t.seconds
+            ),
+            change: format!(
+                "{end}; and idle_transaction_timeout = \"{IDLE_IN_TRANSACTION:.0}s\" for its pool"
+            ),
+            steps: vec![Step::sql(&h.host, None, end)],
+        });
+    }
+    if let Some(lag) = h.lag.filter(|l| *l >= LAG) {
+        let resume = "SELECT pg_wal_replay_resume()";
+        let (change, steps) = if h.replay_paused {
+            (format!("its replay is paused: {resume}"), vec![Step::sql(&h.host, None, resume)])
+        } else {
+            let change = "find what holds up its replay (long queries there, a slow disk, the network); send reads \
+                          elsewhere until then";
+            (change.to_owned(), Vec::new())
+        };
+        found.push(Finding {
+            urgency: Urgency::High,
+            code: Code::ReplicationLag,
+            subject: h.host.clone(),
+            evidence: format!("the standby is {lag:.0} s behind"),
+            change,
+            steps,
+        });
+    }
+}
+
+fn capacity(h: &Host, found: &mut Vec<Finding>) {
+    for f in &h.capacity {
+        let (urgency, code) = match f.severity {
+            Severity::Refuse => (Urgency::High, Code::CapacityTooLarge),
+            Severity::Warn => (Urgency::Medium, Code::CapacityTight),
+        };
+        let line = h.room.as_ref().map(|r| format!("max_host_connections = {}", r.connections));
+        let change = match (&line, &h.room) {
+            (Some(line), Some(room)) => format!(
+                "{line} for {}, or another of the ways out; howdah plan derives sizes that fit",
+                room.databases.join(", ")
+            ),
+            _ => "take one of the ways out; howdah plan derives sizes that fit".to_owned(),
+        };
+        let databases = h.room.iter().flat_map(|r| &r.databases);
+        let set = |(database, line): (&String, &String)| Step::set_database(database, line);
+        found.push(Finding {
+            urgency,
+            code,
+            subject: h.host.clone(),
+            evidence: f.text.clone(),
+            change,
+            steps: databases.zip(line.iter().cycle()).map(set).collect(),
+        });
+    }
+}
+
+fn near_limit(h: &Host) -> Option<Finding> {
+    let used: u32 = h.facts.in_use.values().sum();
+    let ordinary = h.facts.ordinary();
+    if ordinary == 0 || f64::from(used) < f64::from(ordinary) * NEARLY_FULL {
+        return None;
+    }
+    let biggest = h.facts.in_use.iter().max_by_key(|(_, n)| **n);
+    let most = biggest.map_or(String::new(), |(role, n)| format!("; {n} of them are of role {role}"));
+    let raise = format!("ALTER SYSTEM SET max_connections = {}", h.facts.max_connections + used / 2);
+    Some(Finding {
+        urgency: Urgency::High,
+        code: Code::ConnectionsNearLimit,
+        subject: h.host.clone(),
+        evidence: format!("{used} of {ordinary} connections are in use{most}"),
+        change: format!("end connections that nobody needs, or {raise} and restart"),
+        steps: vec![Step::sql(&h.host, None, raise), Step::Restart { host: h.host.clone() }],
+    })
+}
+
+pub(super) fn database(d: &Database, found: &mut Vec<Finding>) {
+    let of = |urgency, code, name: &str, evidence, change: String, sql: Option<String>| Finding {
+        urgency,
+        code,
+        subject: format!("{}/{}: {name}", d.host, d.name),
+        evidence,
+        change,
+        steps: sql.map(|sql| Step::sql(&d.host, Some(&d.name), sql)).into_iter().collect(),
+    };
+    found.extend(cache_hits(d));
+    for t in &d.tables {
+        if let Some((evidence, change)) = index_missing(t) {
+            found.push(of(Urgency::Medium, Code::IndexMissing, &t.name, evidence, change, None));
+        }
+        if !t.analyzed && t.rows >= UNANALYZED_ROWS && !d.in_recovery {
+            let (evidence, sql) =
+                (format!("{} rows, and never analyzed", t.rows), format!("ANALYZE {}", t.name));
+            let change = sql.clone();
+            found.push(of(Urgency::Medium, Code::StatisticsMissing, &t.name, evidence, change, Some(sql)));
+        }
+    }
+    for i in &d.indexes {
+        // A standby counts its own scans only.
+        if i.scans == 0 && i.bytes >= UNUSED_BYTES && !d.in_recovery {
+            let evidence =
+                format!("{} kB on {}, and no scan since the statistics began", i.bytes / 1024, i.table);
+            let sql = format!("DROP INDEX CONCURRENTLY {}", i.name);
+            let change = format!("{sql}, if no standby uses it");
+            found.push(of(Urgency::Low, Code::IndexUnused, &i.name, evidence, change, Some(sql)));
+        }
+    }
+    for m in d.materialized.iter().filter(|m| m.age.is_none_or(|age| age > m.limit)) {
+        let sql = format!("REFRESH MATERIALIZED VIEW {}", m.name);
+        let (evidence, change) = (stale(m), sql.clone());
+        found.push(of(Urgency::Medium, Code::MaterializedViewStale, &m.name, evidence, change, Some(sql)));
+    }
+}
+
+fn stale(m: &Materialized) -> String {
+    match m.age {
+        Some(age) => format!(
+            "refreshed {age:.0} s ago, and by materialized_views of the configuration {:.0} s are allowed",
+            m.limit
+        ),
+        None => "never filled, and materialized_views of the configuration has a schedule for it".to_owned(),
+    }
+}
+
+fn cache_hits(d: &Database) -> Option<Finding> {
+    let reads = d.blocks_hit + d.blocks_read;
+    if reads < ENOUGH_BLOCKS || (d.blocks_hit as f64) >= reads as f64 * CACHE_HITS {
+        return None;
+    }
+    let raise = format!("ALTER SYSTEM SET shared_buffers = '{}kB'", d.shared_buffers * 2);
+    let reset = "SELECT pg_stat_reset()";
+    Some(Finding {
+        urgency: Urgency::Medium,
+        code: Code::CacheHitsLow,
+        subject: format!("{}/{}", d.host, d.name),
+        evidence: format!(
+            "{:.0} % of {reads} blocks came from shared_buffers, which has {} kB",
+            d.blocks_hit as f64 * 100.0 / reads as f64,
+            d.shared_buffers
+        ),
+        change: format!(
+            "{raise} (a quarter of the machine's memory is usual) and restart, or read less; then {reset}, so that \
+             the next figures are of what follows"
+        ),
+        steps: vec![
+            Step::sql(&d.host, None, raise),
+            Step::Restart { host: d.host.clone() },
+            Step::sql(&d.host, Some(&d.name), reset),
+        ],
+    })
+}
+
+fn index_missing(t: &Table) -> Option<(String, String)> {
+    let each = t.sequential_rows.checked_div(t.sequential_scans).unwrap_or(0);
+    (t.sequential_scans >= SCANS && each >= SCANNED_ROWS && t.sequential_scans > t.index_scans).then(|| {
+        (
+            format!("{} sequential scans of {each} rows each, and {} index scans", t.sequential_scans, t.index_scans),
+            format!(
+                "CREATE INDEX CONCURRENTLY on the columns of {} that the slowest queries filter by (EXPLAIN shows \
+                 them); then SELECT pg_stat_reset_single_table_counters('{}'::regclass)",
+                t.name,
+                t.name.replace('\'', "''")
+            ),
+        )
+    })
+}
