@@ -1,29 +1,62 @@
-//! `howdah doctor` before a real server: each scenario is advised on, and the printed change removes the advice.
+//! `howdah doctor` before real servers: each piece of advice has a state in which it must not be given, one in which it
+//! must, and is gone when what it printed has been done to the letter.
 
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;
 mod kit;
+mod wire;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 
 use common::proxy::Howdah;
-use common::{Client, Cluster, app_options, cluster, eventually};
-use kit::{app, program, start};
+use common::{Client, Cluster, Options, app_options, cluster, eventually};
+use howdah::doctor::Code;
+use kit::clinic::{Case, apply, report, word};
+use kit::trio::{Replay, Trio, eligible};
+use kit::{app, http, metric, program, start};
+use wire::raw::Raw;
+use wire::{Dsn, msg};
 
 const MAJOR: u32 = 15;
 
-/// Codes of the advice, the exit code, and the report as it was.
-fn doctor(howdah: &Howdah) -> (Vec<(String, String)>, Option<i32>, String) {
-    let out = program().arg("doctor").arg(howdah.config_path()).arg("--json").output().expect("it runs");
-    let text = String::from_utf8(out.stdout).expect("UTF-8");
-    let read: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-    let advice = read["advice"].as_array().expect("a list").iter();
-    let word = |v: &serde_json::Value| v.as_str().expect("a string").to_owned();
-    let codes = advice.map(|a| (word(&a["code"]), word(&a["change"]))).collect();
-    (codes, out.status.code(), text)
+/// A scenario for each piece of advice that there is; one without does not pass.
+macro_rules! scenarios {
+    ($($name:ident: $code:ident),+ $(,)?) => {
+        const COVERED: &[Code] = &[$(Code::$code),+];
+        $(
+            #[test]
+            fn $name() {
+                let mut case = Case::new(Code::$code);
+                if scenarios::$name(&mut case).is_some() {
+                    case.end();
+                }
+            }
+        )+
+    };
 }
 
-fn change(howdah: &Howdah, code: &str) -> Option<String> {
-    doctor(howdah).0.into_iter().find(|(c, _)| c == code).map(|(_, change)| change)
+scenarios! {
+    cache_hits_low: CacheHitsLow,
+    capacity_tight: CapacityTight,
+    capacity_too_large: CapacityTooLarge,
+    connections_near_limit: ConnectionsNearLimit,
+    idle_in_transaction: IdleInTransaction,
+    index_missing: IndexMissing,
+    index_unused: IndexUnused,
+    materialized_view_stale: MaterializedViewStale,
+    pool_too_large: PoolTooLarge,
+    pool_too_small: PoolTooSmall,
+    reads_on_primary: ReadsOnPrimary,
+    replication_lag: ReplicationLag,
+    statement_cache_thrash: StatementCacheThrash,
+    statistics_missing: StatisticsMissing,
+}
+
+#[test]
+fn every_piece_of_advice_has_a_scenario() {
+    assert_eq!(COVERED, Code::ALL);
 }
 
 fn run(client: &mut Client, sql: &str) {
@@ -34,67 +67,376 @@ fn owner(cluster: &Cluster) -> Client {
     cluster.connect("app", "app").expect("a login")
 }
 
-#[test]
-fn a_server_in_order_gets_no_advice_and_others_do_until_they_follow_it() {
-    let options = app_options().setting("autovacuum", "off");
-    let Some(cluster) = cluster(MAJOR, options) else { return };
-    let howdah = start(&cluster, "", "pool_size = 2", "");
-    let (codes, exit, text) = doctor(&howdah);
-    assert_eq!((codes.len(), exit), (0, Some(0)), "{text}");
+/// 17 places for ordinary roles, and no worker that might be taken for a session.
+fn small() -> Options {
+    app_options().setting("max_connections", "20").setting("max_logical_replication_workers", "0")
+}
 
-    let mut direct = owner(&cluster);
-    run(&mut direct, "CREATE TABLE \"Orders\" (id int, note text)");
-    run(&mut direct, "INSERT INTO \"Orders\" SELECT i, 'note ' || i FROM generate_series(1, 60000) i");
-    run(&mut direct, "CREATE INDEX orders_note ON \"Orders\" (note)");
-    for _ in 0..25 {
-        run(&mut direct, "SELECT count(*) FROM \"Orders\" WHERE id = 1");
-    }
-    drop(direct);
-    for code in ["statistics_missing", "index_unused", "index_missing"] {
-        eventually(code, || change(&howdah, code).is_some());
-    }
-    assert_eq!(doctor(&howdah).1, Some(1));
+fn quiet() -> Options {
+    app_options().setting("autovacuum", "off")
+}
 
-    // The printed changes, as they are where they are statements.
-    let mut direct = owner(&cluster);
-    let analyze = change(&howdah, "statistics_missing").expect("advice");
-    assert_eq!(analyze, "ANALYZE \"Orders\"");
-    run(&mut direct, &analyze);
-    let unused = change(&howdah, "index_unused").expect("advice");
-    run(&mut direct, unused.strip_suffix(", if no standby uses it").expect("a statement and a condition"));
-    run(&mut direct, "CREATE INDEX ON \"Orders\" (id)");
-    cluster.connect("postgres", "app").expect("a login").query("SELECT pg_stat_reset()").expect("it");
-    run(&mut direct, "ANALYZE \"Orders\"");
-    run(&mut direct, "SET enable_seqscan = off; SELECT count(*) FROM \"Orders\" WHERE id = 1");
-    drop(direct);
-    eventually("nothing is left", || doctor(&howdah).0.is_empty());
+/// So many sessions of the superuser, beside all pools.
+fn others(cluster: &Cluster, n: usize) -> Vec<Client> {
+    (0..n).map(|_| cluster.connect("postgres", "postgres").expect("a place")).collect()
+}
+
+/// Nothing where the machine lacks what the scenario needs.
+mod scenarios {
+    use super::*;
+
+    /// Blocks that the server has looked at for the database.
+    fn blocks(cluster: &Cluster) -> u64 {
+        let sql = "SELECT blks_hit + blks_read FROM pg_stat_database WHERE datname = 'app'";
+        cluster.value(sql).expect("a figure").parse().expect("a number")
+    }
+
+    /// Looks up 60000 rows of a table one by one, by its index, in an order that no cache likes.
+    fn look_up(cluster: &Cluster, table: &str, rows: u32) {
+        let before = blocks(cluster);
+        let mut direct = owner(cluster);
+        for method in ["seqscan", "hashjoin", "mergejoin", "bitmapscan", "memoize", "indexonlyscan"] {
+            run(&mut direct, &format!("SET enable_{method} = off"));
+        }
+        let sql = "SELECT count(t.note) FROM generate_series(1, 60000) g JOIN";
+        run(&mut direct, &format!("{sql} {table} t ON t.id = abs(hashint4(g)) % {rows} + 1"));
+        drop(direct);
+        eventually("the server has counted them", || blocks(cluster) >= before + 100_000);
+    }
+
+    pub(super) fn cache_hits_low(case: &mut Case) -> Option<()> {
+        // 256 pages; one table has some more, the other few.
+        let mut cluster = cluster(MAJOR, quiet().setting("shared_buffers", "2MB"))?;
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        let mut direct = owner(&cluster);
+        for (table, rows) in [("large", 3200), ("small", 100)] {
+            run(&mut direct, &format!("CREATE TABLE {table} (id int, note text)"));
+            run(
+                &mut direct,
+                &format!("INSERT INTO {table} SELECT i, repeat('x', 900) FROM generate_series(1, {rows}) i"),
+            );
+            run(&mut direct, &format!("CREATE INDEX ON {table} (id); ANALYZE {table}"));
+        }
+        drop(direct);
+        look_up(&cluster, "small", 100);
+        case.absent(&howdah);
+        cluster.connect("postgres", "app").expect("a login").query("SELECT pg_stat_reset()").expect("it");
+        look_up(&cluster, "large", 3200);
+        let advice = case.given(&howdah);
+        assert!(word(&advice, "change").contains("shared_buffers = '4096kB'"), "{advice:#}");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        // The same work again.
+        look_up(&cluster, "large", 3200);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn capacity_tight(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, small())?;
+        // With Howdah's own one 13 of 17.
+        let howdah = start(&cluster, "", "pool_size = 12", "");
+        let mut _others = others(&cluster, 4);
+        case.absent(&howdah);
+        _others.extend(others(&cluster, 2));
+        let advice = case.given(&howdah);
+        assert!(word(&advice, "change").starts_with("max_host_connections = 10 "), "{advice:#}");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn capacity_too_large(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, small())?;
+        case.absent(&start(&cluster, "", "pool_size = 16", ""));
+        let howdah = start(&cluster, "instances = 2\ncapacity_check = \"warn\"", "pool_size = 8", "");
+        let advice = case.given(&howdah);
+        assert!(word(&advice, "change").starts_with("max_host_connections = 7 "), "{advice:#}");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn connections_near_limit(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, small())?;
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        let few = others(&cluster, 12);
+        case.absent(&howdah);
+        let more = others(&cluster, 2);
+        let advice = case.given(&howdah);
+        apply(&advice, &mut [&mut cluster], &howdah);
+        drop((few, more));
+        // The same sessions again.
+        let _all = others(&cluster, 14);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn idle_in_transaction(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, app_options())?;
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        let mut client = app(&howdah);
+        run(&mut client, "BEGIN");
+        case.absent(&howdah);
+        let advice = case.given(&howdah);
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    fn orders(cluster: &Cluster) {
+        let mut direct = owner(cluster);
+        run(&mut direct, "CREATE TABLE \"Orders\" (id int, note text)");
+        run(&mut direct, "INSERT INTO \"Orders\" SELECT i, 'note ' || i FROM generate_series(1, 60000) i");
+    }
+
+    pub(super) fn index_missing(case: &mut Case) -> Option<()> {
+        let cluster = cluster(MAJOR, quiet())?;
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        orders(&cluster);
+        let scan = |n: u32| {
+            let mut direct = owner(&cluster);
+            for _ in 0..n {
+                run(&mut direct, "SELECT count(*) FROM \"Orders\" WHERE id = 1");
+            }
+        };
+        let scans = |least: u64| {
+            let sql = "SELECT coalesce(max(seq_scan + coalesce(idx_scan, 0)), 0) FROM pg_stat_user_tables";
+            let mut direct = owner(&cluster);
+            eventually("the server has counted them", || {
+                direct.value(sql).expect("a figure").parse::<u64>().expect("a number") >= least
+            });
+        };
+        scan(10);
+        scans(10);
+        case.absent(&howdah);
+        scan(15);
+        case.given(&howdah);
+        let mut direct = owner(&cluster);
+        run(&mut direct, "CREATE INDEX ON \"Orders\" (id); ANALYZE \"Orders\"");
+        cluster.connect("postgres", "app").expect("a login").query("SELECT pg_stat_reset()").expect("it");
+        scan(25);
+        scans(25);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn index_unused(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, quiet())?;
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        orders(&cluster);
+        let mut direct = owner(&cluster);
+        run(&mut direct, "CREATE INDEX \"used Index\" ON \"Orders\" (id); ANALYZE \"Orders\"");
+        run(&mut direct, "SET enable_seqscan = off; SELECT count(*) FROM \"Orders\" WHERE id = 1");
+        drop(direct);
+        eventually("the server has counted it", || {
+            owner(&cluster).value("SELECT max(idx_scan) FROM pg_stat_user_indexes").expect("a figure") != "0"
+        });
+        case.absent(&howdah);
+        run(&mut owner(&cluster), "CREATE INDEX \"Not 'used\" ON \"Orders\" (note)");
+        let advice = case.given(&howdah);
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn materialized_view_stale(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, app_options().setting("track_commit_timestamp", "on"))?;
+        let mut direct = owner(&cluster);
+        run(&mut direct, "CREATE SCHEMA s; CREATE MATERIALIZED VIEW s.\"Sums\" AS SELECT 1 AS n");
+        let view = |age: &str| format!("pool_size = 2\nmaterialized_views = {{ 's.\"Sums\"' = \"{age}\" }}");
+        case.absent(&start(&cluster, "", &view("1h"), ""));
+        let howdah = start(&cluster, "", &view("4s"), "");
+        let advice = case.given(&howdah);
+        assert_eq!(word(&advice, "change"), "REFRESH MATERIALIZED VIEW s.\"Sums\"");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn pool_too_large(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, app_options())?;
+        let howdah = start(&cluster, "", "pool_size = 12", "");
+        for _ in 0..5 {
+            run(&mut app(&howdah), "SELECT 1");
+        }
+        case.absent(&howdah);
+        // The same Howdah, as one that has been at it for two hours more.
+        let later = two_hours_later(howdah.ops_address());
+        case.with(&["--set", &format!("ops_listen={later}")]);
+        let advice = case.given(&howdah);
+        assert_eq!(word(&advice, "change"), "pool_size = 4");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn pool_too_small(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, app_options())?;
+        let howdah = start(&cluster, "query_wait_timeout = \"200ms\"", "pool_size = 1", "");
+        let mut holder = app(&howdah);
+        run(&mut holder, "BEGIN");
+        case.absent(&howdah);
+        let mut waiter = app(&howdah);
+        assert!(waiter.query("SELECT 1").is_err());
+        let advice = case.given(&howdah);
+        apply(&advice, &mut [&mut cluster], &howdah);
+        assert_eq!(metric(&howdah, "howdah_pool_size", &[]), 2.0);
+        // The same again.
+        run(&mut app(&howdah), "SELECT 1");
+        case.removed(&howdah);
+        Some(())
+    }
+
+    fn read(howdah: &Howdah, n: usize) {
+        let mut client = app(howdah);
+        for _ in 0..n {
+            run(&mut client, "BEGIN READ ONLY");
+            run(&mut client, "COMMIT");
+        }
+    }
+
+    pub(super) fn reads_on_primary(case: &mut Case) -> Option<()> {
+        let mut trio = Trio::start(MAJOR)?;
+        let howdah = trio.howdah("when_no_replica = \"error\"\nroute = \"primary\"", "");
+        read(&howdah, 99);
+        case.absent(&howdah);
+        read(&howdah, 1);
+        let advice = case.given(&howdah);
+        assert_eq!(word(&advice, "change"), "route = \"transactions\"");
+        apply(&advice, &mut [&mut trio.primary], &howdah);
+        read(&howdah, 100);
+        let reads = [("role", "replica"), ("reason", "read_only_block")];
+        assert_eq!(metric(&howdah, "howdah_routed_transactions_total", &reads), 100.0);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn replication_lag(case: &mut Case) -> Option<()> {
+        let mut trio = Trio::start(MAJOR)?;
+        let howdah = trio.howdah("when_no_replica = \"primary\"", "");
+        // So that the replica has a time of what it has replayed.
+        run(&mut owner(&trio.primary), "CREATE TABLE before (n int)");
+        trio.replicas[0].await_replay(&trio.primary).expect("it follows");
+        case.absent(&howdah);
+        Replay::of(&trio.replicas[0]).pause();
+        run(&mut owner(&trio.primary), "CREATE TABLE t (n int)");
+        let advice = case.given(&howdah);
+        apply(&advice, &mut [&mut trio.replicas[0]], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn statement_cache_thrash(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, app_options())?;
+        let howdah = start(&cluster, "max_prepared_statements = 2", "pool_size = 1", "");
+        let mut client = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+        for n in 0..3 {
+            let parse = msg::parse(&format!("s{n}"), &format!("SELECT {n}"), &[]);
+            client.ask(&[parse, msg::sync()].concat());
+        }
+        let mut execute = |statements: usize, times: usize| {
+            for n in (0..statements).cycle().take(times) {
+                let bind = msg::bind("", &format!("s{n}"), &[], &[], &[]);
+                client.ask(&[bind, msg::execute("", 0), msg::sync()].concat());
+            }
+        };
+        execute(2, 1000);
+        case.absent(&howdah);
+        execute(3, 1500);
+        let advice = case.given(&howdah);
+        assert_eq!(word(&advice, "change"), "max_prepared_statements = 4");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        execute(3, 1500);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn statistics_missing(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, quiet())?;
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        let fill = |rows: u32| {
+            let mut direct = owner(&cluster);
+            run(&mut direct, &format!("INSERT INTO \"It's\" SELECT generate_series(1, {rows})"));
+            drop(direct);
+            eventually("the server has counted them", || {
+                let sql = "SELECT sum(n_live_tup) FROM pg_stat_user_tables";
+                owner(&cluster).value(sql).expect("a figure").parse::<u32>().expect("a number") >= rows
+            });
+        };
+        run(&mut owner(&cluster), "CREATE TABLE \"It's\" (n int)");
+        fill(99);
+        case.absent(&howdah);
+        fill(100);
+        let advice = case.given(&howdah);
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+}
+
+/// An ops port that answers as another one would if its pools had their sizes for two hours more.
+fn two_hours_later(ops: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let (mut request, mut bytes) = (Vec::new(), [0; 1024]);
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                let n = stream.read(&mut bytes).expect("a request");
+                request.extend_from_slice(&bytes[..n]);
+            }
+            let request = String::from_utf8(request).expect("text");
+            let path = request.split(' ').nth(1).expect("a path");
+            let mut answer: serde_json::Value = serde_json::from_str(&http(ops, path)).expect("JSON");
+            for pool in answer["pools"].as_array_mut().into_iter().flatten() {
+                let seconds = &mut pool["since_change"]["seconds"];
+                *seconds = (seconds.as_f64().expect("a number") + 7200.0).into();
+            }
+            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{answer}").expect("an answer");
+        }
+    });
+    address
 }
 
 #[test]
-fn clients_that_wait_too_long_are_advised_on() {
+fn a_server_in_order_gets_no_advice() {
+    let Some(cluster) = cluster(MAJOR, quiet()) else { return };
+    let howdah = start(&cluster, "", "pool_size = 2", "");
+    let report = report(&howdah);
+    assert_eq!((report.advice().len(), report.exit), (0, Some(0)), "{}", report.text);
+    assert!(report.not_examined().is_empty(), "{}", report.text);
+}
+
+#[test]
+fn people_and_the_console_are_told_the_same() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };
     let top = "query_wait_timeout = \"200ms\"\nadmin_users = [\"app\"]";
     let howdah = start(&cluster, top, "pool_size = 1", "");
     let mut holder = app(&howdah);
     run(&mut holder, "BEGIN");
-    let mut waiter = app(&howdah);
-    assert!(waiter.query("SELECT 1").is_err());
-    assert_eq!(change(&howdah, "pool_too_small").map(|c| c.starts_with("pool_size = 2")), Some(true));
-    // Another program that reads the same file: what cannot be asked is said.
-    let text = String::from_utf8(
-        program().arg("doctor").arg(howdah.config_path()).output().expect("it runs").stdout,
+    assert!(app(&howdah).query("SELECT 1").is_err());
+    let said = report(&howdah);
+    let advice = said.find(Code::PoolTooSmall).expect("advice");
+    assert!(word(&advice, "change").starts_with("pool_size = 2"));
+    assert_eq!(said.exit, Some(1));
+    let text = program().arg("doctor").arg(howdah.config_path()).output().expect("it runs").stdout;
+    let text = String::from_utf8(text).expect("UTF-8");
+    assert!(text.contains("HIGH  pool_too_small"), "{text}");
+    assert!(
+        text.contains("  step     in [[pools]] of Howdah's configuration: database = \"app\"; "),
+        "{text}"
     );
-    assert!(text.expect("UTF-8").contains("HIGH  pool_too_small"));
 
     // The console says the same of itself, although the pool is full.
     let mut console = howdah.connect("app", "howdah").expect("the console");
     let shown = console.query("SHOW ADVICE").expect("rows");
     assert_eq!(shown.columns, ["rank", "severity", "finding", "subject", "evidence", "change"]);
-    let reported = doctor(&howdah).0;
-    let word = |row: &howdah::demo::wire::Row, at: usize| row[at].clone().unwrap_or_default();
-    let rows: Vec<_> = shown.rows.iter().map(|r| (word(r, 2), word(r, 5))).collect();
-    assert_eq!(rows, reported);
-    assert_eq!((word(&shown.rows[0], 0), word(&shown.rows[0], 1)), ("1".to_owned(), "high".to_owned()));
+    let cell = |row: &howdah::demo::wire::Row, at: usize| row[at].clone().unwrap_or_default();
+    let rows: Vec<_> = shown.rows.iter().map(|r| (cell(r, 2), cell(r, 5))).collect();
+    let reported = said.advice().iter().map(|a| (word(a, "code").to_owned(), word(a, "change").to_owned()));
+    assert_eq!(rows, reported.collect::<Vec<_>>());
+    assert_eq!((cell(&shown.rows[0], 0), cell(&shown.rows[0], 1)), ("1".to_owned(), "high".to_owned()));
     run(&mut holder, "COMMIT");
 }
 
@@ -104,6 +446,87 @@ fn the_token_of_the_ops_port_is_shown() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };
     let text = kit::config(&cluster, "ops_token = \"let-me-in\"", "pool_size = 2", "");
     let howdah = Howdah::start(&text.replace("127.0.0.1:{ops_port}", "0.0.0.0:{ops_port}"));
-    let report = doctor(&howdah).2;
-    assert!(report.contains("\"not_examined\": []"), "{report}");
+    let report = report(&howdah);
+    assert!(report.not_examined().is_empty(), "{}", report.text);
+}
+
+/// Where there is no replica section, the statistics of statements tell that transactions are marked as reads; without a
+/// standby there is nobody else to run them.
+#[test]
+fn reads_without_a_replica_section_are_seen_where_there_are_standbys() {
+    let Some(mut cluster) = cluster(MAJOR, app_options()) else { return };
+    let howdah = start(&cluster, "", "pool_size = 2", "");
+    let mut client = app(&howdah);
+    for _ in 0..100 {
+        run(&mut client, "START TRANSACTION READ ONLY");
+        run(&mut client, "COMMIT");
+    }
+    assert_eq!(report(&howdah).find(Code::ReadsOnPrimary), None);
+    let replica = cluster.replica().expect("a replica");
+    replica.await_replay(&cluster).expect("it follows");
+    let said = report(&howdah);
+    let advice = said.find(Code::ReadsOnPrimary).unwrap_or_else(|| panic!("{}", said.text));
+    assert!(word(&advice, "evidence").starts_with("100 transactions"), "{advice:#}");
+}
+
+/// A limit of lag that no replica keeps; with twice the limit one does.
+#[test]
+fn reads_that_lag_keeps_from_replicas_are_seen() {
+    let Some(trio) = Trio::start(MAJOR) else { return };
+    let howdah = trio.howdah("when_no_replica = \"primary\"\nmax_lag_bytes = \"1kB\"", "");
+    let mut paused: Vec<Replay> = trio.replicas.iter().map(Replay::of).collect();
+    paused.iter_mut().for_each(Replay::pause);
+    run(&mut owner(&trio.primary), "CREATE TABLE t AS SELECT generate_series(1, 1000)");
+    eligible(&howdah, 0);
+    let mut client = app(&howdah);
+    for _ in 0..100 {
+        run(&mut client, "BEGIN READ ONLY");
+        run(&mut client, "COMMIT");
+    }
+    let said = report(&howdah);
+    let advice = said.find(Code::ReadsOnPrimary).unwrap_or_else(|| panic!("{}", said.text));
+    assert_eq!(word(&advice, "change"), "max_lag_bytes = \"2048B\"");
+}
+
+/// A refresh is seen in each version, also one that changes nothing and blocks nobody; and where the server does not
+/// keep the times of commits, that is said.
+#[test]
+fn refreshes_of_every_kind_are_seen() {
+    for major in common::VERSIONS {
+        let Some(mut cluster) = cluster(major, app_options()) else { continue };
+        let views = "pool_size = 2\nmaterialized_views = { \"sums\" = \"3s\", \"none\" = \"1h\", \"empty\" = \"1h\" }";
+        let howdah = start(&cluster, "", views, "");
+        let said = report(&howdah);
+        assert!(
+            said.not_examined().iter().any(|u| u.contains("track_commit_timestamp = off")),
+            "{}",
+            said.text
+        );
+        let mut direct = owner(&cluster);
+        run(&mut direct, "CREATE MATERIALIZED VIEW sums AS SELECT 1 AS n; CREATE UNIQUE INDEX ON sums (n)");
+        run(&mut direct, "CREATE MATERIALIZED VIEW empty AS SELECT 1 WITH NO DATA");
+        drop(direct);
+        cluster.value("ALTER SYSTEM SET track_commit_timestamp = on").ok();
+        cluster.restart(common::Stop::Fast).expect("it is back");
+        let said = report(&howdah);
+        let unknown = |what: &str| said.not_examined().iter().any(|u| u.contains(what));
+        assert!(
+            unknown("sums was refreshed before") && unknown("none is no materialized view"),
+            "{}",
+            said.text
+        );
+        let advice = said.find(Code::MaterializedViewStale).expect("the empty one");
+        assert!(word(&advice, "subject").ends_with(": empty"), "{advice:#}");
+        let mut direct = owner(&cluster);
+        run(&mut direct, "REFRESH MATERIALIZED VIEW empty");
+        for refresh in ["REFRESH MATERIALIZED VIEW sums", "REFRESH MATERIALIZED VIEW CONCURRENTLY sums"] {
+            let stale = || report(&howdah).find(Code::MaterializedViewStale).is_some();
+            run(&mut direct, refresh);
+            eventually("it is old", stale);
+            eventually(refresh, || {
+                run(&mut direct, refresh);
+                !stale()
+            });
+        }
+    }
 }

@@ -93,7 +93,11 @@ fn each_advice_has_its_case() {
     assert_eq!(codes(&pool(10.0, refused)), ["pool_too_small"]);
     let large = Pool { size: 20, transaction_seconds: 3600.0, ..Pool::default() };
     assert_eq!(codes(&pool(3600.0, large.clone())), ["pool_too_large"]);
-    assert_eq!(codes(&pool(3599.0, large)), [] as [&str; 0], "it may not have seen its peak");
+    assert_eq!(codes(&pool(3599.0, large.clone())), [] as [&str; 0], "it may not have seen its peak");
+    let opened = Pool { waits: 10, wait_seconds: 0.09, ..large.clone() };
+    assert_eq!(codes(&pool(3600.0, opened.clone())), ["pool_too_large"], "connections take time to open");
+    let waited = Pool { wait_seconds: 0.1, ..opened };
+    assert_eq!(codes(&pool(3600.0, waited)), [] as [&str; 0], "somebody had to wait");
     let thrash = Pool { binds: 1000, server_parses: 500, client_parses: 10, ..Pool::default() };
     assert_eq!(codes(&pool(10.0, thrash.clone())), ["statement_cache_thrash"]);
     assert_eq!(

@@ -1,6 +1,7 @@
 //! What the feature tests share: configurations in one line, the ops port, sessions that panic with reasons.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
 
+pub mod clinic;
 pub mod tls;
 pub mod trio;
 pub mod wall;

@@ -24,7 +24,7 @@ pub(super) fn pool(pooler: &Pooler, p: &Pool, found: &mut Vec<Finding>) {
     } else if p.seconds >= AN_HOUR
         && p.size >= LARGE
         && busy < f64::from(p.size) * 0.1
-        && mean_wait == 0.0
+        && mean_wait < WAIT_SECONDS
         && p.min_size < p.size
     {
         let enough = ((busy * 4.0).ceil() as u32).max(4).max(p.min_size);
