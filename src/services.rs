@@ -16,6 +16,7 @@ use crate::control::Control;
 use crate::directory::PamPlaces;
 use crate::error::{Error, Report, report, report_as_pgbouncer};
 use crate::lookup::Lookups;
+use crate::metrics::advice::Look;
 use crate::metrics::events::Events;
 use crate::metrics::{Counters, Histogram};
 use crate::monitor::Monitor;
@@ -54,6 +55,8 @@ pub struct Services {
     pub starting: AtomicBool,
     /// Held by whoever examines the servers for advice.
     pub examining: tokio::sync::Mutex<()>,
+    /// What was found last, where that is kept.
+    pub advice: Mutex<Option<Arc<Look>>>,
     /// Why new clients should go elsewhere, by the part that says so.
     pub not_ready: Mutex<BTreeMap<String, String>>,
     pub draining: AtomicBool,
@@ -128,6 +131,7 @@ impl Services {
             config: RwLock::new(config),
             starting: AtomicBool::new(false),
             examining: tokio::sync::Mutex::default(),
+            advice: Mutex::default(),
             not_ready: Mutex::default(),
             draining: AtomicBool::new(false),
             seeing_off: AtomicBool::new(false),

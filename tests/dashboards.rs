@@ -12,8 +12,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::exposition::Exposition;
-use common::{left_out, root};
-use kit::trio::Trio;
+use common::proxy::Howdah;
+use common::{eventually, left_out, root};
+use kit::trio::{Trio, eligible};
 
 const FILES: &[&str] =
     &["docker/grafana/howdah.json", "docker/prometheus/alerts.yml", "docker/prometheus/alerts.test.yml"];
@@ -32,7 +33,16 @@ fn metrics_of(text: &str) -> BTreeSet<String> {
 #[test]
 fn every_metric_that_is_named_is_in_a_live_scrape() {
     let Some(trio) = Trio::start_with(15, common::app_options()) else { return };
-    let howdah = trio.howdah("when_no_replica = \"primary\"", "");
+    let config = trio.config("advice_interval = \"1s\"", "when_no_replica = \"primary\"", "");
+    let howdah = Howdah::start(&config);
+    eligible(&howdah, 2);
+    // A database whose tables nobody has scanned has no use of indexes.
+    let mut direct = trio.primary.connect("app", "app").expect("a login");
+    direct.query("CREATE TABLE t (n int); SELECT * FROM t").expect("a scan");
+    drop(direct);
+    eventually("an examination", || {
+        kit::http(howdah.ops_address(), "/metrics").contains("howdah_database_index_scan_ratio{")
+    });
     howdah.connect("app", "app").expect("a login").query("SELECT 1").expect("an answer");
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");

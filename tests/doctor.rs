@@ -530,3 +530,51 @@ fn refreshes_of_every_kind_are_seen() {
         }
     }
 }
+
+/// What is advised, and the figures behind it, are metrics as of the last examination; none is made unasked.
+#[test]
+fn findings_and_figures_are_metrics_where_they_are_asked_for() {
+    let Some(mut cluster) = cluster(MAJOR, quiet()) else { return };
+    let text = |interval: &str| {
+        kit::config(&cluster, &format!("advice_interval = \"{interval}\""), "pool_size = 2", "")
+    };
+    let (never, often) = (text("0"), text("1s"));
+    let howdah = Howdah::start(&never);
+    let series = || http(howdah.ops_address(), "/metrics");
+    let looks = |outcome: &str| metric(&howdah, "howdah_advice_looks_total", &[("outcome", outcome)]);
+    let findings =
+        |code: &str| metric(&howdah, "howdah_advice_findings", &[("database", "app"), ("code", code)]);
+    assert_eq!(common::count(&cluster, "application_name = 'howdah'"), 0);
+    assert!(!series().contains("howdah_advice_findings{"));
+
+    howdah.rewrite_config(&often);
+    howdah.hup();
+    eventually("an examination", || looks("complete") >= 1.0);
+    for code in Code::ALL {
+        let zero = format!("howdah_advice_findings{{code=\"{}\",database=\"app\"}} 0", code.as_str());
+        let other = format!("howdah_advice_findings{{database=\"app\",code=\"{}\"}} 0", code.as_str());
+        let text = series();
+        assert!(text.contains(&zero) || text.contains(&other), "{zero}\n{text}");
+    }
+    let mut direct = owner(&cluster);
+    run(&mut direct, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n; CREATE INDEX ON t (n)");
+    run(&mut direct, "SELECT count(*) FROM t");
+    run(&mut direct, "SET enable_seqscan = off; SELECT count(*) FROM t WHERE n = 1");
+    drop(direct);
+    eventually("statistics_missing", || findings("statistics_missing") > 0.5);
+    let host = cluster.tcp().to_string();
+    let ratio = |name: &str| metric(&howdah, name, &[("database", "app"), ("host", &host)]);
+    // Of three scans: the making of the index is one.
+    eventually("the use of indexes", || (ratio("howdah_database_index_scan_ratio") - 1.0 / 3.0).abs() < 0.01);
+    assert!((0.1..=1.0).contains(&ratio("howdah_database_cache_hit_ratio")));
+    run(&mut owner(&cluster), "ANALYZE t");
+    eventually("its removal", || findings("statistics_missing") < 0.5);
+    assert!(metric(&howdah, "howdah_advice_age_seconds", &[]) < 60.0);
+
+    // A server that cannot be asked is counted.
+    cluster.stop(common::Stop::Fast).expect("it stops");
+    eventually("an examination in vain", || looks("incomplete") >= 1.0);
+    howdah.rewrite_config(&never);
+    howdah.hup();
+    eventually("no figures", || !series().contains("howdah_advice_findings{"));
+}

@@ -34,6 +34,7 @@ const RULES: &[Rule] = &[
     rule("capacity", &["config"], true),
     rule("fleet", &[], true),
     rule("doctor", &["capacity"], true),
+    rule("doctor/figures.rs", &["metrics"], false),
     rule("net/lane.rs", &[], true),
     rule("net/buffer.rs", &[], true),
     rule("queries", &["proto"], true),

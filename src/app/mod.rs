@@ -1,5 +1,6 @@
 //! Puts everything together: listeners, janitor, signals, reload, drain. The only module that knows all others.
 
+mod advice;
 pub mod cli;
 mod janitor;
 mod listen;
@@ -114,6 +115,7 @@ impl Service {
         }
         tasks.push(tokio::spawn(start::watch(services.clone(), all_asked)));
         tasks.push(tokio::spawn(statistics::run(services.clone())));
+        tasks.push(tokio::spawn(advice::run(services.clone())));
         drop(guard);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.origin, "serving");
         Ok(Self { runtime, services, tasks, hangups })

@@ -36,6 +36,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             drain: Drain::Clients,
             drain_timeout: Duration::ZERO,
             stats_period: None,
+            advice_interval: None,
             ops_token: None,
             ready_requires: Vec::new(),
             exporter_names: false,

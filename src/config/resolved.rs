@@ -141,6 +141,8 @@ pub struct Process {
     pub query_statistics: usize,
     /// How often totals are logged; `None` is never.
     pub stats_period: Option<Duration>,
+    /// How often the servers are examined for the metrics; `None` is never.
+    pub advice_interval: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -498,6 +498,11 @@ settings! {
     /// How often totals are logged; 0 is never.
     stats_period: GLOBAL, Kind::ON_OFF, Is("60s"), "a record even where nobody collects the metrics",
         Live, pgb("stats_period"), Config |c, Timeout(v)| c.process.stats_period = *v;
+    /// How often the servers are examined as `howdah doctor` does it, for the metrics of advice, cache hits and use of
+    /// indexes; 0 is never.
+    advice_interval: GLOBAL, Kind::Timeout { max: Duration::from_secs(86_400) }, Is("0"),
+        "it costs each server a login for each database, and whoever wants no such metric must not pay for it",
+        Live, NATIVE, Config |c, Timeout(v)| c.process.advice_interval = *v;
     /// Statements of which statistics are kept, without their constants: those that took the most time. 0 keeps none.
     query_statistics: GLOBAL, Kind::Count { min: 0, max: 100_000 }, Is("1000"),
         "what is slow must be known before somebody asks; an application has some hundreds, of about 3 kB each",

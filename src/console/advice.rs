@@ -42,6 +42,7 @@ mod tests {
             urgency,
             code,
             subject: "app".to_owned(),
+            database: None,
             evidence: "figures".to_owned(),
             change: "a change".to_owned(),
             steps: Vec::new(),

@@ -116,6 +116,8 @@ pub struct Finding {
     pub urgency: Urgency,
     pub code: Code,
     pub subject: String,
+    /// The database that it is about; nothing where it is about a server as a whole.
+    pub database: Option<String>,
     pub evidence: String,
     /// For people; the steps are the part of it that needs nobody's judgement.
     pub change: String,

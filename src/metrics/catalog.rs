@@ -33,6 +33,8 @@ pub enum Source {
     Pool,
     /// Series for databases with several servers only.
     Route,
+    /// The last examination of the servers, where `advice_interval` asks for them.
+    Advice,
     /// The process as a whole, read at the scrape.
     Process,
     /// [`super::Counters`], with the values of its label that are exported as 0 before they are first counted.
@@ -85,6 +87,16 @@ const fn route(
     help: &'static str,
 ) -> Metric {
     Metric { name, kind, unit, labels, source: Source::Route, help }
+}
+
+const fn advice(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, source: Source::Advice, help }
 }
 
 const fn event(
@@ -348,6 +360,13 @@ pub const METRICS: &[Metric] = &[
     route("howdah_replica_lag_bytes", Gauge, "bytes", &["database", "host"], "WAL that a replica has not replayed; absent while it is not known."),
     route("howdah_replica_lag_seconds", Gauge, "seconds", &["database", "host"], "Age of the data that a replica had when it answered last; near 0 also while nothing is written."),
     route("howdah_replica_eligible", Gauge, "", &["database", "host"], "1 while a replica may serve reads: it is up, confirmed as a replica and within the limits of lag."),
+
+    advice("howdah_advice_findings", Gauge, "findings", &["database", "code"], "Pieces of advice at the last examination (advice_interval), by database and code; without a database what is about a server as a whole. SHOW ADVICE has them in full."),
+    advice("howdah_advice_age_seconds", Gauge, "seconds", &[], "Age of the last examination; absent before it."),
+    advice("howdah_database_cache_hit_ratio", Gauge, "ratio", &["database", "host"], "Blocks that were found in shared_buffers, of all since the server's statistics began, at the last examination."),
+    advice("howdah_database_index_scan_ratio", Gauge, "ratio", &["database", "host"], "Scans of tables that used an index, of all since the server's statistics began, at the last examination."),
+    advice("howdah_standby_replay_lag_seconds", Gauge, "seconds", &["host"], "How far a standby was behind at the last examination; 0 where it had replayed all that it had."),
+    event("howdah_advice_looks_total", "examinations", &["outcome"], &["complete", "incomplete"], "Examinations of the servers, and whether everything could be asked; SHOW ADVICE says what could not."),
 
     event("howdah_logins_total", "logins", &[], &[], "Clients that logged in."),
     event("howdah_clients_rejected_total", "connections", &["code"], LOGIN_CODES, "Clients that were refused before the end of their login, by the error's code."),

@@ -1,6 +1,7 @@
 //! Counters of the whole process. Those of pools are kept under their pools' locks and copied at a scrape. What
 //! is exported under which name, and what it means, is in [`catalog`].
 
+pub mod advice;
 pub mod catalog;
 pub mod events;
 

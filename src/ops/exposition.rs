@@ -37,6 +37,7 @@ pub(super) fn render(s: &Snapshot, last: &mut Last) -> Result<String, String> {
         exporter::put(&mut series, s);
     }
     super::routes::put(&s.routes, &mut |name, labels, value| series.put(name, labels, value));
+    super::advice::put(&s.advice, &mut |name, labels, value| series.put(name, labels, value));
     events(&mut series, &s.events);
     series.encode(written)
 }

@@ -4,6 +4,7 @@
 //! runtime's blocking threads, one scrape at a time, so that a storm of scrapes takes at most one core.
 
 mod access;
+mod advice;
 mod exporter;
 mod exposition;
 mod http;

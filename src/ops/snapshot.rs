@@ -46,6 +46,7 @@ pub(super) struct Snapshot {
     pub(super) certificates: [(&'static str, f64); 6],
     pub(super) process: Option<Process>,
     pub(super) routes: super::routes::RouteFigures,
+    pub(super) advice: super::advice::Looked,
 }
 
 /// A server's address.
@@ -175,6 +176,7 @@ impl Snapshot {
             process: Process::read(&services.boot_time),
             certificates: certificates(&services.config()),
             routes: super::routes::RouteFigures::take(services),
+            advice: super::advice::take(services),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::*;
 use crate::config::resolved::{PoolMode, Role};
 use crate::config::{Overrides, load};
 use crate::metrics::BUCKETS_US;
+use crate::metrics::advice::{Database, Host, Look};
 use crate::metrics::catalog::{EXPORTER, Kind, METRICS, Source};
 use crate::pool::adapt::{Decision, Reason};
 use crate::pool::core::Counts;
@@ -77,6 +78,21 @@ fn pool() -> PoolFigures {
     }
 }
 
+fn look() -> Look {
+    let (host, name) = ("db".to_owned(), "app".to_owned());
+    Look {
+        at_ms: 1,
+        findings: [((name.clone(), "index_unused"), 2)].into(),
+        databases: vec![Database {
+            host: host.clone(),
+            name,
+            cache_hits: Some(0.5),
+            index_scans: Some(0.25),
+        }],
+        hosts: vec![Host { host, lag: Some(1.5) }],
+    }
+}
+
 fn exposition(s: &Snapshot) -> Exposition {
     let text = exposition::render(s, &mut exposition::Last::default()).unwrap();
     Exposition::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
@@ -88,7 +104,7 @@ fn an_idle_service_exports_all_but_the_pools() {
     for m in METRICS {
         assert_eq!(
             e.families.contains_key(m.name),
-            !matches!(m.source, Source::Pool | Source::Route),
+            !matches!(m.source, Source::Pool | Source::Route | Source::Advice),
             "{}",
             m.name
         );
@@ -136,11 +152,17 @@ fn a_pool_exports_every_row_of_the_catalog_with_its_figures() {
     let mut s = Snapshot::take(&services());
     s.pools = vec![p.clone()];
     s.exporter_names = true;
+    s.advice = Some((Arc::new(look()), 3.0));
     let e = exposition(&s);
     for m in METRICS.iter().chain(EXPORTER).filter(|m| m.source != Source::Route) {
         assert_eq!(e.families.get(m.name).map(String::as_str), Some(m.kind.as_str()), "{}", m.name);
         assert!(m.kind != Kind::Histogram || e.value(m.name, &[]).is_none());
     }
+    let app = [("database", "app"), ("host", "db")];
+    assert_eq!(e.value("howdah_database_index_scan_ratio", &app), Some(0.25));
+    assert_eq!(e.value("howdah_standby_replay_lag_seconds", &[("host", "db")]), Some(1.5));
+    let findings = [("database", "app"), ("code", "index_unused")];
+    assert_eq!(e.value("howdah_advice_findings", &findings), Some(2.0));
     let labels = [("database", "a\"b\\c\nd"), ("user", "zoë"), ("role", "primary")];
     for (name, value) in [
         ("pool_size", 10.0),

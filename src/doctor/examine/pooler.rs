@@ -32,6 +32,7 @@ pub(super) fn pool(pooler: &Pooler, p: &Pool, found: &mut Vec<Finding>) {
             urgency: Urgency::Low,
             code: Code::PoolTooLarge,
             subject: p.name(),
+            database: Some(p.database.clone()),
             evidence: format!(
                 "{busy:.2} of {} connections were in use on average, and nobody ever waited",
                 p.size
@@ -47,6 +48,7 @@ pub(super) fn pool(pooler: &Pooler, p: &Pool, found: &mut Vec<Finding>) {
             urgency: Urgency::Medium,
             code: Code::StatementCacheThrash,
             subject: p.name(),
+            database: Some(p.database.clone()),
             evidence: format!(
                 "{} statements were prepared on servers for {} executions, though clients prepared only {}: \
                  max_prepared_statements {} is too small for them",
@@ -64,6 +66,7 @@ fn too_small(p: &Pool, mean_wait: f64) -> Finding {
         urgency: Urgency::High,
         code: Code::PoolTooSmall,
         subject: p.name(),
+        database: Some(p.database.clone()),
         evidence: format!(
             "{} clients were refused by query_wait_timeout; the {} waits took {:.1} ms each; {} wait now; pool_size is {}",
             p.wait_timeouts,
@@ -139,6 +142,7 @@ pub(super) fn reads(r: &Reads, hosts: &[Host]) -> Option<Finding> {
         urgency: Urgency::Medium,
         code: Code::ReadsOnPrimary,
         subject: r.database.clone(),
+        database: Some(r.database.clone()),
         evidence: why,
         change,
         steps,

@@ -30,6 +30,7 @@ pub(super) fn host(h: &Host, found: &mut Vec<Finding>) {
             urgency: Urgency::High,
             code: Code::IdleInTransaction,
             subject: h.host.clone(),
+            database: None,
             evidence: format!(
                 "process {} of role {} ({:?}) has been idle in a transaction for {:.0} s",
                 t.pid, t.role, t.application, t.seconds
@@ -53,6 +54,7 @@ pub(super) fn host(h: &Host, found: &mut Vec<Finding>) {
             urgency: Urgency::High,
             code: Code::ReplicationLag,
             subject: h.host.clone(),
+            database: None,
             evidence: format!("the standby is {lag:.0} s behind"),
             change,
             steps,
@@ -80,6 +82,7 @@ fn capacity(h: &Host, found: &mut Vec<Finding>) {
             urgency,
             code,
             subject: h.host.clone(),
+            database: None,
             evidence: f.text.clone(),
             change,
             steps: databases.zip(line.iter().cycle()).map(set).collect(),
@@ -100,6 +103,7 @@ fn near_limit(h: &Host) -> Option<Finding> {
         urgency: Urgency::High,
         code: Code::ConnectionsNearLimit,
         subject: h.host.clone(),
+        database: None,
         evidence: format!("{used} of {ordinary} connections are in use{most}"),
         change: format!("end connections that nobody needs, or {raise} and restart"),
         steps: vec![Step::sql(&h.host, None, raise), Step::Restart { host: h.host.clone() }],
@@ -111,6 +115,7 @@ pub(super) fn database(d: &Database, found: &mut Vec<Finding>) {
         urgency,
         code,
         subject: format!("{}/{}: {name}", d.host, d.name),
+        database: Some(d.name.clone()),
         evidence,
         change,
         steps: sql.map(|sql| Step::sql(&d.host, Some(&d.name), sql)).into_iter().collect(),
@@ -165,6 +170,7 @@ fn cache_hits(d: &Database) -> Option<Finding> {
         urgency: Urgency::Medium,
         code: Code::CacheHitsLow,
         subject: format!("{}/{}", d.host, d.name),
+        database: Some(d.name.clone()),
         evidence: format!(
             "{:.0} % of {reads} blocks came from shared_buffers, which has {} kB",
             d.blocks_hit as f64 * 100.0 / reads as f64,
