@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use common::proxy::Howdah;
 use common::{Client, Cluster, Options, app_options, cluster, eventually};
 use howdah::doctor::Code;
-use kit::clinic::{Case, apply, report, word};
+use kit::clinic::{Case, Report, apply, report, word};
 use kit::trio::{Replay, Trio, eligible};
 use kit::{app, http, metric, program, start};
 use wire::raw::Raw;
@@ -190,32 +190,19 @@ mod scenarios {
     }
 
     pub(super) fn index_missing(case: &mut Case) -> Option<()> {
-        let cluster = cluster(MAJOR, quiet())?;
+        let mut cluster = cluster(MAJOR, quiet())?;
         let howdah = start(&cluster, "", "pool_size = 2", "");
         orders(&cluster);
-        let scan = |n: u32| {
-            let mut direct = owner(&cluster);
-            for _ in 0..n {
-                run(&mut direct, "SELECT count(*) FROM \"Orders\" WHERE id = 1");
-            }
-        };
-        let scans = |least: u64| {
-            let sql = "SELECT coalesce(max(seq_scan + coalesce(idx_scan, 0)), 0) FROM pg_stat_user_tables";
-            let mut direct = owner(&cluster);
-            eventually("the server has counted them", || {
-                direct.value(sql).expect("a figure").parse::<u64>().expect("a number") >= least
-            });
-        };
-        scan(10);
-        scans(10);
+        run(&mut owner(&cluster), "ALTER TABLE \"Orders\" ADD \"Who\" text; ANALYZE \"Orders\"");
+        case.with(&["--explain"]);
+        let statement = "SELECT note FROM \"Orders\" WHERE id = 1 AND \"Who\" = 'x' AND note LIKE 'n%'";
+        run(&mut app(&howdah), "SELECT count(*) FROM \"Orders\"");
         case.absent(&howdah);
-        scan(15);
-        case.given(&howdah);
-        let mut direct = owner(&cluster);
-        run(&mut direct, "CREATE INDEX ON \"Orders\" (id); ANALYZE \"Orders\"");
-        cluster.connect("postgres", "app").expect("a login").query("SELECT pg_stat_reset()").expect("it");
-        scan(25);
-        scans(25);
+        run(&mut app(&howdah), statement);
+        let advice = case.given(&howdah);
+        assert!(word(&advice, "evidence").contains("to compare id, \"Who\""), "{advice:#}");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        run(&mut app(&howdah), statement);
         case.removed(&howdah);
         Some(())
     }
@@ -528,6 +515,71 @@ fn refreshes_of_every_kind_are_seen() {
                 !stale()
             });
         }
+    }
+}
+
+/// Without EXPLAIN the server's own count tells of missing indexes, not of their columns.
+#[test]
+fn scans_are_counted_without_explain() {
+    let Some(cluster) = cluster(MAJOR, quiet()) else { return };
+    let howdah = start(&cluster, "", "pool_size = 2", "");
+    let mut direct = owner(&cluster);
+    run(&mut direct, "CREATE TABLE t AS SELECT generate_series(1, 20000) AS n; ANALYZE t");
+    drop(direct);
+    let scan = |n: u32| {
+        let mut direct = owner(&cluster);
+        for _ in 0..n {
+            run(&mut direct, "SELECT count(*) FROM t WHERE n = 1");
+        }
+    };
+    scan(10);
+    let counted =
+        || owner(&cluster).value("SELECT max(seq_scan) FROM pg_stat_user_tables").expect("a figure");
+    eventually("the server has counted them", || counted().parse::<u32>().is_ok_and(|n| n >= 10));
+    assert_eq!(report(&howdah).find(Code::IndexMissing), None);
+    scan(10);
+    eventually("advice", || report(&howdah).find(Code::IndexMissing).is_some());
+}
+
+/// Nothing is run by it, what has no plan is left out, and what the server cannot plan is said, in each version.
+#[test]
+fn statements_are_explained_and_not_run() {
+    for major in common::VERSIONS {
+        let Some(cluster) = cluster(major, quiet()) else { continue };
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        let mut direct = owner(&cluster);
+        run(
+            &mut direct,
+            "CREATE SEQUENCE s; CREATE TABLE t AS SELECT generate_series(1, 20000) AS n, 'x'::text AS \"a B\"",
+        );
+        run(&mut direct, "ALTER TABLE t ADD more int; ANALYZE t");
+        let mut client = app(&howdah);
+        for sql in [
+            "SELECT nextval('s'), pg_sleep(0)",
+            "BEGIN",
+            "INSERT INTO t SELECT n, \"a B\" FROM t WHERE more = 7 LIMIT 3",
+            "UPDATE t SET n = 5 WHERE \"a B\" = 'y'",
+            "COMMIT",
+            "SELECT DATE '2020-01-01'",
+            "SELECT '{\"a\": 1}'::jsonb ? 'a'",
+            "SELECT count(*) FROM t WHERE n IN (1, 2, 3) AND n > 0",
+        ] {
+            run(&mut client, sql);
+        }
+        drop(client);
+        let state = "SELECT (SELECT last_value FROM s) || ' ' || count(*) || ' ' || sum(n) FROM t";
+        let before = direct.value(state).expect("a state");
+        let said = Report::of(&howdah.config_path(), &["--explain"]);
+        assert_eq!(direct.value(state).expect("a state"), before, "{major}");
+        let unplanned = said.not_examined();
+        assert_eq!(unplanned.len(), 2, "{major}: {}", said.text);
+        assert!(unplanned.iter().all(|u| u.contains("cannot be explained: syntax error")), "{}", said.text);
+        let advice = said.find(Code::IndexMissing).unwrap_or_else(|| panic!("{major}: {}", said.text));
+        let steps: Vec<&str> =
+            advice["steps"].as_array().expect("steps").iter().map(|s| word(s, "sql")).collect();
+        let created: Vec<_> =
+            steps.iter().filter_map(|s| s.strip_prefix("CREATE INDEX CONCURRENTLY ON t ")).collect();
+        assert_eq!(created, ["(\"a B\")", "(more)", "(n)"], "{major}: {}", said.text);
     }
 }
 

@@ -33,7 +33,7 @@ const RULES: &[Rule] = &[
     rule("routing", &["config", "proto", "routing"], true),
     rule("capacity", &["config"], true),
     rule("fleet", &[], true),
-    rule("doctor", &["capacity"], true),
+    rule("doctor", &["capacity", "proto"], true),
     rule("doctor/figures.rs", &["metrics"], false),
     rule("net/lane.rs", &[], true),
     rule("net/buffer.rs", &[], true),

@@ -14,6 +14,7 @@ use crate::config::resolved::Profile;
 use crate::config::units::parse_duration;
 use crate::config::{self, Config, ConfigError, Flags, Overrides};
 use crate::demo;
+use crate::doctor::ask::Explain;
 
 /// A PostgreSQL connection-pooling proxy.
 #[derive(Debug, Parser)]
@@ -48,6 +49,9 @@ enum Command {
         /// For machines.
         #[arg(long)]
         json: bool,
+        /// Plan the slowest statements (EXPLAIN, which runs nothing) to see which tables they read as a whole.
+        #[arg(long)]
+        explain: bool,
     },
     /// Write the TOML that a pgbouncer.ini comes to, and on standard error what became of each key.
     Convert {
@@ -111,7 +115,9 @@ pub fn main() -> ExitCode {
     match cli.command {
         Some(Command::Check(serve)) => check(&serve),
         Some(Command::Plan(serve)) => plan(&serve),
-        Some(Command::Doctor { serve, json }) => doctor(&serve, json),
+        Some(Command::Doctor { serve, json, explain }) => {
+            doctor(&serve, json, if explain { Explain::Yes } else { Explain::No })
+        }
         Some(Command::Convert { file }) => convert(&file),
         Some(Command::Demo { duration }) => run_demo(duration),
         None => run(&cli.serve),
@@ -238,12 +244,12 @@ fn plan(serve: &Serve) -> ExitCode {
     }
 }
 
-fn doctor(serve: &Serve, json: bool) -> ExitCode {
+fn doctor(serve: &Serve, json: bool, explain: Explain) -> ExitCode {
     let config = match read(serve) {
         Ok(c) => c,
         Err(e) => return complain(&e),
     };
-    match super::start::doctor(config, json) {
+    match super::start::doctor(config, json, explain) {
         Ok((text, advice)) => {
             let _ = write!(io::stdout().lock(), "{text}");
             if advice { ExitCode::FAILURE } else { ExitCode::SUCCESS }

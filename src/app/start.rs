@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::capacity::{admit, plan as derive};
 use crate::clock::Clock;
 use crate::config::resolved::{CapacityCheck, Config, Profile, Role};
+use crate::doctor::ask::Explain;
 use crate::pool::{Pool, PoolKey};
 use crate::services::Services;
 use crate::{doctor, fleet};
@@ -150,11 +151,11 @@ pub(super) fn plan(config: Config) -> Result<(String, bool), String> {
 }
 
 /// What `howdah doctor` prints, and whether there is advice.
-pub(super) fn doctor(config: Config, json: bool) -> Result<(String, bool), String> {
+pub(super) fn doctor(config: Config, json: bool, explain: Explain) -> Result<(String, bool), String> {
     let runtime = super::runtime(1).map_err(|e| format!("cannot start the runtime: {e}"))?;
     let services = Services::new(Arc::new(config));
     let config = services.config();
-    let evidence = runtime.block_on(doctor::ask::collect(&services, &config));
+    let evidence = runtime.block_on(doctor::ask::collect(&services, &config, explain));
     let found = doctor::examine(&evidence);
     let print = if json { doctor::report::json } else { doctor::report::text };
     Ok((print(&evidence, &found), !found.is_empty()))

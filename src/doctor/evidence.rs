@@ -9,6 +9,8 @@ pub struct Evidence {
     pub hosts: Vec<Host>,
     pub databases: Vec<Database>,
     pub pooler: Option<Pooler>,
+    /// Only where somebody asked for EXPLAIN.
+    pub scanned: Vec<Scanned>,
     /// What could not be asked, and why.
     pub unasked: Vec<String>,
 }
@@ -93,6 +95,30 @@ pub struct Pooler {
     pub max_prepared_statements: u32,
     pub pools: Vec<Pool>,
     pub reads: Vec<Reads>,
+    /// The slowest, first those that took the most time of the servers.
+    pub statements: Vec<Statement>,
+}
+
+/// What the statistics keep of a statement.
+#[derive(Debug, Clone, Default)]
+pub struct Statement {
+    pub id: String,
+    pub database: String,
+    pub text: String,
+    pub calls: u64,
+    pub server_seconds: f64,
+}
+
+/// A table that one of the slowest statements is planned to read as a whole.
+#[derive(Debug, Clone, Default)]
+pub struct Scanned {
+    pub host: String,
+    pub database: String,
+    pub statement: Statement,
+    pub table: String,
+    pub rows: u64,
+    /// That it compares and that begin no index, as SQL writes them.
+    pub columns: Vec<String>,
 }
 
 /// The figures are since its size or `max_prepared_statements` was last set.

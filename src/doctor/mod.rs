@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod evidence;
 pub mod examine;
+pub mod explain;
 pub mod figures;
 pub mod finding;
 pub mod report;

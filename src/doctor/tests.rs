@@ -1,5 +1,5 @@
 use super::evidence::{
-    Database, Evidence, Host, IdleInTransaction, Index, Materialized, Pool, Pooler, Reads, Table,
+    Database, Evidence, Host, IdleInTransaction, Index, Materialized, Pool, Pooler, Reads, Scanned, Table,
 };
 use super::examine::examine;
 use super::finding::Code;
@@ -27,7 +27,7 @@ fn database(change: impl FnOnce(&mut Database)) -> Evidence {
 fn pool(seconds: f64, pool: Pool) -> Evidence {
     let [database, user, role] = ["app", "app", "primary"].map(str::to_owned);
     let pool = Pool { database, user, role, seconds, ..pool };
-    let pooler = Pooler { max_prepared_statements: 200, pools: vec![pool], reads: Vec::new() };
+    let pooler = Pooler { max_prepared_statements: 200, pools: vec![pool], ..Pooler::default() };
     Evidence { pooler: Some(pooler), ..Evidence::default() }
 }
 
@@ -157,6 +157,31 @@ fn reads_belong_on_replicas() {
         "where the standbys listen is not known"
     );
     assert_eq!(change(0, unused), None, "there is nobody to read from");
+}
+
+#[test]
+fn a_plan_tells_the_columns_of_a_missing_index() {
+    let scanned = |rows, columns: &[&str]| Scanned {
+        host: "db:5432".to_owned(),
+        database: "app".to_owned(),
+        table: "t".to_owned(),
+        rows,
+        columns: columns.iter().map(|c| (*c).to_owned()).collect(),
+        ..Scanned::default()
+    };
+    let table = Table { name: "t".to_owned(), analyzed: true, ..Table::default() };
+    let steps = |scanned: Vec<Scanned>| {
+        let evidence = Evidence { scanned, ..database(|d| d.tables.push(table.clone())) };
+        examine(&evidence).iter().map(|f| f.steps.len()).collect::<Vec<_>>()
+    };
+    let (ab, c) = (scanned(10_000, &["a", "b"]), scanned(10_000, &["c"]));
+    assert_eq!(steps(vec![ab.clone(), c, ab.clone()]), [3], "two indexes, and the counters");
+    assert_eq!(steps(vec![Scanned { rows: 9_999, ..ab.clone() }]), [] as [usize; 0], "a small table");
+    assert_eq!(
+        steps(vec![Scanned { host: "replica".to_owned(), ..ab }]),
+        [] as [usize; 0],
+        "another server's"
+    );
 }
 
 #[test]

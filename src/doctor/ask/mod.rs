@@ -1,6 +1,7 @@
 //! Collects the evidence: from the servers with the login of a pool, from a running Howdah over its ops port.
 
 mod catalogue;
+mod explained;
 mod pooler;
 
 use std::sync::Arc;
@@ -17,8 +18,15 @@ use crate::services::Services;
 /// For each question.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whether the slowest statements are explained, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Explain {
+    Yes,
+    No,
+}
+
 /// Asks everything that can be asked, a running Howdah over its ops port.
-pub async fn collect(services: &Arc<Services>, config: &Config) -> Evidence {
+pub async fn collect(services: &Arc<Services>, config: &Config, explain: Explain) -> Evidence {
     let mut evidence = servers(services, config).await;
     match config.listen.ops {
         Some(ops) => match pooler::over_http(ops, config).await {
@@ -26,6 +34,9 @@ pub async fn collect(services: &Arc<Services>, config: &Config) -> Evidence {
             Err(why) => evidence.unasked.push(format!("a running Howdah at {ops}: {why}")),
         },
         None => evidence.unasked.push("a running Howdah: ops_listen is off".to_owned()),
+    }
+    if explain == Explain::Yes {
+        explained::add(services, config, &mut evidence).await;
     }
     evidence
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::evidence::{Pool, Pooler, Reads};
+use super::super::evidence::{Pool, Pooler, Reads, Statement};
 use super::PATIENCE;
+use super::explained::STATEMENTS;
 use crate::config::Config;
 use crate::config::resolved::{Role, Secret};
 use crate::routing::classify::{Class, Reading, classify};
@@ -69,6 +70,7 @@ fn read(stats: &str, queries: &str, config: &Config) -> Result<Pooler, String> {
         max_prepared_statements: config.limits.max_prepared_statements,
         pools: pools.iter().map(pool).collect(),
         reads: reads(config, &routes, &statements),
+        statements: slowest(&statements),
     })
 }
 
@@ -100,6 +102,23 @@ fn pool(p: &Value) -> Pool {
         client_parses: count("client_parses"),
         server_parses: count("server_parses"),
     }
+}
+
+fn slowest(statements: &[Value]) -> Vec<Statement> {
+    let real = |s: &Value, key: &str| s.get(key).and_then(Value::as_f64).unwrap_or_default();
+    let mut all: Vec<Statement> = statements
+        .iter()
+        .map(|s| Statement {
+            id: word(s, "id").to_owned(),
+            database: word(s, "database").to_owned(),
+            text: word(s, "text").to_owned(),
+            calls: whole(s, "/calls"),
+            server_seconds: real(s, "server_seconds"),
+        })
+        .collect();
+    all.sort_by(|a, b| b.server_seconds.total_cmp(&a.server_seconds));
+    all.truncate(STATEMENTS);
+    all
 }
 
 fn reads(config: &Config, routes: &[Value], statements: &[Value]) -> Vec<Reads> {

@@ -13,7 +13,12 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         server::host(host, &mut found);
     }
     for database in &evidence.databases {
-        server::database(database, &mut found);
+        let scanned: Vec<_> = evidence
+            .scanned
+            .iter()
+            .filter(|s| s.host == database.host && s.database == database.name)
+            .collect();
+        server::database(database, &scanned, &mut found);
     }
     if let Some(pooler) = &evidence.pooler {
         for pool in &pooler.pools {

@@ -1,6 +1,6 @@
 //! What a server's catalogues say.
 
-use super::super::evidence::{Database, Host, Materialized, Table};
+use super::super::evidence::{Database, Host, Materialized, Scanned, Table};
 use super::super::finding::{Code, Finding, Step, Urgency};
 use crate::capacity::check::Severity;
 
@@ -110,7 +110,7 @@ fn near_limit(h: &Host) -> Option<Finding> {
     })
 }
 
-pub(super) fn database(d: &Database, found: &mut Vec<Finding>) {
+pub(super) fn database(d: &Database, scanned: &[&Scanned], found: &mut Vec<Finding>) {
     let of = |urgency, code, name: &str, evidence, change: String, sql: Option<String>| Finding {
         urgency,
         code,
@@ -122,8 +122,11 @@ pub(super) fn database(d: &Database, found: &mut Vec<Finding>) {
     };
     found.extend(cache_hits(d));
     for t in &d.tables {
-        if let Some((evidence, change)) = index_missing(t) {
-            found.push(of(Urgency::Medium, Code::IndexMissing, &t.name, evidence, change, None));
+        let planned: Vec<_> = scanned.iter().filter(|s| s.table == t.name).copied().collect();
+        if let Some((evidence, change, sql)) = index_missing(t, &planned) {
+            let mut finding = of(Urgency::Medium, Code::IndexMissing, &t.name, evidence, change, None);
+            finding.steps = sql.into_iter().map(|sql| Step::sql(&d.host, Some(&d.name), sql)).collect();
+            found.push(finding);
         }
         if !t.analyzed && t.rows >= UNANALYZED_ROWS && !d.in_recovery {
             let (evidence, sql) =
@@ -188,17 +191,42 @@ fn cache_hits(d: &Database) -> Option<Finding> {
     })
 }
 
-fn index_missing(t: &Table) -> Option<(String, String)> {
+/// By the server's count of scans, or by the plans of the slowest statements, which also tell the columns.
+fn index_missing(t: &Table, planned: &[&Scanned]) -> Option<(String, String, Vec<String>)> {
     let each = t.sequential_rows.checked_div(t.sequential_scans).unwrap_or(0);
-    (t.sequential_scans >= SCANS && each >= SCANNED_ROWS && t.sequential_scans > t.index_scans).then(|| {
-        (
-            format!("{} sequential scans of {each} rows each, and {} index scans", t.sequential_scans, t.index_scans),
-            format!(
-                "CREATE INDEX CONCURRENTLY on the columns of {} that the slowest queries filter by (EXPLAIN shows \
-                 them); then SELECT pg_stat_reset_single_table_counters('{}'::regclass)",
-                t.name,
-                t.name.replace('\'', "''")
-            ),
-        )
-    })
+    let counted = t.sequential_scans >= SCANS && each >= SCANNED_ROWS && t.sequential_scans > t.index_scans;
+    let planned: Vec<_> = planned.iter().filter(|s| s.rows >= SCANNED_ROWS).collect();
+    let scans = format!(
+        "{} sequential scans of {each} rows each, and {} index scans",
+        t.sequential_scans, t.index_scans
+    );
+    let reset =
+        format!("SELECT pg_stat_reset_single_table_counters('{}'::regclass)", t.name.replace('\'', "''"));
+    let Some(slowest) = planned.first() else {
+        return counted.then(|| {
+            let change = format!(
+                "CREATE INDEX CONCURRENTLY on the columns of {} that the slowest queries filter by (howdah doctor \
+                 --explain tells them); then {reset}",
+                t.name
+            );
+            (scans, change, Vec::new())
+        });
+    };
+    let mut creations: Vec<String> = planned
+        .iter()
+        .map(|s| format!("CREATE INDEX CONCURRENTLY ON {} ({})", t.name, s.columns.join(", ")))
+        .collect();
+    creations.sort();
+    creations.dedup();
+    let mean = slowest.statement.server_seconds * 1e3 / slowest.statement.calls.max(1) as f64;
+    let evidence = format!(
+        "statement {} ({} calls of {mean:.1} ms) is planned to read all {} rows and to compare {}; {scans}",
+        slowest.statement.id,
+        slowest.statement.calls,
+        slowest.rows,
+        slowest.columns.join(", ")
+    );
+    let change = format!("{}; then {reset}", creations.join("; "));
+    creations.push(reset);
+    Some((evidence, change, creations))
 }
