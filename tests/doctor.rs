@@ -10,6 +10,7 @@ mod wire;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 
+use common::certs::Lab;
 use common::proxy::Howdah;
 use common::{Client, Cluster, Options, app_options, cluster, eventually};
 use howdah::doctor::Code;
@@ -435,6 +436,40 @@ fn the_token_of_the_ops_port_is_shown() {
     let howdah = Howdah::start(&text.replace("127.0.0.1:{ops_port}", "0.0.0.0:{ops_port}"));
     let report = report(&howdah);
     assert!(report.not_examined().is_empty(), "{}", report.text);
+}
+
+/// The ops port over TLS: only the certificate of the configuration's own file is trusted, and one of doctor's own is
+/// shown where it is asked for.
+#[test]
+fn an_ops_port_with_tls_is_asked() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let Some(lab) = Lab::new() else { return };
+    lab.ca("ca");
+    for name in ["server", "other"] {
+        lab.leaf(name, "ca", "localhost", "subjectAltName=DNS:localhost");
+    }
+    lab.leaf("doctor", "ca", "doctor", "extendedKeyUsage=clientAuth");
+    let (cert, key) = (lab.show("server.crt"), lab.show("server.key"));
+    let top = format!("ops_tls_cert = \"{cert}\"\nops_tls_key = \"{key}\"\nops_token = \"let-me-in\"");
+    let howdah = start(&cluster, &top, "pool_size = 2", "");
+    let said = report(&howdah);
+    assert!(said.not_examined().is_empty(), "{}", said.text);
+    let with = |arguments: &[&str]| Report::of(&howdah.config_path(), arguments);
+    let other = |end: &str| lab.show(&format!("other.{end}"));
+    let (other_cert, other_key) =
+        (format!("ops_tls_cert={}", other("crt")), format!("ops_tls_key={}", other("key")));
+    let said = with(&["--set", &other_cert, "--set", &other_key]);
+    assert!(said.not_examined().iter().any(|u| u.contains("another certificate")), "{}", said.text);
+
+    let text = std::fs::read_to_string(howdah.config_path()).expect("the configuration");
+    let text = text.replace("ops_tls_key", &format!("ops_tls_ca = \"{}\"\nops_tls_key", lab.show("ca.crt")));
+    std::fs::write(howdah.config_path(), text).expect("written");
+    howdah.hup();
+    howdah.await_log("configuration reloaded", std::time::Duration::from_secs(20));
+    let said = report(&howdah);
+    assert!(said.not_examined().iter().any(|u| u.contains("ertificate")), "{}", said.text);
+    let said = with(&["--ops-cert", &lab.show("doctor.crt"), "--ops-key", &lab.show("doctor.key")]);
+    assert!(said.not_examined().is_empty(), "{}", said.text);
 }
 
 /// Where there is no replica section, the statistics of statements tell that transactions are marked as reads; without a

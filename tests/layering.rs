@@ -44,7 +44,7 @@ const RULES: &[Rule] = &[
     // Do.
     rule("fleet/control.rs", &["capacity", "clock", "config", "pool", "services"], false),
     rule("fleet/link.rs", &["capacity", "clock", "config", "pool", "server", "services"], false),
-    rule("doctor/ask", &["capacity", "config", "ops", "routing", "server", "services"], false),
+    rule("doctor/ask", &["capacity", "config", "ops", "routing", "server", "services", "tls"], false),
     rule("capacity/ask.rs", &["config", "pool", "server", "services"], false),
     rule("capacity/admit.rs", &["config", "services"], false),
     rule("net", &["config"], false),

@@ -14,7 +14,7 @@ use crate::config::resolved::Profile;
 use crate::config::units::parse_duration;
 use crate::config::{self, Config, ConfigError, Flags, Overrides};
 use crate::demo;
-use crate::doctor::ask::Explain;
+use crate::doctor::ask::{Identity, Wish};
 
 /// A PostgreSQL connection-pooling proxy.
 #[derive(Debug, Parser)]
@@ -52,6 +52,12 @@ enum Command {
         /// Plan the slowest statements (EXPLAIN, which runs nothing) to see which tables they read as a whole.
         #[arg(long)]
         explain: bool,
+        /// The certificate to show to an ops port that asks for one (ops_tls_ca), in PEM.
+        #[arg(long, value_name = "FILE", requires = "ops_key")]
+        ops_cert: Option<PathBuf>,
+        /// Its private key.
+        #[arg(long, value_name = "FILE", requires = "ops_cert")]
+        ops_key: Option<PathBuf>,
     },
     /// Write the TOML that a pgbouncer.ini comes to, and on standard error what became of each key.
     Convert {
@@ -115,8 +121,15 @@ pub fn main() -> ExitCode {
     match cli.command {
         Some(Command::Check(serve)) => check(&serve),
         Some(Command::Plan(serve)) => plan(&serve),
-        Some(Command::Doctor { serve, json, explain }) => {
-            doctor(&serve, json, if explain { Explain::Yes } else { Explain::No })
+        Some(Command::Doctor { serve, json, explain, ops_cert, ops_key }) => {
+            let files = ops_cert.zip(ops_key);
+            match files.map(|(cert, key)| identity(&cert, &key)).transpose() {
+                Ok(identity) => doctor(&serve, json, &Wish { explain, identity }),
+                Err(why) => {
+                    let _ = writeln!(io::stderr(), "howdah: {why}");
+                    ExitCode::from(2)
+                }
+            }
         }
         Some(Command::Convert { file }) => convert(&file),
         Some(Command::Demo { duration }) => run_demo(duration),
@@ -244,12 +257,17 @@ fn plan(serve: &Serve) -> ExitCode {
     }
 }
 
-fn doctor(serve: &Serve, json: bool, explain: Explain) -> ExitCode {
+fn identity(cert: &std::path::Path, key: &std::path::Path) -> Result<Identity, String> {
+    let read = |file: &std::path::Path| std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()));
+    Ok(Identity { cert: read(cert)?, key: read(key)?.into() })
+}
+
+fn doctor(serve: &Serve, json: bool, wish: &Wish) -> ExitCode {
     let config = match read(serve) {
         Ok(c) => c,
         Err(e) => return complain(&e),
     };
-    match super::start::doctor(config, json, explain) {
+    match super::start::doctor(config, json, wish) {
         Ok((text, advice)) => {
             let _ = write!(io::stdout().lock(), "{text}");
             if advice { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::capacity::{admit, plan as derive};
 use crate::clock::Clock;
 use crate::config::resolved::{CapacityCheck, Config, Profile, Role};
-use crate::doctor::ask::Explain;
+use crate::doctor::ask::Wish;
 use crate::pool::{Pool, PoolKey};
 use crate::services::Services;
 use crate::{doctor, fleet};
@@ -151,11 +151,11 @@ pub(super) fn plan(config: Config) -> Result<(String, bool), String> {
 }
 
 /// What `howdah doctor` prints, and whether there is advice.
-pub(super) fn doctor(config: Config, json: bool, explain: Explain) -> Result<(String, bool), String> {
+pub(super) fn doctor(config: Config, json: bool, wish: &Wish) -> Result<(String, bool), String> {
     let runtime = super::runtime(1).map_err(|e| format!("cannot start the runtime: {e}"))?;
     let services = Services::new(Arc::new(config));
     let config = services.config();
-    let evidence = runtime.block_on(doctor::ask::collect(&services, &config, explain));
+    let evidence = runtime.block_on(doctor::ask::collect(&services, &config, wish));
     let found = doctor::examine(&evidence);
     let print = if json { doctor::report::json } else { doctor::report::text };
     Ok((print(&evidence, &found), !found.is_empty()))

@@ -169,6 +169,17 @@ impl Connector {
         Ok(Self { mode, direct, config: Arc::new(config), material })
     }
 
+    /// The same for HTTP: nobody speaks PostgreSQL there.
+    #[must_use]
+    pub fn for_http(mut self) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        self
+    }
+
+    pub fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
     /// A new connection to the server of this name or address.
     pub fn connection(&self, host: &str) -> Result<rustls::Connection, String> {
         let name = ServerName::try_from(host.to_owned())

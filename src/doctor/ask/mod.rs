@@ -18,24 +18,32 @@ use crate::services::Services;
 /// For each question.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the slowest statements are explained, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Explain {
-    Yes,
-    No,
+/// What is asked beside the usual.
+#[derive(Default)]
+pub struct Wish {
+    /// Whether the slowest statements are explained, too.
+    pub explain: bool,
+    /// Shown to an ops port that asks for a certificate.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate and its key, in PEM.
+pub struct Identity {
+    pub cert: Vec<u8>,
+    pub key: zeroize::Zeroizing<Vec<u8>>,
 }
 
 /// Asks everything that can be asked, a running Howdah over its ops port.
-pub async fn collect(services: &Arc<Services>, config: &Config, explain: Explain) -> Evidence {
+pub async fn collect(services: &Arc<Services>, config: &Config, wish: &Wish) -> Evidence {
     let mut evidence = servers(services, config).await;
     match config.listen.ops {
-        Some(ops) => match pooler::over_http(ops, config).await {
+        Some(ops) => match pooler::over_http(ops, config, wish.identity.as_ref()).await {
             Ok(p) => evidence.pooler = Some(p),
             Err(why) => evidence.unasked.push(format!("a running Howdah at {ops}: {why}")),
         },
         None => evidence.unasked.push("a running Howdah: ops_listen is off".to_owned()),
     }
-    if explain == Explain::Yes {
+    if wish.explain {
         explained::add(services, config, &mut evidence).await;
     }
     evidence

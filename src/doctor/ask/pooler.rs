@@ -3,29 +3,33 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::super::evidence::{Pool, Pooler, Reads, Statement};
-use super::PATIENCE;
 use super::explained::STATEMENTS;
+use super::{Identity, PATIENCE};
 use crate::config::Config;
 use crate::config::resolved::{Role, Secret};
 use crate::routing::classify::{Class, Reading, classify};
 use crate::services::Services;
+use crate::tls::{Acceptor, Connector, Files, Mode};
 
 /// More than any Howdah has to say.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// Of one that serves by this configuration on this machine.
-pub(super) async fn over_http(ops: SocketAddr, config: &Config) -> Result<Pooler, String> {
-    if config.tls.ops.cert.is_some() {
-        return Err(
-            "it speaks HTTPS (ops_tls_cert); SHOW ADVICE on its console says what its figures say".to_owned()
-        );
-    }
-    let stats = get(ops, "/stats", config).await?;
-    let queries = get(ops, "/queries", config).await?;
+pub(super) async fn over_http(
+    ops: SocketAddr,
+    config: &Config,
+    identity: Option<&Identity>,
+) -> Result<Pooler, String> {
+    let stats = get(ops, "/stats", config, identity).await?;
+    let queries = get(ops, "/queries", config, identity).await?;
     read(&stats, &queries, config)
 }
 
@@ -37,26 +41,74 @@ pub(super) async fn here(services: &Arc<Services>, config: &Config) -> Result<Po
     read(&stats, &queries, config)
 }
 
-async fn get(ops: SocketAddr, path: &str, config: &Config) -> Result<String, String> {
+async fn get(
+    ops: SocketAddr,
+    path: &str,
+    config: &Config,
+    identity: Option<&Identity>,
+) -> Result<String, String> {
     let token = match &config.process.ops_token {
         Some(Secret::Plain(t)) => format!("Authorization: Bearer {}\r\n", t.as_str()),
         _ => String::new(),
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {ops}\r\n{token}Connection: close\r\n\r\n");
-    let answer = tokio::time::timeout(PATIENCE, async {
-        let mut stream = tokio::net::TcpStream::connect(ops).await?;
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    });
-    let answer = answer.await.map_err(|_| "no answer".to_owned())?.map_err(|e| e.to_string())?;
+    let answer = async {
+        let stream = TcpStream::connect(ops).await.map_err(|e| e.to_string())?;
+        match &config.tls.ops_acceptor {
+            None => exchange(stream, &request).await,
+            Some(own) => exchange(secured(stream, ops, own, identity).await?, &request).await,
+        }
+    };
+    let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| "no answer".to_owned())??;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("not an answer of HTTP")?;
     if !head.starts_with("HTTP/1.1 200") {
         return Err(head.lines().next().unwrap_or_default().to_owned());
     }
     Ok(body.to_owned())
+}
+
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<Vec<u8>, String> {
+    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
+    let mut answer = Vec::new();
+    let read = stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await;
+    match read {
+        // The end of TLS is not always said; that of the answer is, by its own form.
+        Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Err(e.to_string()),
+        _ => Ok(answer),
+    }
+}
+
+/// TLS with the one Howdah that has the certificate of this configuration: no CA need be asked, and nobody else gets the
+/// token.
+async fn secured(
+    stream: TcpStream,
+    ops: SocketAddr,
+    own: &Acceptor,
+    identity: Option<&Identity>,
+) -> Result<TlsStream<TcpStream>, String> {
+    let all = ["secure".to_owned()];
+    let files = Files {
+        cert: identity.map(|i| i.cert.as_slice()),
+        key: identity.map(|i| i.key.as_slice()),
+        ca: None,
+        protocols: &all,
+        ciphers: &["default".to_owned()],
+    };
+    let refused = |problems: Vec<(&'static str, String)>| {
+        problems.into_iter().map(|(what, why)| format!("the {what} {why}")).collect::<Vec<_>>().join("; ")
+    };
+    let connector = Connector::new(Mode::Require, true, &files).map_err(refused)?.for_http();
+    let name = ServerName::from(ops.ip());
+    let stream = TlsConnector::from(connector.config().clone()).connect(name, stream).await;
+    let stream = stream.map_err(|e| format!("TLS: {e}"))?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
+    if shown.map(|c| c.as_ref()) != own.material().certificate.as_deref() {
+        return Err(
+            "it shows another certificate than that of ops_tls_cert; after a new one, reload it".to_owned()
+        );
+    }
+    Ok(stream)
 }
 
 fn read(stats: &str, queries: &str, config: &Config) -> Result<Pooler, String> {
