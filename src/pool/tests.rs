@@ -317,3 +317,34 @@ async fn an_injected_leak_is_told() {
     lease.conn().unwrap().counted = None;
     assert_eq!(leaked().1, 1);
 }
+
+/// Nobody counts a login whose control connection has gone; it must not come in later, beside those who took its place.
+#[tokio::test]
+async fn a_dial_whose_place_was_taken_back_does_not_arrive() {
+    use crate::config::resolved::HostAddr;
+    use crate::pool::ledger::LimitKey;
+
+    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(
+        file.path(),
+        "auth_method = \"trust\"\n[users.a]\n[databases.a]\nhost = \"h\"\npool_size = 1\n",
+    )
+    .unwrap();
+    let services = Services::new(Arc::new(load(file.path(), &Overrides::default()).unwrap()));
+    let ledger = &services.ledger;
+    let host = HostAddr::Tcp { host: "db".to_owned(), port: 5432 };
+    let wanted = [(LimitKey::Host(host.clone()), None)];
+    assert!(ledger.bound(&host));
+    assert!(ledger.take(&wanted, &services).is_err(), "nothing was granted");
+    ledger.grant(&host, 2);
+    let mut early = ledger.take(&wanted, &services).unwrap();
+    let mut late = ledger.take(&wanted, &services).unwrap();
+    assert!(early.arrived());
+    ledger.revoke(&host);
+    assert!(!late.arrived());
+    drop(late);
+    let places = ledger.places(&host, Clock::now(), Duration::from_secs(1));
+    assert_eq!((places.open, places.dialling, places.granted, places.lingering), (1, 0, 0, 1));
+    ledger.grant(&host, 1);
+    assert!(ledger.take(&wanted, &services).unwrap().arrived());
+}
