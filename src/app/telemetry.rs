@@ -28,6 +28,8 @@ struct Outputs {
     stderr: AtomicBool,
     file: Mutex<Option<(PathBuf, File)>>,
     syslog: Option<Syslog>,
+    /// Each event is one line; PgBouncer's have continued ones, and JSON has escapes of its own.
+    one_line: bool,
     dropped: Arc<AtomicU64>,
 }
 
@@ -74,7 +76,14 @@ struct Line {
 
 impl Write for Line {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let o = &self.outputs;
+        let (o, length) = (&self.outputs, buf.len());
+        let escaped;
+        let buf = if o.one_line {
+            escaped = one_line(buf);
+            &escaped
+        } else {
+            buf
+        };
         let mut lost = o.stderr.load(Ordering::Relaxed) && io::stderr().lock().write_all(buf).is_err();
         if let Some((_, file)) = &mut *o.file.lock() {
             lost |= file.write_all(buf).is_err();
@@ -86,12 +95,27 @@ impl Write for Line {
         if lost {
             o.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(buf.len())
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// An event as one line, whatever it holds: names that strangers chose stand in the texts of errors, and nobody else may
+/// begin a line here or move a terminal's cursor.
+fn one_line(event: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
+    let mut line = String::with_capacity(event.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_control() && c != '\t' => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line.push('\n');
+    line.into_bytes()
 }
 
 /// The line without time, process and level, which the syslog adds itself.
@@ -193,6 +217,7 @@ impl Logs {
             stderr: AtomicBool::new(!quiet),
             file: Mutex::new(papers.log_file.as_deref().map(open).transpose()?),
             syslog,
+            one_line: config.profile == Profile::Native && p.log_format == LogFormat::Text,
             dropped: Arc::default(),
         });
         let base = tracing_subscriber::fmt()
