@@ -39,12 +39,13 @@ pub fn check_driver(driver: Driver, direct: &str, proxied: &str) {
     succeed(command.env("PYTHONDONTWRITEBYTECODE", "1"), driver.name);
 }
 
-/// A client program of PostgreSQL, from `PATH` or the usual places; said aloud if there is none.
+/// A client program of PostgreSQL, from the usual places or `PATH`; said aloud if there is none. What stands in `PATH` on
+/// Debian is a script that looks for the program, and takes longer than the program does.
 pub fn client_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file());
-    let versions = (13..=19).rev().filter_map(|major| super::Install::system(major)?.tool(name));
-    let found = in_path.or_else(|| versions.into_iter().next());
+    let in_path = || std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file());
+    let mut versions = (13..=19).rev().filter_map(|major| super::Install::system(major)?.tool(name));
+    let found = versions.next().or_else(in_path);
     if found.is_none() {
         left_out(name, "not on this machine");
     }

@@ -1,7 +1,9 @@
 //! A CA and its certificates, PostgreSQL with TLS, and psql.
 
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::common::certs::Lab;
 use crate::common::tools::client_program;
@@ -14,8 +16,8 @@ pub fn psql(dsn: &str, commands: &[&str]) -> Result<String, String> {
 
 /// The same by another account of the system, by its numbers of user and group; only root can do that.
 pub fn psql_as(account: Option<(u32, u32)>, dsn: &str, commands: &[&str]) -> Result<String, String> {
-    let program = client_program("psql").expect("checked before");
-    let mut command = Command::new(program);
+    static PSQL: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(PSQL.get_or_init(|| client_program("psql").expect("checked before")));
     if let Some((user, group)) = account {
         command.uid(user).gid(group).current_dir("/");
     }
