@@ -49,7 +49,8 @@ enum Command {
         /// For machines.
         #[arg(long)]
         json: bool,
-        /// Plan the slowest statements (EXPLAIN, which runs nothing) to see which tables they read as a whole.
+        /// Plan the slowest statements (EXPLAIN, which runs none of them) to see which tables they read as a whole. Planning
+        /// may evaluate functions that are said to be immutable or stable, so that it is not done as a superuser.
         #[arg(long)]
         explain: bool,
         /// The certificate to show to an ops port that asks for one (ops_tls_ca), in PEM.

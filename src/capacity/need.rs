@@ -125,7 +125,6 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
                     }
                 };
                 own(MONITOR, database.has_replicas());
-                own(AUTH_QUERY, database.lookup.user.is_some());
                 need.host_limit = match (need.host_limit, database.max_host_connections) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -137,6 +136,19 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
                 if config.users.is_empty() && !need.open_ended.contains(&database.name) {
                     need.open_ended.push(database.name.clone());
                 }
+            }
+        }
+    }
+    // One is kept for each place and user that are asked, at the first of the place's hosts that lets it in.
+    let asked = config.databases.values().filter_map(|d| {
+        let place = d.lookup.database.as_deref().unwrap_or(&d.name);
+        d.lookup.user.as_deref().map(|asker| (place, asker))
+    });
+    for (place, _) in asked.collect::<BTreeSet<_>>() {
+        let primary = config.databases.get(place).and_then(|d| d.roles.get(&Role::Primary));
+        for host in primary.map_or(&[][..], |servers| servers.hosts.as_slice()) {
+            if let Some(need) = found.get_mut(host) {
+                need.own_kinds.push(AUTH_QUERY);
             }
         }
     }

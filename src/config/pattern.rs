@@ -41,7 +41,29 @@ fn translated(text: &str) -> Result<String, &'static str> {
         return Err("*** at its begin is not supported here");
     }
     let (mut out, mut chars) = (String::new(), text.chars().peekable());
+    // What stands before can be repeated: an atom, and not a place, an opening or a repetition.
+    let mut atom = false;
     while let Some(c) = chars.next() {
+        let counts = c == '{' && chars.peek().is_some_and(char::is_ascii_digit);
+        if counts || matches!(c, '*' | '+' | '?') {
+            if !atom {
+                return Err("*, +, ? and {} repeat a character, a bracket or a group, and once");
+            }
+            atom = false;
+            out.push(c);
+            if counts {
+                for c in chars.by_ref() {
+                    out.push(c);
+                    if c == '}' {
+                        break;
+                    }
+                }
+            }
+            // As few as will do.
+            out.extend(chars.next_if_eq(&'?'));
+            continue;
+        }
+        atom = !matches!(c, '^' | '$' | '|' | '(');
         match c {
             '\\' => out.push_str(&escaped(chars.next(), false)?),
             '[' => brackets(&mut chars, &mut out)?,
@@ -82,6 +104,13 @@ fn escaped(c: Option<char>, within_brackets: bool) -> Result<String, &'static st
     }
 }
 
+/// Those of POSIX, which both read alike.
+const CLASSES: [&str; 12] = [
+    "alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper",
+    "xdigit",
+];
+const DASH: &str = "a class is no end of a range: put the - first or last within the brackets";
+
 /// A set of characters, whose opening bracket has been read.
 fn brackets(
     chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
@@ -94,21 +123,35 @@ fn brackets(
     if chars.next_if_eq(&']').is_some() {
         out.push_str("\\]");
     }
+    let mut before = None;
     while let Some(c) = chars.next() {
+        let after_dash = before == Some('-');
+        before = Some(c);
         match c {
             ']' => {
                 out.push(']');
                 return Ok(());
             }
-            '\\' => out.push_str(&escaped(chars.next(), true)?),
-            '[' if chars.next_if_eq(&':').is_some() => {
-                out.push_str("[:");
-                for c in chars.by_ref() {
-                    out.push(c);
-                    if c == ']' {
-                        break;
-                    }
+            '\\' => {
+                let class = chars.peek().is_some_and(|c| matches!(c, 'd' | 'w' | 's'));
+                if class && after_dash {
+                    return Err(DASH);
                 }
+                out.push_str(&escaped(chars.next(), true)?);
+                if class && chars.peek() == Some(&'-') {
+                    return Err(DASH);
+                }
+            }
+            '[' if chars.next_if_eq(&':').is_some() => {
+                let name: String = std::iter::from_fn(|| chars.next_if(char::is_ascii_lowercase)).collect();
+                if !CLASSES.contains(&name.as_str()) || chars.next() != Some(':') || chars.next() != Some(']')
+                {
+                    return Err("[: begins a class that is not known here");
+                }
+                if after_dash || chars.peek() == Some(&'-') && chars.clone().nth(1) != Some(']') {
+                    return Err(DASH);
+                }
+                out.push_str(&format!("[:{name}:]"));
             }
             '[' => return Err("[ within brackets is not supported here, other than [:class:]"),
             '&' | '~' | '-' if chars.peek() == Some(&c) => {
@@ -139,6 +182,9 @@ mod tests {
             ("^[[:alpha:]_-]{2,3}$", "a-", "ab12"),
             ("^(?:ab)*$", "abab", "aba"),
             (r"^a\{$", "a{", "a"),
+            ("^a+?b{2,}?$", "aabb", "ab"),
+            (r"^[-\d]+$", "-7", "a"),
+            ("^[[:digit:]-]+$", "7-", "a"),
         ] {
             let read = Pattern::read(pattern).unwrap();
             assert!(read.fits(fits) && !read.fits(does_not), "{pattern}");
@@ -148,9 +194,43 @@ mod tests {
     #[test]
     fn what_means_something_else_is_refused() {
         for pattern in [
-            "***=a.b", "(?i)app", "(?=a)", "(?<n>a)", r"\bapp", r"\y", r"\mapp", r"\<app", r"\x41", r"\1",
-            "a{,3}", "a{x", "[a&&b]", "[a--b]", "[a~~b]", "[[=a=]]", "[[.-.]]", "[a[b]]", r"[\W]", "[a",
-            "(a", "*", "a\\", "a{99999}",
+            "***=a.b",
+            "(?i)app",
+            "(?=a)",
+            "(?<n>a)",
+            r"\bapp",
+            r"\y",
+            r"\mapp",
+            r"\<app",
+            r"\x41",
+            r"\1",
+            "a{,3}",
+            "a{x",
+            "[a&&b]",
+            "[a--b]",
+            "[a~~b]",
+            "[[=a=]]",
+            "[[.-.]]",
+            "[a[b]]",
+            r"[\W]",
+            "[a",
+            "(a",
+            "*",
+            "a\\",
+            "a{99999}",
+            "^*",
+            "$*",
+            "a**",
+            "a{2}{3}",
+            "(*a)",
+            "a|*",
+            "a+*",
+            "[[:alpha]]",
+            "[[:foo:]]",
+            r"[+-\d]",
+            r"[\w-z]",
+            "[a-[:digit:]]",
+            "[[:digit:]-z]",
         ] {
             assert!(Pattern::read(pattern).is_err(), "{pattern}");
         }

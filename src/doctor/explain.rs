@@ -20,7 +20,7 @@ pub struct Scan {
     pub filter: String,
 }
 
-/// What may be explained. The rest is refused although EXPLAIN runs nothing.
+/// What may be explained. The rest is refused although EXPLAIN runs no statement.
 const BEGINNINGS: [&[u8]; 7] = [b"select", b"insert", b"update", b"delete", b"merge", b"with", b"values"];
 
 /// Whether a text begins as what has a plan.

@@ -204,7 +204,7 @@ impl Host {
         // Places that nobody needs any more are free again when the others hear of it.
         let mut places = self.services.ledger.places(&self.host, now, SETTLE);
         if places.granted > wish.lack as usize {
-            self.services.ledger.grant(&self.host, wish.lack as usize);
+            self.services.ledger.cap_grant(&self.host, wish.lack as usize);
             places = self.services.ledger.places(&self.host, now, SETTLE);
         }
         let me = control.member(&places, wish.wants);
@@ -221,21 +221,25 @@ impl Host {
         self.empty_handed_until = None;
         if wanted > 0 || control.must_ask(&me, now) {
             match control.ask(&me, wanted).await {
-                Ok(decision) => self.decided(&decision, &me, wanted, unused),
+                Ok((decision, called)) => {
+                    if let Some(direction) = called {
+                        self.count_wakes(direction, 1);
+                    }
+                    self.decided(&decision, &me, wanted);
+                }
                 Err(why) => return self.lost(&why),
             }
         }
         self.divide(&pools, wish, at_share);
     }
 
-    fn decided(&mut self, decision: &Decision, me: &Member, wanted: u32, unused: u32) {
+    fn decided(&mut self, decision: &Decision, me: &Member, wanted: u32) {
         let now = Clock::now();
         if decision.vanished > 0 {
             self.services.counters.count("fleet_settles_total", "");
         }
-        self.count_wakes("sent", u64::from(decision.called));
         if decision.granted > 0 {
-            self.services.ledger.grant(&self.host, (unused + decision.granted) as usize);
+            self.services.ledger.grant(&self.host, decision.granted as usize);
             self.services.counters.count("fleet_grants_total", "granted");
             self.services.ledger.look_again();
             for pool in pools(&self.services, &self.host) {

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::Budget;
 use crate::pool::ledger::Places;
-use crate::server::own::{Own, Rows};
+use crate::server::own::{Own, OwnError, Rows};
 use crate::services::Services;
 
 /// A server that does not answer a control connection for so long has lost it.
@@ -204,11 +204,16 @@ impl Control {
         }
     }
 
-    /// Tells the others of `me`, and asks for `wanted` connections. Tells whether the others were called.
-    pub(super) async fn ask(&mut self, me: &Member, wanted: u32) -> Result<Decision, String> {
+    /// Tells the others of `me`, and asks for `wanted` connections. What came of calling them, where they were called, is
+    /// the label of its metric.
+    pub(super) async fn ask(
+        &mut self,
+        me: &Member,
+        wanted: u32,
+    ) -> Result<(Decision, Option<&'static str>), String> {
         let now = Clock::now();
         let call = self.call(me, wanted, now);
-        let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted, call);
+        let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted);
         let rows = query(&mut self.own, &text, self.answer).await?;
         let decision = sql::read(|column| rows.get(0, column)).ok_or("an answer that cannot be read")?;
         if decision.primary && !self.listening {
@@ -227,9 +232,20 @@ impl Control {
             // The next want that is not met is a new one.
             self.called = self.called.map(|(at, _)| (at, 0));
         }
-        if decision.called {
-            self.called = Some((now, if call.lack { me.wants } else { 0 }));
+        let lack = call.lack && decision.granted < wanted;
+        let freed = call.freed && decision.view.others.iter().any(|m| m.wants > m.used + m.opening);
+        if !lack && !freed {
+            return Ok((decision, None));
         }
-        Ok(decision)
+        self.called = Some((now, if call.lack { me.wants } else { 0 }));
+        let text = sql::call(&self.scope);
+        match tokio::time::timeout(self.answer, self.own.query(&text)).await {
+            Ok(Ok(_)) => Ok((decision, Some("sent"))),
+            // They look by themselves, a little later.
+            Ok(Err(OwnError::Refused(_))) => Ok((decision, Some("refused"))),
+            // What was granted is lost with the connection.
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err(format!("no answer within {:.1} s", self.answer.as_secs_f64())),
+        }
     }
 }

@@ -12,10 +12,12 @@ pub struct Scope {
     pub databases: Vec<String>,
     /// Roles of the pools; empty where not all are known, and then every role counts.
     pub roles: Vec<String>,
-    /// `application_name` of Howdah's own connections, or its first word.
+    /// `application_name` of Howdah's own connections, or what it begins with.
     pub own: &'static str,
 }
 
+/// What follows in the names of its kinds: for questions, of the monitor, of auth_query.
+const OWN: [&str; 3] = ["", " monitor", " auth_query"];
 /// Marks control connections, before the fleet's name.
 pub const MARK: &str = "howdah-fleet";
 /// The first key of the advisory lock: `Howd`; the second is the fleet's name.
@@ -64,21 +66,13 @@ pub fn listen(scope: &Scope) -> String {
 
 /// Asks for `wanted` connections, which may be none, tells the others about `me`, and reads what they tell. Nothing
 /// is granted if one of `known` has gone.
-pub fn decide(
-    scope: &Scope,
-    terms: &Terms,
-    me: &Member,
-    known: &[String],
-    wanted: u32,
-    call: Call,
-) -> String {
+pub fn decide(scope: &Scope, terms: &Terms, me: &Member, known: &[String], wanted: u32) -> String {
     let Terms { budget, instances, minimum, own } = *terms;
     let ours = within(scope);
-    let (fleet, own_name) = (&scope.fleet, literal(scope.own));
+    let (fleet, own_names) = (&scope.fleet, array(&OWN.map(|kind| format!("{}{kind}", scope.own))));
     let name = me.name(scope, "%s");
     let known = array(known);
     let (used, opening) = (me.used, me.opening);
-    let notify = notify(scope, call, wanted);
     let mut q = String::new();
     let _ = write!(
         q,
@@ -93,7 +87,7 @@ WITH a AS MATERIALIZED (
   SELECT f[3] AS id, f[4]::int AS minimum, f[5]::int AS used, f[6]::int AS opening, f[7]::int AS wants FROM t
 ), c AS MATERIALIZED (
   SELECT (SELECT count(*) FROM a WHERE {ours} OR n LIKE '{MARK} {fleet} %')::int AS backends,
-         (SELECT count(*) FROM a WHERE ({ours}) AND (n = {own_name} OR n LIKE {own_name} || ' %'))::int AS own,
+         (SELECT count(*) FROM a WHERE ({ours}) AND n = ANY ({own_names}))::int AS own,
          greatest({instances} - 1 - (SELECT count(*) FROM m), 0)::int AS absent,
          (SELECT coalesce(sum(opening), 0) FROM m)::int AS opening,
          (SELECT coalesce(sum(greatest(minimum - used - opening, 0)), 0) FROM m)::int AS missing,
@@ -107,9 +101,8 @@ WITH a AS MATERIALIZED (
   FROM r
 ), s AS MATERIALIZED (
   SELECT set_config('application_name', format({name}, least({opening} + granted, {MAX_FIGURE})), false) AS told FROM g
-), n AS MATERIALIZED ({notify})
-SELECT c.backends, c.own, c.vanished, g.granted, s.told, (SELECT count(*) FROM n) AS called,
-       pg_is_in_recovery() AS recovery,
+)
+SELECT c.backends, c.own, c.vanished, g.granted, s.told, pg_is_in_recovery() AS recovery,
        (SELECT string_agg(concat_ws(' ', id, minimum, used, opening, wants), ',' ORDER BY id) FROM m) AS others
 FROM c, g, s",
         name = literal(&name),
@@ -117,20 +110,10 @@ FROM c, g, s",
     q
 }
 
-/// A row for each notification, of which there is one or none.
-fn notify(scope: &Scope, call: Call, wanted: u32) -> String {
-    let mut when = Vec::new();
-    if call.lack {
-        when.push(format!("granted < {wanted}"));
-    }
-    if call.freed {
-        when.push("EXISTS (SELECT FROM m WHERE wants > used + opening)".to_owned());
-    }
-    // Not even named where nobody calls: a standby refuses it.
-    if when.is_empty() {
-        return "SELECT 1 WHERE false".to_owned();
-    }
-    format!("SELECT pg_notify({}, '') FROM g WHERE {}", literal(&channel(scope)), when.join(" OR "))
+/// Calls the others. A statement of its own: where the server's queue of notifications is full it fails, and nothing but
+/// the others' delay may depend on it.
+pub fn call(scope: &Scope) -> String {
+    format!("SELECT pg_notify({}, '')", literal(&channel(scope)))
 }
 
 /// What [`decide`] answered.
@@ -140,8 +123,6 @@ pub struct Decision {
     pub granted: u32,
     /// Members that were known and are gone.
     pub vanished: u32,
-    /// The others were woken.
-    pub called: bool,
     /// The server is not in recovery.
     pub primary: bool,
 }
@@ -155,7 +136,6 @@ pub fn read<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Decision> {
         view: View { backends: number("backends")?, own: number("own")?, others },
         granted: number("granted")?,
         vanished: number("vanished")?,
-        called: number("called")? > 0,
         primary: get("recovery")? == "f",
     })
 }
@@ -195,7 +175,6 @@ mod tests {
         let row = |column: &str| match column {
             "backends" => Some("12"),
             "own" | "vanished" => Some("0"),
-            "called" => Some("1"),
             "recovery" => Some("f"),
             "granted" => Some("3"),
             "others" => Some("00000001 1 2 3 4,00000002 5 6 7 8"),
@@ -203,7 +182,7 @@ mod tests {
         };
         let d = read(row).expect("a decision");
         assert_eq!((d.granted, d.view.backends, d.view.others.len()), (3, 12, 2));
-        assert_eq!((d.called, d.primary), (true, true));
+        assert!(d.primary);
         let second = Member { id: "00000002".to_owned(), minimum: 5, used: 6, opening: 7, wants: 8 };
         assert_eq!(d.view.others[1], second);
         assert_eq!(read(|c| if c == "others" { Some("x y") } else { row(c) }), None);

@@ -418,7 +418,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_fleet_given_back_total", "connections", &[], &[], "Server connections that were closed, or promised to be at their release, because other instances want their share."),
     event("howdah_fleet_control_losses_total", "connections", &[], &[], "Times that an instance had no control connection to a server, and so did not grow."),
     event("howdah_fleet_settles_total", "pauses", &[], &[], "Times that growing paused because another instance had gone."),
-    event("howdah_fleet_wakes_total", "notifications", &["direction"], &["sent", "heard"], "Notifications between instances, on primaries only: sent because the pools lack what others may give back or because something was given back that others lack, and heard from others, which makes an instance look at once."),
+    event("howdah_fleet_wakes_total", "notifications", &["direction"], &["sent", "heard", "refused"], "Notifications between instances, on primaries only: sent because the pools lack what others may give back or because something was given back that others lack (refused where the server could not take one: its queue is full), and heard from others, which makes an instance look at once."),
     event("howdah_reloads_total", "reloads", &[], &[], "Configurations that were put in force by a reload."),
     event("howdah_reload_failures_total", "reloads", &[], &[], "Reloads that left the old configuration in force."),
 

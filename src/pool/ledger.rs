@@ -171,10 +171,17 @@ impl Ledger {
         }
     }
 
-    /// Sets the places that may be dialled.
-    pub fn grant(&self, host: &HostAddr, places: usize) {
+    /// So many more places may be dialled. Of those before some may have been taken since anybody looked.
+    pub fn grant(&self, host: &HostAddr, more: usize) {
         if let Some(p) = self.inner.lock().places.get_mut(host) {
-            p.granted = places;
+            p.granted += more;
+        }
+    }
+
+    /// No more than so many places may be dialled.
+    pub fn cap_grant(&self, host: &HostAddr, most: usize) {
+        if let Some(p) = self.inner.lock().places.get_mut(host) {
+            p.granted = p.granted.min(most);
         }
     }
 

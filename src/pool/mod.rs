@@ -1258,7 +1258,10 @@ impl Waiting {
                             at = Clock::now();
                             continue;
                         }
-                        Err(end) => end,
+                        Err(end) => {
+                            ctl.set_link(Link::None);
+                            end
+                        }
                     },
                 },
                 Err(end) => {

@@ -79,12 +79,15 @@ async fn servers(services: &Arc<Services>, config: &Config) -> Evidence {
     evidence
 }
 
+/// How the text of a question begins that was not answered in time: its connection is of no use any more.
+const NO_ANSWER: &str = "no answer within";
+
 async fn bounded<T>(
     answer: impl Future<Output = Result<T, crate::server::own::OwnError>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("{NO_ANSWER} {} s", PATIENCE.as_secs())),
     }
 }
 

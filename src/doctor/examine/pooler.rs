@@ -34,8 +34,9 @@ pub(super) fn pool(pooler: &Pooler, p: &Pool, found: &mut Vec<Finding>) {
             subject: p.name(),
             database: Some(p.database.clone()),
             evidence: format!(
-                "{busy:.2} of {} connections were in use on average, and nobody ever waited",
-                p.size
+                "{busy:.2} of {} connections were in use on average, and a wait for one took {:.1} ms on average",
+                p.size,
+                mean_wait * 1e3
             ),
             change: format!("pool_size = {enough}"),
             steps: vec![resize(p, enough)],
