@@ -111,6 +111,12 @@ const CLASSES: [&str; 12] = [
 ];
 const DASH: &str = "a class is no end of a range: put the - first or last within the brackets";
 
+/// Whether a range follows, and not a last -.
+fn begins_range(chars: &std::iter::Peekable<std::str::Chars<'_>>) -> bool {
+    let mut next = chars.clone();
+    next.next() == Some('-') && next.next() != Some(']')
+}
+
 /// A set of characters, whose opening bracket has been read.
 fn brackets(
     chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
@@ -125,8 +131,9 @@ fn brackets(
     }
     let mut before = None;
     while let Some(c) = chars.next() {
+        // The first is a character, and so is the last.
         let after_dash = before == Some('-');
-        before = Some(c);
+        before = before.map_or(Some(' '), |_| Some(c));
         match c {
             ']' => {
                 out.push(']');
@@ -138,7 +145,7 @@ fn brackets(
                     return Err(DASH);
                 }
                 out.push_str(&escaped(chars.next(), true)?);
-                if class && chars.peek() == Some(&'-') {
+                if class && begins_range(chars) {
                     return Err(DASH);
                 }
             }
@@ -148,7 +155,7 @@ fn brackets(
                 {
                     return Err("[: begins a class that is not known here");
                 }
-                if after_dash || chars.peek() == Some(&'-') && chars.clone().nth(1) != Some(']') {
+                if after_dash || begins_range(chars) {
                     return Err(DASH);
                 }
                 out.push_str(&format!("[:{name}:]"));
@@ -185,6 +192,8 @@ mod tests {
             ("^a+?b{2,}?$", "aabb", "ab"),
             (r"^[-\d]+$", "-7", "a"),
             ("^[[:digit:]-]+$", "7-", "a"),
+            (r"^[\d-]+$", "7-", "a"),
+            ("^[]-]+$", "]-", "a"),
         ] {
             let read = Pattern::read(pattern).unwrap();
             assert!(read.fits(fits) && !read.fits(does_not), "{pattern}");
