@@ -275,11 +275,7 @@ impl Session {
                 }
                 Ok(lease)
             }
-            Err(Unserved::Error(e)) => match self.not_served(e).await {
-                Some(why) => Err(Some(why)),
-                None => Err(None),
-            },
-            Err(Unserved::End(why)) => Err(Some(why)),
+            Err(why) => Err(self.unserved(why).await),
         }
     }
 
@@ -349,7 +345,7 @@ impl Session {
     }
 
     /// A connection of this pool, at once or after a wait.
-    async fn from(&mut self, pool: &Arc<Pool>) -> Result<Lease, Unserved> {
+    pub(super) async fn from(&mut self, pool: &Arc<Pool>) -> Result<Lease, Unserved> {
         match pool.checkout(&self.ctl, Clock::now()) {
             Checkout::Ready(l) => Ok(l),
             Checkout::Wait(mut w) => self.wait(&mut w).await,

@@ -311,14 +311,9 @@ impl Session {
         let got = if self.route.is_some() {
             Box::pin(self.routed()).await
         } else {
-            // An error is in no idle client's task either.
-            let got = match self.lease().await {
+            match self.lease().await {
                 Ok(l) => Ok(l),
-                Err(e) => Err(Box::pin(self.unserved(e))),
-            };
-            match got {
-                Ok(l) => Ok(l),
-                Err(told) => Err(told.await),
+                Err(why) => Err(Box::pin(self.unserved(why)).await),
             }
         };
         let mut lease = match got {
@@ -377,7 +372,8 @@ impl Session {
         Ok(lease)
     }
 
-    async fn unserved(&mut self, why: Unserved) -> Option<Goodbye> {
+    /// Tells the client, where there is still somebody to be told.
+    pub(super) async fn unserved(&mut self, why: Unserved) -> Option<Goodbye> {
         match why {
             Unserved::Error(e) => self.not_served(e).await,
             Unserved::End(why) => Some(why),
@@ -561,15 +557,9 @@ impl Session {
             }
             let pool = lease.pool().clone();
             lease.discard("check_failed", TxStats::default());
-            let next = match pool.checkout(&self.ctl, Clock::now()) {
-                Checkout::Ready(l) => Ok(l),
-                Checkout::Wait(mut w) => self.wait(&mut w).await,
-                Checkout::Refused(e) => Err(Unserved::Error(e)),
-            };
-            lease = match next {
+            lease = match self.from(&pool).await {
                 Ok(l) => l,
-                Err(Unserved::Error(e)) => return Err(self.not_served(e).await),
-                Err(Unserved::End(why)) => return Err(Some(why)),
+                Err(why) => return Err(self.unserved(why).await),
             };
         }
     }

@@ -17,17 +17,18 @@ mod roles;
 pub mod shed;
 mod size;
 pub mod stats;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::client::ctl::{ClientCtl, ClientState, Link, Signal};
+use crate::client::ctl::{ClientCtl, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
 use crate::error::pgbouncer::LOGIN_FAILED;
@@ -51,6 +52,7 @@ use self::core::{
 use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
+pub use self::waiting::Waiting;
 
 /// Whole, never a hash of it: a collision would be another user's connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -696,8 +698,7 @@ impl Pool {
         match self.try_take(ctl, now) {
             Ok(lease) => Checkout::Ready(lease),
             Err(Acquire::Queued(id)) => {
-                let (pool, id) = (self.clone(), Some(id));
-                let mut waiting = Waiting { pool, id, since: now, ahead: 0, announced: false };
+                let mut waiting = Waiting::new(self.clone(), id, now);
                 match self.shed(now) {
                     // The place in the queue goes with `waiting`.
                     Err(refused) => Checkout::Refused(refused),
@@ -736,49 +737,9 @@ impl Pool {
     pub async fn acquire(self: &Arc<Self>, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
         match self.checkout(ctl, Clock::now()) {
             Checkout::Ready(l) => Ok(l),
-            Checkout::Wait(w) => Self::wait(w, ctl).await,
+            Checkout::Wait(mut w) => std::future::poll_fn(|cx| w.poll(cx, ctl)).await,
             Checkout::Refused(e) => Err(e),
         }
-    }
-
-    /// Waits for a place in the queue to be served. Cancel safe: a dropped wait leaves the queue, and a
-    /// connection that was granted meanwhile goes to the next.
-    pub async fn wait(mut waiter: Waiting, ctl: &Arc<ClientCtl>) -> Result<Lease, Error> {
-        std::future::poll_fn(|cx| waiter.poll(cx, ctl)).await
-    }
-
-    /// What was granted has died on the way: another connection, or a place at the front of the queue.
-    #[cold]
-    fn again(
-        self: &Arc<Self>,
-        ctl: &Arc<ClientCtl>,
-        since: Instant,
-        at: Instant,
-    ) -> Result<Result<Lease, core::WaiterId>, WaitEnd> {
-        loop {
-            let again = self.inner.lock().core.acquire_again(at, since, ctl);
-            match again {
-                Acquire::Granted(g) => {
-                    if let Some(lease) = self.accept_after_wait(g, ctl, since, at) {
-                        return Ok(Ok(lease));
-                    }
-                }
-                Acquire::Queued(id) => return Ok(Err(id)),
-                Acquire::Refused(end) => return Err(end),
-            }
-        }
-    }
-
-    fn accept_after_wait(
-        self: &Arc<Self>,
-        g: Grant<Box<ServerConn>>,
-        ctl: &Arc<ClientCtl>,
-        since: Instant,
-        at: Instant,
-    ) -> Option<Lease> {
-        let lease = self.accept(g, ctl, at)?;
-        self.inner.lock().totals.wait.add(Clock::us(since, at));
-        Some(lease)
     }
 
     pub(super) fn wait_error(&self, end: WaitEnd, since: Instant) -> Error {
@@ -1193,94 +1154,12 @@ impl Drop for CancelGuard {
     }
 }
 
-/// A place in a pool's queue; leaves the queue when dropped.
-#[derive(Debug)]
-pub struct Waiting {
-    pool: Arc<Pool>,
-    id: Option<core::WaiterId>,
-    since: Instant,
-    /// Others that were waiting when it came.
-    ahead: usize,
-    /// What others know of its client says that it waits.
-    announced: bool,
-}
-
 /// See [`Pool::checkout`].
 #[derive(Debug)]
 pub enum Checkout {
     Ready(Lease),
     Wait(Waiting),
     Refused(Error),
-}
-
-impl Waiting {
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
-    }
-
-    /// Others that were waiting when it came.
-    pub fn ahead(&self) -> usize {
-        self.ahead
-    }
-
-    /// One look at the place. What is between two looks is all here, so that a wait is small.
-    pub fn poll(&mut self, cx: &mut Context<'_>, ctl: &Arc<ClientCtl>) -> Poll<Result<Lease, Error>> {
-        let Self { pool, id, since, announced, .. } = self;
-        // The first look comes at once.
-        let mut at = if *announced { Clock::now() } else { *since };
-        loop {
-            if !*announced {
-                *announced = true;
-                ctl.set_state(ClientState::Waiting, pool.services.clock.ms(at));
-                if let Some(id) = id {
-                    ctl.set_link(Link::Waiting(pool.clone(), *id));
-                }
-                pool.look_at(at);
-            }
-            let end = match *id {
-                None => Err(WaitEnd::Cancelled),
-                Some(id) => {
-                    let got = pool.inner.lock().core.poll_waiter(at, id, ctl, |old| match old {
-                        Some(w) if w.will_wake(cx.waker()) => w,
-                        _ => cx.waker().clone(),
-                    });
-                    ready!(got.map_or(Poll::Pending, Poll::Ready))
-                }
-            };
-            *id = None;
-            let end = match end {
-                Ok(grant) => match pool.accept_after_wait(grant, ctl, *since, at) {
-                    Some(lease) => return Poll::Ready(Ok(lease)),
-                    None => match pool.again(ctl, *since, at) {
-                        Ok(Ok(lease)) => return Poll::Ready(Ok(lease)),
-                        Ok(Err(again)) => {
-                            (*id, *announced) = (Some(again), false);
-                            at = Clock::now();
-                            continue;
-                        }
-                        Err(end) => {
-                            ctl.set_link(Link::None);
-                            end
-                        }
-                    },
-                },
-                Err(end) => {
-                    ctl.set_link(Link::None);
-                    end
-                }
-            };
-            return Poll::Ready(Err(pool.wait_error(end, *since)));
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            let fx = self.pool.inner.lock().core.abandon(Clock::now(), id);
-            self.pool.apply(fx);
-        }
-    }
 }
 
 impl Pool {
