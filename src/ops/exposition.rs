@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use prometheus::TextEncoder;
-#[cfg(test)]
-use prometheus::proto::{Bucket, Histogram};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use rustc_hash::FxBuildHasher;
 
@@ -206,16 +204,7 @@ impl<'s> Series<'s> {
     }
 
     fn write_family(&self, row: &'static Row, found: &[One<'_>], text: &mut String) -> Result<(), String> {
-        let mut family = MetricFamily::default();
-        family.set_name(row.name.to_owned());
-        family.set_help(row.help.to_owned());
-        family.set_field_type(match row.kind {
-            Kind::Counter => MetricType::COUNTER,
-            Kind::Gauge => MetricType::GAUGE,
-            Kind::Histogram => MetricType::HISTOGRAM,
-        });
-        family.set_metric(found.iter().map(|one| self.metric(row, one)).collect());
-        TextEncoder::new().encode_utf8(&[family], text).map_err(|e| e.to_string())
+        encode(row, found.iter().map(|one| self.metric(row, one)).collect(), text)
     }
 
     /// Only pools of replicas are of one host.
@@ -224,33 +213,44 @@ impl<'s> Series<'s> {
         all.filter(|(name, value)| *name != "host" || !value.is_empty())
     }
 
-    fn metric(&self, row: &'static Row, one: &One<'_>) -> Metric {
-        let mut pairs = Vec::with_capacity(row.labels.len());
-        for (name, value) in self.shown(row, one) {
+    /// A series with its labels, and no value yet.
+    fn labelled(&self, row: &'static Row, one: &One<'_>) -> Metric {
+        let pair = |(name, value): (&str, &str)| {
             let mut pair = LabelPair::default();
             pair.set_name(name.to_owned());
             pair.set_value(value.to_owned());
-            pairs.push(pair);
-        }
-        let mut m = Metric::from_label(pairs);
-        match (&one.value, row.kind) {
-            #[cfg(test)]
-            (Value::Histogram(h), _) => m.set_histogram(histogram(h)),
-            #[cfg(not(test))]
-            (Value::Histogram(_), _) => {}
-            (Value::Number(n), Kind::Counter) => {
-                let mut c = Counter::default();
-                c.set_value(*n);
-                m.set_counter(c);
-            }
-            (Value::Number(n), Kind::Gauge | Kind::Histogram) => {
-                let mut g = Gauge::default();
-                g.set_value(*n);
-                m.set_gauge(g);
-            }
+            pair
+        };
+        Metric::from_label(self.shown(row, one).map(pair).collect())
+    }
+
+    fn metric(&self, row: &'static Row, one: &One<'_>) -> Metric {
+        let mut m = self.labelled(row, one);
+        let Value::Number(n) = &one.value else { return m };
+        if row.kind == Kind::Counter {
+            let mut c = Counter::default();
+            c.set_value(*n);
+            m.set_counter(c);
+        } else {
+            let mut g = Gauge::default();
+            g.set_value(*n);
+            m.set_gauge(g);
         }
         m
     }
+}
+
+fn encode(row: &Row, metrics: Vec<Metric>, text: &mut String) -> Result<(), String> {
+    let mut family = MetricFamily::default();
+    family.set_name(row.name.to_owned());
+    family.set_help(row.help.to_owned());
+    family.set_field_type(match row.kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+        Kind::Histogram => MetricType::HISTOGRAM,
+    });
+    family.set_metric(metrics);
+    TextEncoder::new().encode_utf8(&[family], text).map_err(|e| e.to_string())
 }
 
 /// [`BUCKETS_US`] in seconds, as they are written.
@@ -277,24 +277,6 @@ impl std::fmt::Display for Escaped<'_> {
         }
         f.write_str(rest)
     }
-}
-
-/// Ours counts each bucket for itself, Prometheus' with all below it.
-#[cfg(test)]
-fn histogram(h: &metrics::Histogram) -> Histogram {
-    let mut below = 0;
-    let buckets = BUCKETS_US.iter().zip(&h.counts).map(|(bound, count)| {
-        below += count;
-        let mut b = Bucket::default();
-        b.set_upper_bound(seconds(*bound));
-        b.set_cumulative_count(below);
-        b
-    });
-    let mut out = Histogram::default();
-    out.set_bucket(buckets.collect());
-    out.set_sample_count(h.count());
-    out.set_sample_sum(seconds(h.sum_us));
-    out
 }
 
 fn whole<'s>(out: &mut Series<'s>, s: &'s Snapshot) {
@@ -420,7 +402,26 @@ fn events(out: &mut Series<'_>, counted: &[(&'static str, &'static str, u64)]) {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::proto::{Bucket, Histogram};
+
     use super::*;
+
+    /// Ours counts each bucket for itself, Prometheus' with all below it.
+    fn histogram(h: &metrics::Histogram) -> Histogram {
+        let mut below = 0;
+        let buckets = BUCKETS_US.iter().zip(&h.counts).map(|(bound, count)| {
+            below += count;
+            let mut b = Bucket::default();
+            b.set_upper_bound(seconds(*bound));
+            b.set_cumulative_count(below);
+            b
+        });
+        let mut out = Histogram::default();
+        out.set_bucket(buckets.collect());
+        out.set_sample_count(h.count());
+        out.set_sample_sum(seconds(h.sum_us));
+        out
+    }
 
     #[test]
     fn histograms_are_written_as_the_encoder_writes_them() {
@@ -436,7 +437,14 @@ mod tests {
         series.put_histogram(row.name, &["", "ü", "primary", ""], &empty);
         let (mut ours, mut theirs) = (String::new(), String::new());
         series.write_histograms(row, &series.all, &mut ours);
-        series.write_family(row, &series.all, &mut theirs).expect("written");
+        let filled = |one: &One<'_>| {
+            let mut m = series.labelled(row, one);
+            if let Value::Histogram(h) = &one.value {
+                m.set_histogram(histogram(h));
+            }
+            m
+        };
+        encode(row, series.all.iter().map(filled).collect(), &mut theirs).expect("written");
         assert_eq!(ours, theirs);
         for row in rows() {
             assert!(!row.help.contains(['\\', '\n']), "{}", row.name);
