@@ -14,7 +14,7 @@ use crate::config::resolved::{Config, Database, HostAddr, Lookup, Profile, Role,
 use crate::error::{Error, ServerError};
 use crate::pool::{PoolKey, PoolSpec};
 use crate::server::connect::Target;
-use crate::server::own::{Own, OwnError, Rows};
+use crate::server::own::{self, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// Who may log in, and until when.
@@ -252,7 +252,7 @@ fn target(config: &Config, db: &Database, how: &Lookup) -> Option<Target> {
     spec.server_user = user;
     let mut target = spec.target();
     target.on_connect.clear();
-    target.startup = vec![("application_name".to_owned(), "howdah auth_query".to_owned())];
+    target.startup = vec![("application_name".to_owned(), own::AUTH_QUERY.to_owned())];
     // PgBouncer's users have queries that call functions of other schemas by their mere names.
     if config.profile == Profile::Native || how.query.is_none() {
         target.startup.push(("search_path".to_owned(), "pg_catalog".to_owned()));

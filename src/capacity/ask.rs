@@ -10,15 +10,13 @@ use crate::config::Config;
 use crate::config::resolved::HostAddr;
 use crate::pool::{PoolKey, PoolSpec};
 use crate::server::connect::Target;
-use crate::server::own::{Own, Rows};
+use crate::server::own::{APPLICATION, Own, Rows};
 use crate::services::Services;
 
 /// A server that takes longer counts as one that could not be asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Logins that are tried, where several users have pools at the host.
 const LOGINS: usize = 3;
-/// Tells our own connections apart in `pg_stat_activity`.
-pub const APPLICATION: &str = "howdah";
 
 /// Asks the server what it can carry.
 pub async fn ask(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Facts, String> {

@@ -97,10 +97,7 @@ impl HostNeed {
 
     /// The fleet's budget at a server with these facts.
     pub fn budget_of(&self, facts: &Facts) -> Option<u32> {
-        self.budget.map(|b| match b {
-            Budget::Connections(n) => n,
-            Budget::Share(s) => (u64::from(facts.max_connections) * u64::from(s) / 1000) as u32,
-        })
+        self.budget.map(|b| b.of(facts.max_connections))
     }
 }
 

@@ -241,6 +241,16 @@ pub enum Budget {
     Share(u32),
 }
 
+impl Budget {
+    /// In connections, at a server with this `max_connections`.
+    pub fn of(self, max_connections: u32) -> u32 {
+        match self {
+            Self::Connections(n) => n,
+            Self::Share(s) => (u64::from(max_connections) * u64::from(s) / 1000) as u32,
+        }
+    }
+}
+
 /// A password or verifier; its `Debug` never shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use super::control::{PAUSE, SETTLE, STALE, TICK};
 use super::share::{Member, Terms, View};
 use super::sql::{self, Call, Decision, Scope};
-use crate::capacity::ask::{self, APPLICATION};
+use crate::capacity::ask;
 use crate::capacity::need::HostNeed;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::resolved::Budget;
 use crate::pool::ledger::Places;
-use crate::server::own::{Own, OwnError, Rows};
+use crate::server::own::{self, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// A server that does not answer a control connection for so long has lost it.
@@ -59,11 +58,7 @@ pub(super) struct Control {
 }
 
 fn terms(config: &Config, need: &HostNeed, max_connections: u32) -> Terms {
-    let budget = match config.fleet.budget {
-        Some(Budget::Connections(n)) => n,
-        Some(Budget::Share(s)) => (u64::from(max_connections) * u64::from(s) / 1000) as u32,
-        None => 0,
-    };
+    let budget = config.fleet.budget.map_or(0, |b| b.of(max_connections));
     // The control connection apart.
     Terms { budget, instances: config.capacity.instances, minimum: config.fleet.minimum, own: need.own - 1 }
 }
@@ -74,7 +69,7 @@ fn scope(config: &Config, need: &HostNeed) -> Scope {
         fleet: config.fleet.name.clone(),
         databases: texts(need.databases()),
         roles: if config.users.is_empty() { Vec::new() } else { texts(need.roles()) },
-        own: APPLICATION,
+        own: &own::NAMES,
     }
 }
 
@@ -99,7 +94,7 @@ pub(super) async fn connect(
         answer(config),
     )
     .await
-    .map_err(Lost::Unreachable)?;
+    .map_err(|e| Lost::Unreachable(e.to_string()))?;
     if rows.get(0, "pid") != Some(told.as_str()) {
         return Err(Lost::Unfit(format!(
             "there is another pooler on the way to the server (it announced process {told}, the session runs in {}): a \
@@ -135,11 +130,10 @@ fn answer(config: &Config) -> Duration {
     ANSWER.min(config.fleet.control_timeout)
 }
 
-async fn query(own: &mut Own, sql: &str, limit: Duration) -> Result<Rows, String> {
-    match tokio::time::timeout(limit, own.query(sql)).await {
-        Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no answer within {:.1} s", limit.as_secs_f64())),
-    }
+/// What is not answered in time is lost: the rest of its answer would be taken for that of the next question.
+async fn query(own: &mut Own, sql: &str, limit: Duration) -> Result<Rows, OwnError> {
+    let late = |_| OwnError::Lost(format!("no answer within {:.1} s", limit.as_secs_f64()));
+    tokio::time::timeout(limit, own.query(sql)).await.map_err(late)?
 }
 
 /// Waits until another instance calls, and says how many did; the error is the end of the connection.
@@ -214,10 +208,11 @@ impl Control {
         let now = Clock::now();
         let call = self.call(me, wanted, now);
         let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted);
-        let rows = query(&mut self.own, &text, self.answer).await?;
+        let rows = query(&mut self.own, &text, self.answer).await.map_err(|e| e.to_string())?;
         let decision = sql::read(|column| rows.get(0, column)).ok_or("an answer that cannot be read")?;
         if decision.primary && !self.listening {
-            query(&mut self.own, &sql::listen(&self.scope), self.answer).await?;
+            let text = sql::listen(&self.scope);
+            query(&mut self.own, &text, self.answer).await.map_err(|e| e.to_string())?;
             self.listening = true;
         }
         self.known = decision.view.others.iter().map(|m| m.id.clone()).collect();
@@ -238,14 +233,12 @@ impl Control {
             return Ok((decision, None));
         }
         self.called = Some((now, if call.lack { me.wants } else { 0 }));
-        let text = sql::call(&self.scope);
-        match tokio::time::timeout(self.answer, self.own.query(&text)).await {
-            Ok(Ok(_)) => Ok((decision, Some("sent"))),
+        match query(&mut self.own, &sql::call(&self.scope), self.answer).await {
+            Ok(_) => Ok((decision, Some("sent"))),
             // They look by themselves, a little later.
-            Ok(Err(OwnError::Refused(_))) => Ok((decision, Some("refused"))),
+            Err(OwnError::Refused(_)) => Ok((decision, Some("refused"))),
             // What was granted is lost with the connection.
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err(format!("no answer within {:.1} s", self.answer.as_secs_f64())),
+            Err(e @ OwnError::Lost(_)) => Err(e.to_string()),
         }
     }
 }

@@ -12,12 +12,10 @@ pub struct Scope {
     pub databases: Vec<String>,
     /// Roles of the pools; empty where not all are known, and then every role counts.
     pub roles: Vec<String>,
-    /// `application_name` of Howdah's own connections, or what it begins with.
-    pub own: &'static str,
+    /// Each `application_name` of Howdah's own connections, the control connections apart.
+    pub own: &'static [&'static str],
 }
 
-/// What follows in the names of its kinds: for questions, of the monitor, of auth_query.
-const OWN: [&str; 3] = ["", " monitor", " auth_query"];
 /// Marks control connections, before the fleet's name.
 pub const MARK: &str = "howdah-fleet";
 /// The first key of the advisory lock: `Howd`; the second is the fleet's name.
@@ -69,7 +67,7 @@ pub fn listen(scope: &Scope) -> String {
 pub fn decide(scope: &Scope, terms: &Terms, me: &Member, known: &[String], wanted: u32) -> String {
     let Terms { budget, instances, minimum, own } = *terms;
     let ours = within(scope);
-    let (fleet, own_names) = (&scope.fleet, array(&OWN.map(|kind| format!("{}{kind}", scope.own))));
+    let (fleet, own_names) = (&scope.fleet, array(scope.own));
     let name = me.name(scope, "%s");
     let known = array(known);
     let (used, opening) = (me.used, me.opening);
@@ -155,8 +153,8 @@ fn within(scope: &Scope) -> String {
     format!("{databases} AND u = ANY ({})", array(&scope.roles))
 }
 
-fn array(items: &[String]) -> String {
-    let items: Vec<String> = items.iter().map(|i| literal(i)).collect();
+fn array(items: &[impl AsRef<str>]) -> String {
+    let items: Vec<String> = items.iter().map(|i| literal(i.as_ref())).collect();
     format!("ARRAY[{}]::text[]", items.join(", "))
 }
 
@@ -190,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_name_fits_where_it_must() {
-        let scope = Scope { fleet: "f".repeat(MAX_NAME), databases: vec![], roles: vec![], own: "howdah" };
+        let scope = Scope { fleet: "f".repeat(MAX_NAME), databases: vec![], roles: vec![], own: &["howdah"] };
         let big = Member { id: "0".repeat(8), minimum: 1 << 30, used: 1 << 30, opening: 0, wants: 1 << 30 };
         assert!(big.name(&scope, &MAX_FIGURE.to_string()).len() <= 63);
     }

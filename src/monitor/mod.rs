@@ -24,7 +24,7 @@ use crate::config::resolved::{Database, HostAddr, Role};
 use crate::pool::{PoolKey, PoolSpec};
 use crate::routing::own_writes::Bound;
 use crate::server::connect::Target;
-use crate::server::own::{Own, OwnError, Rows};
+use crate::server::own::{self, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// What every host is asked. Further columns are kept by their names: see [`Facts::more`].
@@ -229,7 +229,7 @@ fn target(addr: &HostAddr, config: &Config) -> Option<Target> {
     }
     let mut target = spec.target();
     target.on_connect.clear();
-    target.startup.push(("application_name".to_owned(), "howdah monitor".to_owned()));
+    target.startup.push(("application_name".to_owned(), own::MONITOR.to_owned()));
     Some(target)
 }
 

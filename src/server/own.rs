@@ -15,6 +15,15 @@ use crate::proto::pipeline::TxStatus;
 use crate::server::conn::ServerConn;
 use crate::server::connect::{self, Target};
 
+/// `application_name` of what asks a server now and then.
+pub const APPLICATION: &str = "howdah";
+/// Of the monitor.
+pub const MONITOR: &str = "howdah monitor";
+/// Of `auth_query`.
+pub const AUTH_QUERY: &str = "howdah auth_query";
+/// By these a fleet knows its own connections in `pg_stat_activity`; control connections have names of their own.
+pub const NAMES: [&str; 3] = [APPLICATION, MONITOR, AUTH_QUERY];
+
 /// More than any question of ours is answered with; a server that says more is not believed.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 

@@ -8,7 +8,7 @@ use super::{bounded, get, query, text};
 use crate::capacity::ask;
 use crate::capacity::need::HostNeed;
 use crate::config::Config;
-use crate::server::own::Own;
+use crate::server::own::{APPLICATION, Own};
 use crate::services::Services;
 
 pub(super) async fn database(
@@ -18,7 +18,7 @@ pub(super) async fn database(
     name: &str,
     unasked: &mut Vec<String>,
 ) -> Result<Database, String> {
-    let mut own = ask::open(services, config, need, Some(name), ask::APPLICATION).await?;
+    let mut own = ask::open(services, config, need, Some(name), APPLICATION).await?;
     let whole = "SELECT blks_hit, blks_read, pg_is_in_recovery() AS recovery, \
                  pg_size_bytes(current_setting('shared_buffers')) / 1024 AS shared_buffers FROM pg_stat_database \
                  WHERE datname = current_database()";

@@ -11,7 +11,7 @@ use crate::capacity::ask;
 use crate::capacity::need::{HostNeed, needs};
 use crate::config::Config;
 use crate::config::resolved::Role;
-use crate::server::own::Own;
+use crate::server::own::{APPLICATION, Own};
 use crate::services::Services;
 
 /// Statements that are explained, those first that have taken the most time of the servers.
@@ -58,7 +58,7 @@ async fn explain(
     dbname: &str,
     statements: &[Statement],
 ) -> Result<(Vec<Scanned>, Vec<String>), String> {
-    let mut own = ask::open(services, config, need, Some(dbname), ask::APPLICATION).await?;
+    let mut own = ask::open(services, config, need, Some(dbname), APPLICATION).await?;
     // Planning may call functions that are stated to be immutable or stable, and a statement's own may do anything.
     let superuser = query(&mut own, "SELECT current_setting('is_superuser') AS superuser").await?;
     if superuser.get(0, "superuser") != Some("off") {

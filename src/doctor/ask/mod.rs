@@ -12,7 +12,7 @@ use crate::capacity::facts::Facts;
 use crate::capacity::need::{HostNeed, needs};
 use crate::capacity::{ask, check};
 use crate::config::Config;
-use crate::server::own::{Own, Rows};
+use crate::server::own::{APPLICATION, Own, Rows};
 use crate::services::Services;
 
 /// For each question.
@@ -107,7 +107,7 @@ fn text(rows: &Rows, row: usize, column: &str) -> String {
 async fn host(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Host, String> {
     let facts = ask::ask(services, config, need).await?;
     let capacity = check::check(need, &facts, config.capacity.instances);
-    let mut own = ask::open(services, config, need, None, ask::APPLICATION).await?;
+    let mut own = ask::open(services, config, need, None, APPLICATION).await?;
     let standing = "SELECT CASE WHEN r AND pg_last_wal_receive_lsn() IS DISTINCT FROM pg_last_wal_replay_lsn() \
                     THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END AS lag, \
                     CASE WHEN r THEN pg_is_wal_replay_paused() END AS paused, \
