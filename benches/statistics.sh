@@ -12,60 +12,25 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 1; }
-profile=${PROFILE:-quick}
-cargo build -q --locked --profile "$profile" --bin howdah
-bench=$(cargo bench --locked --profile "$profile" --bench compare --no-run --message-format=json 2>/dev/null |
-    grep -o '"executable":"[^"]*compare[^"]*"' | tail -1 | cut -d'"' -f4)
-howdah=${HOWDAH:-${CARGO_TARGET_DIR:-target}/$profile/howdah}
-count=${COUNT:-5000}
-work=$(mktemp -d)
-canned=
-trap '[ -z "$canned" ] || kill "$canned" 2>/dev/null; rm -rf "$work"' EXIT
-backend=${BACKEND:-127.0.0.1:17010}
-if [ -z "${BACKEND:-}" ]; then
-    "$bench" canned --listen "$backend" >"$work/canned.log" 2>&1 &
-    canned=$!
-fi
+count=${COUNT:-10000}
+. benches/rig.sh
 
-load() {
-    "$bench" load --address 127.0.0.1:17011 --warmup 0 --clients 100 --in-flight 40 "$@"
-}
-
-# Starts Howdah behind the words of $2 and on, keeping $1 statements; sets pid.
-start() {
-    cat >"$work/howdah.toml" <<TOML
-listen = ["127.0.0.1:17011"]
-ops_listen = "127.0.0.1:17012"
-auth_method = "trust"
-workers = 1
-log_connections = false
-log_disconnections = false
-query_statistics = $1
-[users.bench]
-password = "bench"
-[databases.bench]
-host = "$backend"
-pool_size = 40
-TOML
+# One worker, that keeps $1 statements, behind the words of $2 and on.
+keeping() {
+    local kept=$1
     shift
-    "$@" "$howdah" "$work/howdah.toml" >"$work/log" 2>&1 &
-    pid=$!
-    until (exec 3<>/dev/tcp/127.0.0.1/17011) 2>/dev/null; do sleep 0.1; done
-}
-
-stop() {
-    kill -INT "$pid"
-    wait "$pid" 2>/dev/null || :
+    start "workers = 1
+query_statistics = $kept" "$@"
 }
 
 # Instructions of one run: $1 statements that are kept, $2 workload, $3 transactions, $4 more loads of a hundred behind
 # them, and a scrape after each of those if $5 says so
 run() {
     rm -f "$work/out"
-    start "$1" valgrind --tool=callgrind --callgrind-out-file="$work/out"
-    load --workload "$2" --transactions "$3" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; stop; exit 1; }
+    keeping "$1" valgrind --tool=callgrind --callgrind-out-file="$work/out"
+    load --warmup 0 --workload "$2" --transactions "$3" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; stop; exit 1; }
     for ((i = 0; i < $4; i++)); do
-        load --workload "$2" --transactions 100 >"$work/load.log" 2>&1
+        load --warmup 0 --workload "$2" --transactions 100 >"$work/load.log" 2>&1
         [ "$5" = scraped ] || continue
         exec 3<>/dev/tcp/127.0.0.1/17012
         printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
@@ -95,8 +60,8 @@ done
 few=$(run 1000 simple-distinct 1000 50 none)
 many=$(run 1000 simple-distinct 1000 50 scraped)
 scrape=$(((many - few) / 50))
-start 1000 env
-load --workload simple-distinct --seconds 3 >"$work/load.log" 2>&1
+keeping 1000 env
+load --warmup 0 --workload simple-distinct --seconds 3 >"$work/load.log" 2>&1
 stop
 rate=$(grep -o '"transactions":[0-9]*\|transactions=[0-9]*\|^[0-9]*' "$work/load.log" | head -1 | grep -o '[0-9]*$')
 rate=$((rate / 3))
@@ -107,7 +72,7 @@ printf 'a scrape: %s instructions; each 100 ms at %s transactions/s: %s%%\n' "$s
 # each transaction, and the 99th percentile of their time.
 timed() {
     local scraper= line before after
-    start "$1" env
+    keeping "$1" env
     if [ "$2" = scraped ]; then
         "$bench" scrape --address 127.0.0.1:17012 &
         scraper=$!
