@@ -73,8 +73,8 @@ fn target(config: &Config, pool: &PoolNeed) -> Option<Target> {
 }
 
 async fn facts(own: &mut Own) -> Result<Facts, String> {
-    let settings = query(
-        own,
+    let settings = own
+        .query(
         "SELECT current_setting('server_version_num') AS version, current_setting('max_connections') AS max, \
          current_setting('superuser_reserved_connections') AS superuser, \
          coalesce(current_setting('reserved_connections', true), '0') AS reserved, \
@@ -95,16 +95,16 @@ async fn facts(own: &mut Own) -> Result<Facts, String> {
     };
     let roles =
         "SELECT rolname AS name, rolconnlimit AS n FROM pg_roles WHERE rolconnlimit >= 0 AND NOT rolsuper";
-    facts.role_limits = counts(&query(own, roles).await?);
+    facts.role_limits = counts(&own.query(roles).await?);
     let databases = "SELECT datname AS name, datconnlimit AS n FROM pg_database WHERE datconnlimit >= 0";
-    facts.database_limits = counts(&query(own, databases).await?);
+    facts.database_limits = counts(&own.query(databases).await?);
     // Walsenders and parallel workers have places of their own; both columns are hidden for other roles' rows
     // without pg_read_all_stats, which then count.
     let in_use = "SELECT usename AS name, datname AS db, count(*) AS n FROM pg_stat_activity \
                   WHERE usename IS NOT NULL AND datname IS NOT NULL \
                   AND backend_type IS DISTINCT FROM 'walsender' \
                   AND backend_type IS DISTINCT FROM 'parallel worker' AND pid <> pg_backend_pid() GROUP BY 1, 2";
-    let rows = query(own, in_use).await?;
+    let rows = own.query(in_use).await?;
     for i in 0..rows.rows.len() {
         let value = |column| rows.get(i, column).map(str::to_owned);
         let n = rows.get(i, "n").and_then(|n| n.parse::<u32>().ok());
@@ -114,10 +114,6 @@ async fn facts(own: &mut Own) -> Result<Facts, String> {
         }
     }
     Ok(facts)
-}
-
-async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
-    own.query(sql).await.map_err(|e| e.to_string())
 }
 
 fn counts(rows: &Rows) -> BTreeMap<String, u32> {

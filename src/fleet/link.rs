@@ -94,7 +94,7 @@ pub(super) async fn connect(
         answer(config),
     )
     .await
-    .map_err(|e| Lost::Unreachable(e.to_string()))?;
+    .map_err(|e| Lost::Unreachable(e.into()))?;
     if rows.get(0, "pid") != Some(told.as_str()) {
         return Err(Lost::Unfit(format!(
             "there is another pooler on the way to the server (it announced process {told}, the session runs in {}): a \
@@ -130,18 +130,16 @@ fn answer(config: &Config) -> Duration {
     ANSWER.min(config.fleet.control_timeout)
 }
 
-/// What is not answered in time is lost: the rest of its answer would be taken for that of the next question.
 async fn query(own: &mut Own, sql: &str, limit: Duration) -> Result<Rows, OwnError> {
-    let late = |_| OwnError::Lost(format!("no answer within {:.1} s", limit.as_secs_f64()));
-    tokio::time::timeout(limit, own.query(sql)).await.map_err(late)?
+    own::within(limit, own.query(sql)).await
 }
 
 /// Waits until another instance calls, and says how many did; the error is the end of the connection.
 pub(super) async fn called(control: &mut Option<Control>) -> Result<u64, String> {
     let Some(control) = control else { return std::future::pending().await };
     loop {
-        control.own.watch().await.map_err(|e| e.to_string())?;
-        let heard = control.own.heard().map_err(|e| e.to_string())?;
+        control.own.watch().await?;
+        let heard = control.own.heard()?;
         if heard > 0 {
             control.woken = true;
             return Ok(heard);
@@ -208,11 +206,10 @@ impl Control {
         let now = Clock::now();
         let call = self.call(me, wanted, now);
         let text = sql::decide(&self.scope, &self.terms, me, &self.known, wanted);
-        let rows = query(&mut self.own, &text, self.answer).await.map_err(|e| e.to_string())?;
+        let rows = query(&mut self.own, &text, self.answer).await?;
         let decision = sql::read(|column| rows.get(0, column)).ok_or("an answer that cannot be read")?;
         if decision.primary && !self.listening {
-            let text = sql::listen(&self.scope);
-            query(&mut self.own, &text, self.answer).await.map_err(|e| e.to_string())?;
+            query(&mut self.own, &sql::listen(&self.scope), self.answer).await?;
             self.listening = true;
         }
         self.known = decision.view.others.iter().map(|m| m.id.clone()).collect();
@@ -222,7 +219,7 @@ impl Control {
             self.frozen_until = Clock::now() + SETTLE;
         }
         // Who called while this was asked is perhaps not in the answer.
-        self.woken = self.own.heard().map_err(|e| e.to_string())? > 0;
+        self.woken = self.own.heard()? > 0;
         if wanted == 0 || decision.granted == wanted {
             // The next want that is not met is a new one.
             self.called = self.called.map(|(at, _)| (at, 0));
@@ -238,7 +235,7 @@ impl Control {
             // They look by themselves, a little later.
             Err(OwnError::Refused(_)) => Ok((decision, Some("refused"))),
             // What was granted is lost with the connection.
-            Err(e @ OwnError::Lost(_)) => Err(e.to_string()),
+            Err(e @ OwnError::Lost(_)) => Err(e.into()),
         }
     }
 }

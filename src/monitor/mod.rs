@@ -295,20 +295,19 @@ async fn ask(
         }
     };
     let asked = Clock::now();
-    let answer = tokio::time::timeout(limit, conn.query(QUESTION)).await;
+    let answer = own::within(limit, conn.query(QUESTION)).await;
     let answered = Clock::now();
     match answer {
-        Ok(Ok(rows)) => {
+        Ok(rows) => {
             let facts = facts(&rows).ok_or("an answer that is no answer")?;
             Ok(host.core().sampled(asked, answered, facts))
         }
         // Promoted in the middle of the question; what was known stays as old as it is.
-        Ok(Err(OwnError::Refused(e))) if e.sqlstate() == b"55000" => {
+        Err(OwnError::Refused(e)) if e.sqlstate() == b"55000" => {
             host.ask();
             Ok(Change::None)
         }
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err(format!("no answer within {:.1} s", limit.as_secs_f64())),
+        Err(e) => Err(e.into()),
     }
 }
 

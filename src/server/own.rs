@@ -2,6 +2,7 @@
 //! never lent to a client, and nothing of a client's is ever applied to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::resolved::HostAddr;
 use crate::error::{Error, ServerError};
@@ -61,6 +62,21 @@ pub enum OwnError {
     /// The connection is of no use any more.
     #[error("{0}")]
     Lost(String),
+}
+
+impl From<OwnError> for String {
+    fn from(e: OwnError) -> Self {
+        e.to_string()
+    }
+}
+
+/// What is not answered in time is lost: the rest of its answer would be taken for that of the next question.
+pub async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, OwnError>>,
+) -> Result<T, OwnError> {
+    let late = |_| OwnError::Lost(format!("no answer within {:.1} s", limit.as_secs_f64()));
+    tokio::time::timeout(limit, answer).await.map_err(late)?
 }
 
 impl Own {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::evidence::{Database, Index, Materialized, Table};
-use super::{bounded, get, query, text};
+use super::{PATIENCE, get, query, text};
 use crate::capacity::ask;
 use crate::capacity::need::HostNeed;
 use crate::config::Config;
-use crate::server::own::{APPLICATION, Own};
+use crate::server::own::{self, APPLICATION, Own};
 use crate::services::Services;
 
 pub(super) async fn database(
@@ -107,7 +107,7 @@ async fn materialized(
                 FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relkind = 'm'";
     let mut found = Vec::new();
     for (name, limit) in views {
-        let row = bounded(own.query_with(view, &[Some(name)])).await?;
+        let row = own::within(PATIENCE, own.query_with(view, &[Some(name)])).await?;
         let (age, populated) = (get(&row, 0, "age"), row.get(0, "populated") == Some("t"));
         if row.rows.is_empty() {
             unasked.push(format!("{subject}: {name} is no materialized view that its login can see"));

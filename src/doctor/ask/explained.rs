@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::super::evidence::{Evidence, Scanned, Statement};
 use super::super::explain::{self, Parameterised, Scan};
-use super::{bounded, get, query, text};
+use super::{PATIENCE, get, query, text};
 use crate::capacity::ask;
 use crate::capacity::need::{HostNeed, needs};
 use crate::config::Config;
 use crate::config::resolved::Role;
-use crate::server::own::{APPLICATION, Own};
+use crate::server::own::{self, APPLICATION, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// Statements that are explained, those first that have taken the most time of the servers.
@@ -79,7 +79,9 @@ async fn explain(
                 continue;
             }
         };
-        match plan(&mut own, version, &parameterised).await {
+        let plan = plan(&mut own, version, &parameterised).await;
+        let lost = matches!(plan, Err(OwnError::Lost(_)));
+        match plan.map_err(String::from).and_then(|plan| scans(&plan)) {
             Ok(found) => {
                 for scan in found {
                     let scan = of_table(&mut own, &scan).await?;
@@ -95,30 +97,34 @@ async fn explain(
             }
             Err(why) => {
                 unasked.push(format!("statement {} of {dbname} cannot be explained: {why}", statement.id));
-                // What is still to come of an answer would be taken for the next one.
-                if why.starts_with(super::NO_ANSWER) {
-                    break;
-                }
             }
+        }
+        if lost {
+            break;
         }
     }
     Ok((scanned, unasked))
 }
 
-async fn plan(own: &mut Own, version: u32, p: &Parameterised) -> Result<Vec<Scan>, String> {
+async fn plan(own: &mut Own, version: u32, p: &Parameterised) -> Result<Rows, OwnError> {
     // The ROLLBACK ends the one transaction that all statements of a query are in.
-    let rows = if version >= GENERIC {
-        query(own, &format!("EXPLAIN (GENERIC_PLAN, VERBOSE, FORMAT JSON) {}\n; ROLLBACK", p.sql)).await?
-    } else {
-        query(own, &format!("PREPARE howdah_explained AS {}", p.sql)).await?;
-        let values = vec!["NULL"; p.parameters].join(", ");
-        let values = if values.is_empty() { values } else { format!("({values})") };
-        let sql = format!("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE howdah_explained{values}; ROLLBACK");
-        let rows = query(own, &sql).await;
+    if version >= GENERIC {
+        return query(own, &format!("EXPLAIN (GENERIC_PLAN, VERBOSE, FORMAT JSON) {}\n; ROLLBACK", p.sql))
+            .await;
+    }
+    query(own, &format!("PREPARE howdah_explained AS {}", p.sql)).await?;
+    let values = vec!["NULL"; p.parameters].join(", ");
+    let values = if values.is_empty() { values } else { format!("({values})") };
+    let sql = format!("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE howdah_explained{values}; ROLLBACK");
+    let rows = query(own, &sql).await;
+    if !matches!(rows, Err(OwnError::Lost(_))) {
         query(own, "DEALLOCATE howdah_explained").await?;
-        rows?
-    };
-    let lines: Vec<&str> = rows.rows.iter().filter_map(|r| r.first()?.as_deref()).collect();
+    }
+    rows
+}
+
+fn scans(plan: &Rows) -> Result<Vec<Scan>, String> {
+    let lines: Vec<&str> = plan.rows.iter().filter_map(|r| r.first()?.as_deref()).collect();
     explain::scans(&lines.join("\n"))
 }
 
@@ -131,7 +137,7 @@ async fn of_table(own: &mut Own, scan: &Scan) -> Result<Option<(String, u64, Vec
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
                WHERE n.nspname = $1 AND c.relname = $2";
-    let rows = bounded(own.query_with(sql, &[Some(&scan.schema), Some(&scan.table)])).await?;
+    let rows = own::within(PATIENCE, own.query_with(sql, &[Some(&scan.schema), Some(&scan.table)])).await?;
     let all: Vec<(String, String, bool)> = (0..rows.rows.len())
         .map(|i| (text(&rows, i, "name"), text(&rows, i, "quoted"), rows.get(i, "leads") == Some("t")))
         .collect();

@@ -12,7 +12,7 @@ use crate::capacity::facts::Facts;
 use crate::capacity::need::{HostNeed, needs};
 use crate::capacity::{ask, check};
 use crate::config::Config;
-use crate::server::own::{APPLICATION, Own, Rows};
+use crate::server::own::{self, APPLICATION, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// For each question.
@@ -79,20 +79,8 @@ async fn servers(services: &Arc<Services>, config: &Config) -> Evidence {
     evidence
 }
 
-/// How the text of a question begins that was not answered in time: its connection is of no use any more.
-const NO_ANSWER: &str = "no answer within";
-
-async fn bounded<T>(
-    answer: impl Future<Output = Result<T, crate::server::own::OwnError>>,
-) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("{NO_ANSWER} {} s", PATIENCE.as_secs())),
-    }
-}
-
-async fn query(own: &mut Own, sql: &str) -> Result<Rows, String> {
-    bounded(own.query(sql)).await
+async fn query(own: &mut Own, sql: &str) -> Result<Rows, OwnError> {
+    own::within(PATIENCE, own.query(sql)).await
 }
 
 /// One column of a row, as what it should be; nothing where it is NULL.
