@@ -107,7 +107,7 @@ impl Endpoints {
             "/metrics" => {
                 let written = self.written.clone();
                 let write = move |s| exposition::render(&s, &mut written.lock());
-                self.scrape(exposition::TEXT_FORMAT, Snapshot::take, write).await
+                self.scrape(exposition::TEXT_FORMAT, Snapshot::figures, write).await
             }
             "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
             "/index" => response(StatusCode::OK, TEXT, INDEX),

@@ -14,6 +14,7 @@ mod ready;
 mod routes;
 mod snapshot;
 mod stats;
+mod written;
 
 #[cfg(test)]
 mod tests;

@@ -110,8 +110,8 @@ pub(super) struct Statements {
 impl Statements {
     fn of(services: &Services) -> Self {
         let fallen = services.queries.fallen();
-        let all = services.queries.all();
-        Self { kept: all.len(), calls: fallen.calls + all.iter().map(|(_, f)| f.calls).sum::<u64>(), fallen }
+        let (kept, calls) = services.queries.called();
+        Self { kept, calls: fallen.calls + calls, fallen }
     }
 }
 
@@ -148,15 +148,20 @@ pub(super) struct PoolFigures {
 }
 
 impl Snapshot {
+    /// With who holds what, and what happened.
     pub(super) fn take(services: &Arc<Services>) -> Self {
-        let config = services.config();
-        let pools = services.pools.all();
-        let mut holders: Vec<Holder> = pools.iter().flat_map(|p| p.holders()).collect();
+        let mut holders: Vec<Holder> = services.pools.all().iter().flat_map(|p| p.holders()).collect();
         holders.sort_by_key(|h| std::cmp::Reverse((h.caused, h.held)));
+        Self { holders, recent: services.events.recent(), ..Self::figures(services) }
+    }
+
+    /// What can be added up.
+    pub(super) fn figures(services: &Arc<Services>) -> Self {
+        let config = services.config();
         Self {
-            pools: pools.iter().map(|p| PoolFigures::of(p)).collect(),
-            holders,
-            recent: services.events.recent(),
+            pools: services.pools.all().iter().map(|p| PoolFigures::of(p)).collect(),
+            holders: Vec::new(),
+            recent: Vec::new(),
             leaked: services.audit.lock().leaked(),
             hosts: hosts(services, &config),
             limits: limits(services, &config),
@@ -174,7 +179,7 @@ impl Snapshot {
             events: services.counters.all(),
             uptime: Duration::from_millis(services.clock.now_ms()),
             process: Process::read(&services.boot_time),
-            certificates: certificates(&services.config()),
+            certificates: certificates(&config),
             routes: super::routes::RouteFigures::take(services),
             advice: super::advice::take(services),
         }

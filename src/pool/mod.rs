@@ -491,7 +491,10 @@ impl Pool {
     /// did before tells nothing about them.
     pub fn since_change(&self) -> (Duration, stats::Work) {
         let (at, before) = *self.changed.lock();
-        (Clock::now().saturating_duration_since(at), stats::Work::of(&self.totals()).since(&before))
+        (
+            Clock::now().saturating_duration_since(at),
+            stats::Work::of(&self.inner.lock().totals).since(&before),
+        )
     }
 
     /// What is known of its servers: connections that are open, and the last failure if nothing succeeded since,

@@ -280,6 +280,14 @@ impl Store {
         all
     }
 
+    /// How many of the kept statements were called, and how often in all.
+    pub fn called(&self) -> (usize, u64) {
+        let calls = |e: &Arc<Entry>| e.figures.lock().calls;
+        let entries = self.kept.lock();
+        let called = entries.entries.values().map(calls).filter(|n| *n > 0);
+        called.fold((0, 0), |(kept, all), n| (kept + 1, all + n))
+    }
+
     pub fn fallen(&self) -> Fallen {
         self.kept.lock().fallen
     }
