@@ -3,5 +3,6 @@
 pub mod buffer;
 pub mod interfaces;
 pub mod lane;
+mod socket;
 pub mod stream;
 pub mod tls;

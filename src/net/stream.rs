@@ -3,11 +3,12 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::socket;
 use super::tls::Tls;
 use crate::config::resolved::Keepalive;
 
@@ -17,10 +18,6 @@ pub enum Stream {
     Unix(UnixStream),
     Tls(Box<Tls>),
 }
-
-/// So much is written without asking first to be woken. A longer write that fits in part only has told the reactor
-/// so, which saves the call that would find no room.
-const AT_ONCE: usize = 8 * 1024;
 
 /// The other end, for logs and `SHOW`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +50,7 @@ impl Stream {
     /// next call costs no system call. Cancel safe.
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut rb = ReadBuf::new(buf);
-        match self {
-            Self::Tcp(s) => ready!(Pin::new(s).poll_read(cx, &mut rb))?,
-            Self::Unix(s) => ready!(Pin::new(s).poll_read(cx, &mut rb))?,
-            Self::Tls(s) => return s.poll_read(cx, buf),
-        }
-        Poll::Ready(Ok(rb.filled().len()))
+        each!(self, s => socket::poll_read(s, cx, buf), tls => tls.poll_read(cx, buf))
     }
 
     /// Whether the reactor has seen something to read. Costs no system call and no lock, and arranges for no wake.
@@ -82,48 +73,17 @@ impl Stream {
     /// Reads without waiting; `WouldBlock` costs no system call when the reactor has seen nothing.
     #[inline]
     pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        each!(self, s => s.try_read(buf), tls => tls.try_read(buf))
+        each!(self, s => socket::try_read(s, buf), tls => tls.try_read(buf))
     }
 
     pub fn try_write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        each!(self, s => s.try_write(buf), tls => tls.try_write(buf))
+        each!(self, s => socket::try_write(s, &[IoSlice::new(buf)]), tls => tls.try_write(buf))
     }
 
     /// Writes `a`, then `b`, as far as there is room. Cancel safe.
     #[inline]
     pub fn poll_write2(&mut self, cx: &mut Context<'_>, a: &[u8], b: &[u8]) -> Poll<io::Result<usize>> {
-        if let Self::Tls(tls) = self {
-            return tls.poll_write2(cx, a, b);
-        }
-        // Little has room nearly always, and then nobody need be woken for it.
-        if a.len() + b.len() <= AT_ONCE {
-            let tried = if a.is_empty() {
-                each!(self, s => s.try_write(b), tls => tls.try_write(b))
-            } else if b.is_empty() {
-                each!(self, s => s.try_write(a), tls => tls.try_write(a))
-            } else {
-                each!(self, s => s.try_write_vectored(&[IoSlice::new(a), IoSlice::new(b)]), tls => tls.try_write(a))
-            };
-            match tried {
-                Ok(n) if n > 0 => return Poll::Ready(Ok(n)),
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(e)),
-                _ => {}
-            }
-        }
-        let n = if a.is_empty() {
-            ready!(each!(self, s => Pin::new(s).poll_write(cx, b), tls => tls.poll_write2(cx, a, b)))?
-        } else if b.is_empty() {
-            ready!(each!(self, s => Pin::new(s).poll_write(cx, a), tls => tls.poll_write2(cx, a, b)))?
-        } else {
-            let v = [IoSlice::new(a), IoSlice::new(b)];
-            ready!(
-                each!(self, s => Pin::new(s).poll_write_vectored(cx, &v), tls => tls.poll_write2(cx, a, b))
-            )?
-        };
-        if n == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        Poll::Ready(Ok(n))
+        each!(self, s => socket::poll_write2(s, cx, a, b), tls => tls.poll_write2(cx, a, b))
     }
 
     /// Writes all of it. Not cancel safe: what was written is not known.

@@ -7,8 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
+
+use super::socket;
 
 pub struct Tls {
     tcp: TcpStream,
@@ -29,7 +31,7 @@ impl std::fmt::Debug for Tls {
 }
 
 /// The socket in a poll, as what rustls reads from and writes to.
-struct Polled<'a, 'b>(&'a mut TcpStream, &'a mut Context<'b>);
+struct Polled<'a, 'b>(&'a TcpStream, &'a mut Context<'b>);
 
 fn polled<T>(p: Poll<io::Result<T>>) -> io::Result<T> {
     match p {
@@ -40,19 +42,17 @@ fn polled<T>(p: Poll<io::Result<T>>) -> io::Result<T> {
 
 impl Read for Polled<'_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut rb = ReadBuf::new(buf);
-        polled(Pin::new(&mut *self.0).poll_read(self.1, &mut rb))?;
-        Ok(rb.filled().len())
+        polled(socket::poll_read(self.0, self.1, buf))
     }
 }
 
 impl Write for Polled<'_, '_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        polled(Pin::new(&mut *self.0).poll_write(self.1, buf))
+        polled(socket::poll_write(self.0, self.1, &[IoSlice::new(buf)]))
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        polled(Pin::new(&mut *self.0).poll_write_vectored(self.1, bufs))
+        polled(socket::poll_write(self.0, self.1, bufs))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -65,13 +65,13 @@ struct Tried<'a>(&'a TcpStream);
 
 impl Read for Tried<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buf)
+        socket::try_read(self.0, buf)
     }
 }
 
 impl Write for Tried<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.try_write(buf)
+        socket::try_write(self.0, &[IoSlice::new(buf)])
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -153,7 +153,7 @@ impl Tls {
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let read = self.connection.read_tls(&mut Polled(&mut self.tcp, cx));
+        let read = self.connection.read_tls(&mut Polled(&self.tcp, cx));
         match self.received(read) {
             Err(e) if blocked(&e) => Poll::Pending,
             done => Poll::Ready(done),
@@ -162,7 +162,7 @@ impl Tls {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.connection.wants_write() {
-            match self.connection.write_tls(&mut Polled(&mut self.tcp, cx)) {
+            match self.connection.write_tls(&mut Polled(&self.tcp, cx)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(_) => {}
                 Err(e) if blocked(&e) => return Poll::Pending,
