@@ -73,7 +73,8 @@ fn before_trusting_server(method: &str) -> Option<(Howdah, Vec<String>)> {
     // Everybody is `app` on the server.
     let howdah = Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\n\
-         auth_method = \"{method}\"\nlog_level = \"trace\"\nadmin_users = [\"plain_user\"]\n{users}\
+         auth_method = \"{method}\"\nlog_level = \"trace\"\nadmin_users = [\"plain_user\"]\n\
+         auth_ldap_options = \"ldapserver=x ldapbinddn=y ldapbindpasswd=canary-ldap\"\n{users}\
          [databases.app]\nhost = \"{}\"\npool_size = 2\nuser = \"app\"\n",
         cluster.tcp()
     ));

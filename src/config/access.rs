@@ -57,8 +57,8 @@ pub struct Access {
     pub mock_secret: Option<Secret>,
     /// Of the verifiers that are made of plain secrets.
     pub scram_iterations: u32,
-    /// Of `auth_method = "ldap"`, as stated.
-    pub ldap_options: Option<String>,
+    /// Of `auth_method = "ldap"`, as stated, with what may be a password.
+    pub ldap_options: Option<Secret>,
     pub ldap: Option<Arc<Ldap>>,
     /// Which file of /etc/pam.d says what PAM does, where a rule does not.
     pub pam_service: String,
@@ -119,7 +119,10 @@ impl Builder<'_, '_> {
             problems.push(e.allowed("the path of a pg_hba.conf, which auth_method = \"hba\" goes by"));
         }
         if config.auth_method == AuthMethod::Ldap {
-            let stated = config.access.ldap_options.as_deref().unwrap_or_default();
+            let stated = match &config.access.ldap_options {
+                Some(Secret::Plain(text)) => text.as_str(),
+                _ => "",
+            };
             match ldap::options(stated).and_then(|o| Ldap::usable(&o)) {
                 Ok(l) => config.access.ldap = Some(l),
                 Err(why) => {

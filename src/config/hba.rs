@@ -330,7 +330,9 @@ fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
         Some(("clientcert", "verify-full")) if rule.kind == Kind::HostSsl => {
             rule.client_cert = ClientCert::VerifyFull;
         }
-        _ => return Err(format!("unknown option of this rule: {}", text.escape_debug())),
+        // Not the value, nor a word without a name: either may be a directory's password.
+        Some((name, _)) => return Err(format!("unknown option of this rule: {}", name.escape_debug())),
+        None => return Err("unknown option of this rule: a word that is not NAME=VALUE".to_owned()),
     }
     Ok(())
 }

@@ -238,7 +238,8 @@ pub fn options(text: &str) -> Result<Vec<(String, String)>, String> {
         }
         match word.split_once('=') {
             Some((name, value)) => found.push((name.to_owned(), value.to_owned())),
-            None => return Err(format!("not an option: {}", word.escape_debug())),
+            // Not the word: it may be what follows a blank in a password.
+            None => return Err("a word that is not NAME=VALUE".to_owned()),
         }
     }
 }

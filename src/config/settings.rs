@@ -220,9 +220,9 @@ settings! {
         "what PostgreSQL itself has as its default; no secret crosses the network",
         NewConnections, pgb("auth_type").preset("md5"), Config |c, Word(v)| c.auth_method = auth_method(v);
     /// What `auth_method = "ldap"` asks, in the words of pg_hba.conf (needs the cargo feature ldap):
-    /// `ldapurl="ldap://directory/dc=example,dc=net?uid?sub"`.
-    auth_ldap_options: GLOBAL, Kind::Text, Unset, "which directory knows the users is up to the operator",
-        NewConnections, pgb("auth_ldap_options"), Config |c, Text(v)| c.access.ldap_options = Some(v.clone()).filter(|v| !v.is_empty());
+    /// `ldapurl="ldap://directory/dc=example,dc=net?uid?sub"`. Shown nowhere: there may be an ldapbindpasswd in it.
+    auth_ldap_options: GLOBAL, Kind::Secret, Unset, "which directory knows the users is up to the operator",
+        NewConnections, pgb("auth_ldap_options"), Config |c, Secret(v)| c.access.ldap_options = Some(v.clone()).filter(|v| !v.is_empty()).map(super::resolved::Secret::Plain);
     /// From this the salts are made that users get who do not exist: after a restart, and in all instances that have the
     /// same, they are the same, and tell nothing. 32 random bytes or more, in any writing.
     scram_mock_secret: GLOBAL, Kind::Secret, Unset,

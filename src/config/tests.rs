@@ -641,3 +641,19 @@ fn a_toml_may_ask_for_pgbouncers_ways() {
         in_dir("pgbouncer.ini", "[pgbouncer]\n", &[], &Overrides::default().flag("compatibility", "native"));
     assert!(told.unwrap_err().iter().any(|e| e.to_string().contains("howdah convert")));
 }
+
+/// The password with which a directory is searched is a secret like any other.
+#[test]
+fn the_directory_s_password_is_shown_nowhere() {
+    let rules = "local all all md5 ldapbindpasswd=hunter3\nlocal all all md5 ldapbindpasswd=x hunter3\n";
+    let stated = "auth_ldap_options = 'ldapserver=x ldapbasedn=y ldapbindpasswd=hunter3'\n";
+    let config = toml(&format!("{stated}{MINIMAL}")).unwrap();
+    let shown = [format!("{config:?}"), summary(&config)];
+    assert!(shown.iter().all(|t| !t.contains("hunter3")), "{shown:?}");
+    let spaced = format!("auth_method = 'ldap'\nauth_ldap_options = 'ldapbindpasswd=x hunter3'\n{MINIMAL}");
+    let by_rules = format!("auth_method = 'hba'\nauth_hba_file = 'rules'\n{MINIMAL}");
+    for text in [spaced, by_rules] {
+        let errors = in_dir("howdah.toml", &text, &[("rules", rules)], &Overrides::default()).unwrap_err();
+        assert!(errors.iter().all(|e| !e.to_string().contains("hunter3")), "{errors:?}");
+    }
+}
