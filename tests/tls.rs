@@ -242,6 +242,59 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
     assert!(accepted >= 10 && verdicts.len() - accepted >= 10, "{accepted} of {}", verdicts.len());
 }
 
+/// An extension that cannot be read, in a leaf or a CA above it. PostgreSQL would not show such a certificate: Howdah
+/// does, to libpq and to a Howdah that verifies.
+#[test]
+fn unreadable_extensions_are_judged_as_libpq_does() {
+    let Some(lab) = lab() else { return };
+    let Some(server) = shared(15) else { return };
+    let name = "subjectAltName=DNS:localhost\n";
+    for (case, of_leaf) in [
+        ("fine", name.to_owned()),
+        ("purpose", format!("{name}extendedKeyUsage=DER:0500\n")),
+        ("usage", format!("{name}keyUsage=DER:0500\n")),
+        ("names", "subjectAltName=DER:0500\n".to_owned()),
+    ] {
+        lab.leaf(case, "ca", "localhost", &of_leaf);
+    }
+    for (case, of_ca) in [
+        ("by_ca", "basicConstraints=CA:TRUE\n"),
+        ("by_half", "basicConstraints=DER:0500\nkeyUsage=keyCertSign\n"),
+        ("by_limited", "basicConstraints=CA:TRUE\nnameConstraints=DER:0500\n"),
+    ] {
+        let ca = format!("{case}_ca");
+        lab.leaf(&ca, "ca", &ca, of_ca);
+        lab.leaf(case, &ca, "localhost", name);
+        lab.join(&format!("{case}.crt"), &[&format!("{case}.crt"), &format!("{ca}.crt")]);
+    }
+    let root = lab.show("ca.crt");
+    let verifying = format!("server_tls_mode = \"verify-full\"\nserver_tls_ca = \"{root}\"");
+    let mut accepted = Vec::new();
+    for case in ["fine", "purpose", "usage", "names", "by_ca", "by_half", "by_limited"] {
+        let (crt, key) = (lab.show(&format!("{case}.crt")), lab.show(&format!("{case}.key")));
+        let shows =
+            format!("client_tls_mode = \"require\"\nclient_tls_cert = \"{crt}\"\nclient_tls_key = \"{key}\"");
+        let shown = Howdah::start(&config(&shows, &format!("host = \"{}\"\n", server.tcp())));
+        let dsn = format!(
+            "host=localhost port={} user=app dbname=app sslmode=verify-full sslrootcert={root}",
+            shown.port()
+        );
+        let direct = psql(&dsn, &["select 1"]);
+        let howdah = Howdah::start(&config(&verifying, &format!("host = \"localhost:{}\"\n", shown.port())));
+        let through = psql(&howdah.dsn("app", "app"), &["select 1"]);
+        assert_eq!(
+            through.is_ok(),
+            direct.is_ok(),
+            "{case}: libpq {direct:?}, Howdah {through:?}\n{}",
+            howdah.log()
+        );
+        if direct.is_ok() {
+            accepted.push(case);
+        }
+    }
+    assert_eq!(accepted, ["fine", "by_ca"]);
+}
+
 /// What the table of AUTH.md says is refused, whatever OpenSSL does with it.
 #[test]
 fn certificates_are_refused_as_the_table_says() {

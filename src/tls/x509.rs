@@ -4,6 +4,11 @@ use std::fmt::Write as _;
 
 use rustls::pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm};
 use sha2::{Digest, Sha256, Sha384, Sha512};
+use x509_parser::der_parser::oid::Oid;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Version};
 
 pub(super) struct Certificate<'a> {
@@ -137,15 +142,19 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether a critical extension is not understood. Name constraints are among those, critical or not: a CA
-    /// that may not vouch for every name must not be taken for one that may.
+    /// that may not vouch for every name must not be taken for one that may. So is what limits a certificate and
+    /// cannot be read, or is stated twice: OpenSSL takes such a certificate for invalid.
     pub(super) fn has_unknown_limits(&self) -> bool {
-        self.parsed.extensions().iter().any(|e| match e.parsed_extension() {
+        let all = self.parsed.extensions();
+        let twice = |oid: &Oid<'_>| all.iter().filter(|e| e.oid == *oid).nth(1).is_some();
+        all.iter().any(|e| match e.parsed_extension() {
             ParsedExtension::NameConstraints(_) => true,
             ParsedExtension::BasicConstraints(_)
             | ParsedExtension::KeyUsage(_)
             | ParsedExtension::ExtendedKeyUsage(_)
             | ParsedExtension::SubjectAlternativeName(_)
-            | ParsedExtension::CertificatePolicies(_) => false,
+            | ParsedExtension::CertificatePolicies(_) => twice(&e.oid),
+            ParsedExtension::ParseError { .. } => e.critical || LIMITS.contains(&e.oid),
             _ => e.critical,
         })
     }
@@ -248,6 +257,15 @@ impl<'a> Certificate<'a> {
         }
     }
 }
+
+/// Extensions that say for what and for whom a certificate is.
+const LIMITS: [Oid<'static>; 5] = [
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_EXTENDED_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_NAME_CONSTRAINTS,
+];
 
 const RSA_PSS: &str = "1.2.840.113549.1.1.10";
 
