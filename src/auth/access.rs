@@ -110,6 +110,8 @@ pub fn proved(
 /// Whether the certificate is as the rule wants it, beside its method.
 pub fn certificate_fits(rule: &Rule, who: &Identity, user: &str) -> bool {
     match rule.client_cert {
+        // The method itself compares the name, by its map.
+        _ if rule.method == AuthMethod::Cert => true,
         ClientCert::NotAsked => true,
         ClientCert::VerifyCa => who.distinguished_name.is_some(),
         ClientCert::VerifyFull if rule.whole_name => who.distinguished_name.as_deref() == Some(user),
@@ -149,6 +151,16 @@ mod tests {
         assert!(certificate_fits(&r, &who, "u"));
         r.whole_name = true;
         assert!(!certificate_fits(&r, &who, "u") && certificate_fits(&r, &who, "CN=u,O=evil"));
+    }
+
+    /// `cert` asks for that itself, and goes by its map.
+    #[test]
+    fn verify_full_adds_nothing_to_cert() {
+        let mut r = rule(Kind::HostSsl, vec![Name::All], Address::Any);
+        r.method = AuthMethod::Cert;
+        r.client_cert = ClientCert::VerifyFull;
+        let who = Identity { common_name: Some("c".to_owned()), ..Identity::default() };
+        assert!(certificate_fits(&r, &who, "u"));
     }
 
     fn caller(address: Option<&str>, tls: bool) -> Caller<'static> {

@@ -101,7 +101,7 @@ impl Builder<'_, '_> {
             config.access.ident = ident::read(&self.context.dir.join(file), &mut problems);
         }
         if let Some(file) = &config.access.hba_file {
-            config.access.hba = hba::read(&self.context.dir.join(file), &mut problems);
+            config.access.hba = hba::read(&self.context.dir.join(file), self.context.profile, &mut problems);
         }
         match self.context.profile {
             Profile::PgBouncer => self.context.warnings.extend(problems.iter().map(ToString::to_string)),

@@ -10,7 +10,7 @@ use super::ldap::Ldap;
 use super::pattern::Pattern;
 use super::problem::ConfigError;
 use super::raw::Source;
-use super::resolved::AuthMethod;
+use super::resolved::{AuthMethod, Profile};
 
 /// What a rule is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Hba {
     }
 }
 
-/// A word of a line; a quoted one is no keyword.
+/// A word of a line; one that begins with a quote is no keyword.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
     pub text: String,
@@ -102,12 +102,21 @@ impl Token {
 /// How deep files may name files.
 const MAX_DEPTH: usize = 10;
 
+/// Where the files are that this one names.
+fn beside(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
 /// Reads a file of rules; a line that cannot be understood is a problem, and no rule.
-pub(super) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Hba {
+pub(super) fn read(path: &Path, profile: Profile, errors: &mut Vec<ConfigError>) -> Hba {
     let mut hba = Hba::default();
     for (source, fields) in lines(path, 0, errors) {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        match rule(&fields, &source.to_string(), dir) {
+        // An included file names others beside itself.
+        let from = match &source {
+            Source::File { path, .. } => Path::new(&**path),
+            _ => path,
+        };
+        match rule(&fields, &source.to_string(), beside(from), profile) {
             Ok(rule) => hba.rules.push(rule),
             Err(why) => errors.push(ConfigError::new(&source, "", why)),
         }
@@ -166,7 +175,7 @@ fn included(
 ) -> Option<Vec<(Source, Vec<Vec<Token>>)>> {
     let [directive, what] = fields else { return None };
     let ([directive], [what]) = (directive.as_slice(), what.as_slice()) else { return None };
-    let path = from.parent().unwrap_or(Path::new(".")).join(&what.text);
+    let path = beside(from).join(&what.text);
     if directive.is("include") || (directive.is("include_if_exists") && path.exists()) {
         return Some(lines(&path, depth + 1, errors));
     }
@@ -222,7 +231,7 @@ fn fields(line: &str) -> Result<Vec<Vec<Token>>, &'static str> {
                 token.text.push('"');
             } else {
                 open = !open;
-                token.quoted = true;
+                token.quoted |= token.text.is_empty();
             }
         }
         if open {
@@ -237,7 +246,7 @@ fn fields(line: &str) -> Result<Vec<Vec<Token>>, &'static str> {
     Ok(fields)
 }
 
-fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> {
+fn rule(fields: &[Vec<Token>], place: &str, dir: &Path, profile: Profile) -> Result<Rule, String> {
     let mut rest = fields.iter();
     let mut next = |what: &str| rest.next().ok_or_else(|| format!("a rule ends before its {what}"));
     let one = |field: &[Token], what: &str| match field {
@@ -276,7 +285,9 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path) -> Result<Rule, String> 
     if method == AuthMethod::Peer && kind != Kind::Local {
         return Err("peer is for local rules only".to_owned());
     }
-    if method == AuthMethod::Cert && matches!(kind, Kind::Local | Kind::HostNoSsl) {
+    // PgBouncer takes it in host rules, too, where it lets in nobody without TLS; without the line a later one would decide.
+    let anyhow = kind == Kind::Host && profile == Profile::PgBouncer;
+    if method == AuthMethod::Cert && kind != Kind::HostSsl && !anyhow {
         return Err("cert is for hostssl rules only".to_owned());
     }
     let mut rule = Rule {
@@ -322,8 +333,14 @@ fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
             rule.pam_service = Some(service.to_owned());
         }
         Some(("pam_use_hostname", "0")) if rule.method == AuthMethod::Pam => {}
+        Some(("clientname", _)) if rule.kind != Kind::HostSsl => {
+            return Err("clientname is for hostssl rules only".to_owned());
+        }
         Some(("clientname", "CN")) => rule.whole_name = false,
         Some(("clientname", "DN")) => rule.whole_name = true,
+        Some(("clientcert", "verify-ca")) if rule.method == AuthMethod::Cert => {
+            return Err("cert takes clientcert=verify-full only".to_owned());
+        }
         Some(("clientcert", "verify-ca")) if rule.kind == Kind::HostSsl => {
             rule.client_cert = ClientCert::VerifyCa;
         }
@@ -365,9 +382,10 @@ fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<V
             "replication" if databases => names.push(Name::Replication),
             "samerole" | "samegroup" if databases => return Err(membership(&token.text)),
             text if text.starts_with('+') => return Err(membership(text)),
-            text => match text.strip_prefix('@') {
+            text => match text.strip_prefix('@').filter(|file| !file.is_empty()) {
                 Some(file) if depth < MAX_DEPTH => {
-                    names.extend(self::names(&words(&dir.join(file))?, dir, databases, depth + 1)?);
+                    let file = dir.join(file);
+                    names.extend(self::names(&words(&file)?, beside(&file), databases, depth + 1)?);
                 }
                 Some(_) => {
                     return Err(format!(
@@ -431,7 +449,7 @@ mod tests {
         std::fs::write(dir.path().join("names"), "one, two\n\"three\" # four\n").expect("a file");
         std::fs::write(dir.path().join("more"), "local more all trust\n").expect("a file");
         let mut errors = Vec::new();
-        let hba = read(&path, &mut errors);
+        let hba = read(&path, Profile::Native, &mut errors);
         (hba, errors.iter().map(ToString::to_string).collect())
     }
 
@@ -460,6 +478,54 @@ mod tests {
         assert_eq!(rules[5].databases, [exact("more")]);
         assert_eq!(rules[6].method, AuthMethod::Trust);
         assert_eq!(rules[7].client_cert, ClientCert::VerifyFull);
+    }
+
+    /// Of two files of one name, that beside the file which names it.
+    #[test]
+    fn files_are_looked_for_beside_the_one_that_names_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("a file");
+        std::fs::create_dir(dir.path().join("sub")).expect("a directory");
+        write("who", "stranger\n");
+        write("sub/who", "@more\n");
+        write("more", "stranger\n");
+        write("sub/more", "friend\n");
+        write("sub/rules", "local all @who trust\n");
+        write("hba", "include sub/rules\nlocal all @who reject\nlocal all @sub/who reject\n");
+        let mut errors = Vec::new();
+        let hba = read(&dir.path().join("hba"), Profile::Native, &mut errors);
+        assert_eq!(errors, []);
+        let users: Vec<_> = hba.rules.iter().map(|r| r.users.clone()).collect();
+        assert_eq!(users, ["friend", "stranger", "friend"].map(|u| vec![Name::Exact(u.to_owned())]));
+    }
+
+    /// A quote counts where it comes first, as PostgreSQL has it.
+    #[test]
+    fn a_word_is_quoted_where_it_begins_with_a_quote() {
+        let (hba, errors) = read_text("local a\"l\"l \"al\"l reject\nlocal \"\" @ trust\n");
+        assert_eq!(errors, Vec::<String>::new());
+        assert_eq!(
+            (&hba.rules[0].databases[..], &hba.rules[0].users[..]),
+            (&[Name::All][..], &[Name::Exact("all".to_owned())][..])
+        );
+        assert_eq!(hba.rules[1].databases, [Name::Exact(String::new())]);
+        assert_eq!(hba.rules[1].users, [Name::Exact("@".to_owned())]);
+    }
+
+    /// In its place: `cert` keeps its place before what follows.
+    #[test]
+    fn rules_of_pgbouncer_mean_what_they_mean_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hba");
+        let text = "host all all 10.0.0.0/8 cert\n";
+        std::fs::write(&path, text).expect("a file");
+        let (mut told, mut untold) = (Vec::new(), Vec::new());
+        let there = read(&path, Profile::PgBouncer, &mut told);
+        let methods: Vec<_> = there.rules.iter().map(|r| (r.kind, r.method)).collect();
+        assert_eq!(methods, [(Kind::Host, AuthMethod::Cert)]);
+        assert_eq!(told, []);
+        assert_eq!(read(&path, Profile::Native, &mut untold).rules.len(), 0);
+        assert!(untold[0].to_string().contains("cert is for hostssl rules only"));
     }
 
     #[test]
@@ -504,6 +570,9 @@ mod tests {
             ("local \"all all trust", "a quote that is not closed"),
             ("local all all trust map=x", "unknown option of this rule"),
             ("local all all peer what", "unknown option of this rule"),
+            ("host all all all cert", "cert is for hostssl rules only"),
+            ("host all all all trust clientname=CN", "clientname is for hostssl rules only"),
+            ("hostssl all all all cert clientcert=verify-ca", "cert takes clientcert=verify-full only"),
             ("local all @none trust", "cannot be read"),
             ("local all /( trust", "not a pattern"),
             ("include none", "cannot be read"),
