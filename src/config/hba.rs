@@ -267,18 +267,19 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path, profile: Profile) -> Res
     let mut address = Address::Any;
     if kind != Kind::Local {
         let [token] = next("address")?.as_slice() else { return Err("more than one address".to_owned()) };
-        let text = token.text.clone();
-        address = match text.split_once('/') {
-            Some((ip, bits)) => network(ip, bits)?,
-            None if token.is("all") => Address::Any,
-            None if token.is("samehost") => Address::SameHost,
-            None if token.is("samenet") => Address::SameNet,
-            None if text.parse::<IpAddr>().is_ok() => {
-                let mask = one(next("mask")?, "mask")?;
-                masked(&text, &mask)?
-            }
+        let text = token.text.as_str();
+        let (ip, network) = match text.split_once('/') {
+            Some((ip, bits)) => (ip, network(ip, bits)?),
+            None if token.is("all") => (text, Address::Any),
+            None if token.is("samehost") => (text, Address::SameHost),
+            None if token.is("samenet") => (text, Address::SameNet),
+            None if text.parse::<IpAddr>().is_ok() => (text, masked(text, &one(next("mask")?, "mask")?)?),
             None => return Err(format!("address {}: names are not looked up", text.escape_debug())),
         };
+        if profile == Profile::PgBouncer && reaches_beyond(ip, network) {
+            return Err(format!("address {} does not match its mask, and fits nobody", text.escape_debug()));
+        }
+        address = network;
     }
     let word = one(next("method")?, "method")?;
     let method = method(&word)?;
@@ -414,6 +415,16 @@ fn words(path: &Path) -> Result<Vec<Token>, String> {
     Ok(all)
 }
 
+/// Whether an address has bits that its mask has not. PostgreSQL overlooks them; PgBouncer compares with the address as it
+/// is written, so that nobody has ever come in by such a rule.
+fn reaches_beyond(ip: &str, network: Address) -> bool {
+    match (ip.parse(), network) {
+        (Ok(IpAddr::V4(ip)), Address::V4(net, _)) => ip.to_bits() != net,
+        (Ok(IpAddr::V6(ip)), Address::V6(net, _)) => ip.to_bits() != net,
+        _ => false,
+    }
+}
+
 fn network(ip: &str, bits: &str) -> Result<Address, String> {
     let bad = || format!("not a network: {}/{}", ip.escape_debug(), bits.escape_debug());
     let bits: u32 = bits.parse().map_err(|_| bad())?;
@@ -512,19 +523,20 @@ mod tests {
         assert_eq!(hba.rules[1].users, [Name::Exact("@".to_owned())]);
     }
 
-    /// In its place: `cert` keeps its place before what follows.
+    /// In its place: lines that fit nobody there fit nobody here, and `cert` keeps its place before what follows.
     #[test]
     fn rules_of_pgbouncer_mean_what_they_mean_there() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("hba");
-        let text = "host all all 10.0.0.0/8 cert\n";
+        let text = "host all all 10.1.2.3/8 trust\nhost all all fe80::1 ffff:: trust\nhost all all 10.0.0.0/8 cert\n";
         std::fs::write(&path, text).expect("a file");
         let (mut told, mut untold) = (Vec::new(), Vec::new());
         let there = read(&path, Profile::PgBouncer, &mut told);
         let methods: Vec<_> = there.rules.iter().map(|r| (r.kind, r.method)).collect();
         assert_eq!(methods, [(Kind::Host, AuthMethod::Cert)]);
-        assert_eq!(told, []);
-        assert_eq!(read(&path, Profile::Native, &mut untold).rules.len(), 0);
+        assert_eq!(told.len(), 2);
+        assert!(told.iter().all(|e| e.to_string().contains("does not match its mask")), "{told:?}");
+        assert_eq!(read(&path, Profile::Native, &mut untold).rules.len(), 2);
         assert!(untold[0].to_string().contains("cert is for hostssl rules only"));
     }
 
