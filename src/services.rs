@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::auth::failures::Failures;
-use crate::auth::{MockSecret, ScramKeys};
+use crate::auth::{DeriveJob, MockSecret, ScramKeys};
 use crate::client::ctl::ClientCtl;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -71,6 +71,8 @@ pub struct Services {
     pub boot_time: std::sync::OnceLock<Option<f64>>,
     pub mock_secret: MockSecret,
     pub failures: Mutex<Failures>,
+    /// Keys of clients that may be derived at one time.
+    derivations: Arc<tokio::sync::Semaphore>,
     pub scram_cache: ScramCache,
     /// With which clients that proved a verifier are logged in to servers.
     pub passkeys: ScramCache,
@@ -111,6 +113,7 @@ impl Services {
         let params = ParamInterner::default();
         let mock_secret = mock_secret(&config);
         let pam = PamPlaces::new(config.access.max_pam_requests);
+        let derivations = Arc::new(tokio::sync::Semaphore::new(config.process.workers.max(1)));
         Arc::new(Self {
             clock: Clock::default(),
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
@@ -141,6 +144,7 @@ impl Services {
             boot_time: std::sync::OnceLock::new(),
             failures: Mutex::default(),
             mock_secret,
+            derivations,
             scram_cache: ScramCache::default(),
             passkeys: ScramCache::default(),
             lookups: Lookups::default(),
@@ -188,6 +192,20 @@ impl Services {
     /// Calls `follow` with each configuration that comes into force from now on; the first caller is the only one.
     pub fn on_config(&self, follow: impl Fn(&Config) + Send + Sync + 'static) {
         let _ = self.follows.0.set(Box::new(follow));
+    }
+
+    /// The keys of a client that logs in. PBKDF2 takes milliseconds, and by a verifier's word most of a second: it runs
+    /// apart from those who relay, and no more of it at one time than there are of them. Guesses would otherwise have
+    /// hundreds of threads, and take the machine from everybody who is in. Whoever gives up in the queue is not computed for.
+    pub async fn derive(&self, job: DeriveJob) -> Result<ScramKeys, Error> {
+        let broken = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
+        let place = self.derivations.clone().acquire_owned().await.map_err(|e| broken(&e))?;
+        let run = move || {
+            // Until the end, also where nobody waits for that any more.
+            let _place = place;
+            job.run()
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|e| broken(&e))
     }
 
     /// What a client is told of an error, in the words of the profile.

@@ -7,6 +7,8 @@ mod common;
 mod kit;
 mod wire;
 
+use std::time::Duration;
+
 use common::proxy::Howdah;
 use common::{Cluster, Options, cluster, shared};
 use kit::http;
@@ -290,4 +292,37 @@ fn passwords_are_not_guessed_for_long() {
     assert!(login(&dsn(&howdah, "other", Some("right"))).1.is_ok(), "another user is another matter");
     let counted = kit::metric(&howdah, "howdah_clients_rejected_total", &[("code", "too_many_failures")]);
     assert!((counted - 3.0).abs() < 0.1, "{counted}");
+}
+
+/// One that nobody has the password of.
+fn verifier(iterations: u32) -> String {
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    format!("SCRAM-SHA-256${iterations}:c2FsdA==${key}:{key}")
+}
+
+/// Guesses that cost a second of computing each take their turns: they do not take the machine from those who are in.
+#[test]
+fn derivations_take_turns() {
+    let Some(cluster) = shared(15) else { return };
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"password\"\n\
+         workers = 1\n[users.app]\npassword = \"{}\"\n\
+         [databases.app]\nhost = \"{}\"\npool_size = 2\n",
+        verifier(1_000_000),
+        cluster.tcp()
+    ));
+    let dsn = dsn(&howdah, "app", None);
+    let guesses: Vec<Raw> = (0..40)
+        .map(|_| {
+            let mut raw = Raw::connect(&dsn).expect("it accepts");
+            raw.put(&msg::startup(msg::PROTOCOL_3_0, &[("user", "app"), ("database", "app")])).expect("R");
+            raw.send(&msg::password(b"wrong")).expect("sent");
+            raw
+        })
+        .collect();
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", howdah.pid())).map_or(0, Iterator::count);
+    let most = (0..50).map(|_| (threads(), std::thread::sleep(Duration::from_millis(10))).0).max();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(most.is_some_and(|n| n > 1 && n < cores + 20), "{most:?} threads, {cores} cores");
+    drop(guesses);
 }

@@ -311,10 +311,7 @@ async fn prove_secret(
             }
             Action::Fail(e) => return Err(e),
             Action::Derive(job) => {
-                // PBKDF2 takes milliseconds: not on a thread that relays.
-                let keys = tokio::task::spawn_blocking(move || job.run())
-                    .await
-                    .map_err(|e| Error::Internal(e.to_string()))?;
+                let keys = services.derive(job).await?;
                 if method == AuthMethod::ScramSha256
                     && let Some(s) = secret
                 {
