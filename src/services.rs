@@ -69,7 +69,7 @@ pub struct Services {
     pub log_dropped: std::sync::OnceLock<Arc<AtomicU64>>,
     /// When this machine was started, in seconds since 1970, once somebody wanted to know it.
     pub boot_time: std::sync::OnceLock<Option<f64>>,
-    pub mock_secret: MockSecret,
+    mock_secret: RwLock<MockSecret>,
     pub failures: Mutex<Failures>,
     /// Keys of clients that may be derived at one time.
     derivations: Arc<tokio::sync::Semaphore>,
@@ -100,18 +100,22 @@ impl std::fmt::Debug for OnConfig {
 /// the configuration has something to make it of. The users' secrets are nothing of the kind: salts go to whoever asks,
 /// and would let them be guessed elsewhere.
 fn mock_secret(config: &Config) -> MockSecret {
-    let verifiers = config.users.values().any(|u| matches!(u.secret, Some(Secret::Scram(_))));
     let mock = match &config.access.mock_secret {
         Some(Secret::Plain(text)) => MockSecret::of(text),
         _ => MockSecret::new(rand::random()),
     };
-    mock.iterations(config.access.scram_iterations).verifiers(verifiers || config.asks_for_secrets())
+    mock.iterations(config.access.scram_iterations).verifiers(has_verifiers(config))
+}
+
+fn has_verifiers(config: &Config) -> bool {
+    let listed = config.users.values().any(|u| matches!(u.secret, Some(Secret::Scram(_))));
+    listed || config.asks_for_secrets()
 }
 
 impl Services {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
         let params = ParamInterner::default();
-        let mock_secret = mock_secret(&config);
+        let mock_secret = RwLock::new(mock_secret(&config));
         let pam = PamPlaces::new(config.access.max_pam_requests);
         let derivations = Arc::new(tokio::sync::Semaphore::new(config.process.workers.max(1)));
         Arc::new(Self {
@@ -183,6 +187,9 @@ impl Services {
     pub fn set_config(&self, c: Arc<Config>) {
         self.queries.set_limit(c.process.query_statistics);
         *self.config.write() = c.clone();
+        let mut mock = self.mock_secret.write();
+        *mock = mock.clone().verifiers(has_verifiers(&c));
+        drop(mock);
         self.lookups.distrust_all();
         if let Some(follow) = self.follows.0.get() {
             follow(&c);
@@ -206,6 +213,11 @@ impl Services {
             job.run()
         };
         tokio::task::spawn_blocking(run).await.map_err(|e| broken(&e))
+    }
+
+    /// What stands for users that do not exist.
+    pub fn mock_secret(&self) -> MockSecret {
+        self.mock_secret.read().clone()
     }
 
     /// What a client is told of an error, in the words of the profile.

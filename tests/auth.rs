@@ -326,3 +326,24 @@ fn derivations_take_turns() {
     assert!(most.is_some_and(|n| n > 1 && n < cores + 20), "{most:?} threads, {cores} cores");
     drop(guesses);
 }
+
+/// A reload that brings the first verifiers changes what strangers are asked, too.
+#[test]
+fn strangers_are_asked_what_users_are_after_a_reload() {
+    let Some(cluster) = shared(15) else { return };
+    let config = |of_app: &str| {
+        format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"md5\"\n\
+             max_login_failures = 0\n[users.scram_user]\npassword = \"{of_app}\"\n[databases.app]\nhost = \"{}\"\n\
+             pool_size = 2\n",
+            cluster.tcp()
+        )
+    };
+    let howdah = Howdah::start(&config("canary-plain"));
+    let asked = |user: &str| refused(&dsn(&howdah, user, Some("canary-wrong"))).0;
+    assert_eq!((asked("scram_user"), asked("stranger")), (vec![5], vec![5]));
+    howdah.rewrite_config(&config(&verifier(4096)));
+    howdah.hup();
+    common::eventually("a reload", || asked("scram_user") != [5]);
+    assert_eq!(asked("stranger"), asked("scram_user"));
+}

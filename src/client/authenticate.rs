@@ -296,7 +296,7 @@ async fn prove_secret(
 ) -> Result<(), Error> {
     let cached = secret.and_then(|s| services.scram_cache.get(user, s));
     let mut auth =
-        ClientAuth::new(method, user, secret, &services.mock_secret, cached.as_ref(), &mut rand::rng())
+        ClientAuth::new(method, user, secret, &services.mock_secret(), cached.as_ref(), &mut rand::rng())
             .bound_to(end_point);
     let mut action = auth.start();
     loop {
