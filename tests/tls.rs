@@ -155,6 +155,8 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
     lab.leaf("for_clients", "ca", "localhost", "extendedKeyUsage=clientAuth\n");
     lab.leaf("for_servers", "ca", "localhost", "extendedKeyUsage=serverAuth\nkeyUsage=digitalSignature\n");
     lab.leaf("strange", "ca", "localhost", "1.2.3.4=critical,ASN1:NULL\n");
+    // As old tools write a name that has more than letters in it.
+    lab.t61("t61", "ca", "localhost");
     lab.leaf("of_other", "other", "localhost", "");
     lab.key("past", "ec");
     lab.sign("past", "ca", "localhost", "subjectAltName=DNS:localhost", Validity::Past, "sha256");
@@ -191,6 +193,7 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
         ("for_clients", "ca", "localhost"),
         ("for_servers", "ca", "localhost"),
         ("strange", "ca", "localhost"),
+        ("t61", "ca", "localhost"),
         ("of_other", "ca", "localhost"),
         ("past", "ca", "localhost"),
         ("localhost", "localhost", "localhost"),

@@ -83,7 +83,9 @@ fn beside(own: IpAddr, mask: IpAddr, ip: IpAddr) -> bool {
 pub struct Identity {
     /// The system's user at the other end of the Unix socket.
     pub system_user: Option<String>,
-    /// Of a certificate that was verified.
+    /// It has shown a certificate, and that was verified.
+    pub certified: bool,
+    /// Of that certificate, where they can be read.
     pub common_name: Option<String>,
     pub distinguished_name: Option<String>,
 }
@@ -113,7 +115,7 @@ pub fn certificate_fits(rule: &Rule, who: &Identity, user: &str) -> bool {
         // The method itself compares the name, by its map.
         _ if rule.method == AuthMethod::Cert => true,
         ClientCert::NotAsked => true,
-        ClientCert::VerifyCa => who.distinguished_name.is_some(),
+        ClientCert::VerifyCa => who.certified,
         ClientCert::VerifyFull if rule.whole_name => who.distinguished_name.as_deref() == Some(user),
         ClientCert::VerifyFull => who.common_name.as_deref() == Some(user),
     }
@@ -243,7 +245,7 @@ mod tests {
         let me = Identity {
             system_user: Some("u".to_owned()),
             common_name: Some("u".to_owned()),
-            distinguished_name: None,
+            ..Identity::default()
         };
         for method in [AuthMethod::Peer, AuthMethod::Cert] {
             assert_eq!(proved(method, None, &maps, &nobody, "u"), Some(false));

@@ -247,6 +247,7 @@ async fn prove_identity(
     let leaf = stream.tls().and_then(|c| c.peer_certificates()).and_then(|c| c.first());
     let mut who = Identity {
         system_user: None,
+        certified: leaf.is_some(),
         common_name: leaf.and_then(|c| crate::tls::common_name(c)),
         distinguished_name: leaf.and_then(|c| crate::tls::distinguished_name(c)),
     };

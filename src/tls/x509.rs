@@ -195,8 +195,11 @@ impl<'a> Certificate<'a> {
         }
     }
 
+    /// The bytes of it, whatever kind of string they are said to be: so libpq and PostgreSQL compare it. A zero byte
+    /// in it (a BMPString has many) is left for who compares.
     pub(super) fn common_name(&self) -> Option<String> {
-        self.parsed.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
+        let first = self.parsed.subject().iter_common_name().next()?;
+        std::str::from_utf8(first.as_slice()).ok().map(str::to_owned)
     }
 
     /// Most specific part first, with the short names of RFC 2253.

@@ -103,6 +103,19 @@ impl Lab {
         self.openssl(&arguments);
     }
 
+    /// A certificate of version 1 whose common name is a TeletexString, by the CA.
+    pub fn t61(&self, name: &str, ca: &str, common_name: &str) {
+        self.key(name, "ec");
+        let config = "[req]\ndistinguished_name = dn\nstring_mask = MASK:4\n[dn]\n";
+        std::fs::write(self.path("req.cnf"), config).expect("written");
+        let (key, csr, crt) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
+        let subject = format!("/CN={common_name}");
+        self.openssl(&["req", "-new", "-config", "req.cnf", "-key", &key, "-subj", &subject, "-out", &csr]);
+        let (ca_crt, ca_key) = (format!("{ca}.crt"), format!("{ca}.key"));
+        let by = ["-CA", &ca_crt, "-CAkey", &ca_key, "-CAcreateserial", "-days", "30", "-out", &crt];
+        self.openssl(&[&["x509", "-req", "-in", &csr, "-sha256"][..], &by].concat());
+    }
+
     /// Only `openssl ca` takes dates, everywhere.
     fn sign_past(&self, csr: &str, crt: &str, ca_crt: &str, ca_key: &str, extensions: &str) {
         let config = format!(
