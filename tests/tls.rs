@@ -155,6 +155,11 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
     lab.leaf("for_clients", "ca", "localhost", "extendedKeyUsage=clientAuth\n");
     lab.leaf("for_servers", "ca", "localhost", "extendedKeyUsage=serverAuth\nkeyUsage=digitalSignature\n");
     lab.leaf("strange", "ca", "localhost", "1.2.3.4=critical,ASN1:NULL\n");
+    // The CA's name as two tools write it.
+    lab.renamed("upper", "ca", "utf8only", "CA");
+    lab.leaf("by_upper", "upper", "localhost", "");
+    lab.renamed("other_name", "ca", "utf8only", "cb");
+    lab.leaf("by_other_name", "other_name", "localhost", "");
     // As old tools write a name that has more than letters in it.
     lab.t61("t61", "ca", "localhost");
     lab.leaf("of_other", "other", "localhost", "");
@@ -194,6 +199,8 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
         ("for_servers", "ca", "localhost"),
         ("strange", "ca", "localhost"),
         ("t61", "ca", "localhost"),
+        ("by_upper", "ca", "localhost"),
+        ("by_other_name", "ca", "localhost"),
         ("of_other", "ca", "localhost"),
         ("past", "ca", "localhost"),
         ("localhost", "localhost", "localhost"),

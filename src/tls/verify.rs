@@ -82,7 +82,7 @@ impl Search<'_> {
         }
         let trusted = self.roots.iter().map(|r| (r, true));
         for (issuer, is_root) in trusted.chain(self.shown.iter().map(|s| (s, false))) {
-            if issuer.subject() != c.issuer() || issuer.der() == c.der() {
+            if !c.is_issued_by(issuer) || issuer.der() == c.der() {
                 continue;
             }
             if !self.is_current(issuer) {

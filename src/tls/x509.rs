@@ -4,12 +4,15 @@ use std::fmt::Write as _;
 
 use rustls::pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm};
 use sha2::{Digest, Sha256, Sha384, Sha512};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::der_parser::oid::Oid;
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
     OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
 };
-use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Version};
+use x509_parser::prelude::{
+    AttributeTypeAndValue, FromDer, GeneralName, ParsedExtension, X509Certificate, X509Name, X509Version,
+};
 
 pub(super) struct Certificate<'a> {
     parsed: X509Certificate<'a>,
@@ -66,12 +69,13 @@ impl<'a> Certificate<'a> {
         self.parsed.tbs_certificate.subject.as_raw()
     }
 
-    pub(super) fn issuer(&self) -> &[u8] {
-        self.parsed.tbs_certificate.issuer.as_raw()
+    /// Whether its issuer is called as that certificate's subject. Only names are compared, not keys.
+    pub(super) fn is_issued_by(&self, issuer: &Certificate<'_>) -> bool {
+        same(&self.parsed.tbs_certificate.issuer, &issuer.parsed.tbs_certificate.subject)
     }
 
     pub(super) fn is_self_issued(&self) -> bool {
-        self.subject() == self.issuer()
+        self.is_issued_by(self)
     }
 
     pub(super) fn is_v1(&self) -> bool {
@@ -269,6 +273,35 @@ const LIMITS: [Oid<'static>; 5] = [
     OID_X509_EXT_SUBJECT_ALT_NAME,
     OID_X509_EXT_NAME_CONSTRAINTS,
 ];
+
+/// Whether two names are one, as OpenSSL has it (`X509_NAME_cmp`): whichever kind of string a part is written as, in
+/// upper or lower case, with more or fewer blanks.
+fn same(a: &X509Name<'_>, b: &X509Name<'_>) -> bool {
+    let parts = |n: &X509Name<'_>| -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
+        let part = |a: &AttributeTypeAndValue<'_>| (a.attr_type().as_bytes().to_vec(), canonical(a));
+        n.iter().map(|set| set.iter().map(part).collect()).collect()
+    };
+    a.as_raw() == b.as_raw() || parts(a) == parts(b)
+}
+
+/// A part of a name, its type apart; what is no text is itself, with its tag before it.
+fn canonical(part: &AttributeTypeAndValue<'_>) -> Vec<u8> {
+    let (tag, bytes) = (part.attr_value().tag(), part.as_slice());
+    let units =
+        |n: &[u8]| n.chunks(2).map(|c| c.iter().fold(0, |u, b| u << 8 | u16::from(*b))).collect::<Vec<_>>();
+    let text = match tag {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::VisibleString => {
+            std::str::from_utf8(bytes).ok().map(str::to_owned)
+        }
+        // OpenSSL takes it for Latin-1, too.
+        Tag::T61String => Some(bytes.iter().map(|b| char::from(*b)).collect()),
+        Tag::BmpString if bytes.len().is_multiple_of(2) => String::from_utf16(&units(bytes)).ok(),
+        _ => None,
+    };
+    let Some(text) = text else { return [&tag.0.to_be_bytes()[..], bytes].concat() };
+    let words: Vec<&str> = text.split(|c: char| c.is_ascii_whitespace()).filter(|w| !w.is_empty()).collect();
+    words.join(" ").to_ascii_lowercase().into_bytes()
+}
 
 const RSA_PSS: &str = "1.2.840.113549.1.1.10";
 

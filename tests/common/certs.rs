@@ -116,6 +116,33 @@ impl Lab {
         self.openssl(&[&["x509", "-req", "-in", &csr, "-sha256"][..], &by].concat());
     }
 
+    /// A root with the key of another, under a name that is written as a string of this kind.
+    pub fn renamed(&self, name: &str, of: &str, kind: &str, common_name: &str) {
+        std::fs::copy(self.path(&format!("{of}.key")), self.path(&format!("{name}.key"))).expect("copied");
+        let config = format!(
+            "[req]\ndistinguished_name = dn\nstring_mask = {kind}\nx509_extensions = x\n[dn]\n\
+             [x]\nkeyUsage = critical,keyCertSign\nbasicConstraints = critical,CA:TRUE\n"
+        );
+        std::fs::write(self.path("renamed.cnf"), config).expect("written");
+        let (key, crt, subject) =
+            (format!("{name}.key"), format!("{name}.crt"), format!("/CN={common_name}"));
+        self.openssl(&[
+            "req",
+            "-x509",
+            "-new",
+            "-config",
+            "renamed.cnf",
+            "-key",
+            &key,
+            "-subj",
+            &subject,
+            "-days",
+            "30",
+            "-out",
+            &crt,
+        ]);
+    }
+
     /// Only `openssl ca` takes dates, everywhere.
     fn sign_past(&self, csr: &str, crt: &str, ca_crt: &str, ca_key: &str, extensions: &str) {
         let config = format!(
