@@ -13,7 +13,7 @@ use crate::auth::verifier::{decode_32, parse_iterations};
 
 /// Longest server-first-message that is read.
 pub const MAX_SERVER_FIRST: usize = 4096;
-/// Largest iteration count that is computed.
+/// Largest iteration count that is computed for a server.
 pub const MAX_ITERATIONS: u32 = 100_000;
 
 /// What follows from a server's message.
@@ -120,7 +120,10 @@ impl ScramClient {
             Ok(s) if !s.is_empty() => s,
             _ => return broken("a bad SCRAM salt"),
         };
-        let Some(iterations) = parse_iterations(iterations, MAX_ITERATIONS) else {
+        // Keys that are at hand need no work.
+        let bounded =
+            parse_iterations(iterations, MAX_ITERATIONS).or_else(|| self.at_hand(&salt, iterations));
+        let Some(iterations) = bounded else {
             return broken("a SCRAM iteration count that is not within 1 and 100000");
         };
         if !extensions.is_none_or(are_extensions) {
@@ -130,6 +133,12 @@ impl ScramClient {
         let auth_message = format!("{},{text},{without_proof}", self.client_first_bare);
         self.state = State::Deriving { auth_message, without_proof, salt: salt.clone(), iterations };
         self.keys_or_job(salt, iterations)
+    }
+
+    /// The rounds of the keys at hand, if they are of this salt and these rounds.
+    fn at_hand(&self, salt: &[u8], iterations: &str) -> Option<u32> {
+        let of_keys = self.cached.as_ref().filter(|k| k.salt == salt)?.iterations;
+        (of_keys.to_string() == iterations).then_some(of_keys)
     }
 
     fn keys_or_job(&mut self, salt: Vec<u8>, iterations: u32) -> Result<ClientStep, ScramError> {

@@ -173,6 +173,27 @@ fn hostile_challenges_are_refused_before_any_work() {
     assert!(client(Some("p"), None).on_final(S_FINAL.as_bytes()).is_err(), "before the challenge");
 }
 
+/// A verifier may have more rounds than are computed for a server: its client has computed them.
+#[test]
+fn rounds_that_a_client_has_computed_are_not_bounded_again() {
+    let mut many = keys().clone();
+    many.iterations = 600_000;
+    let mut of_other_salt = many.clone();
+    of_other_salt.salt = vec![1];
+    let first = S_FIRST.replace("i=4096", "i=600000");
+    let answer = client(None, Some(many.clone())).on_continue(first.as_bytes());
+    assert!(matches!(answer, Ok(ClientStep::Respond(_))), "{answer:?}");
+    for (password, keys, asked) in [
+        (Some("pencil"), None, &first),
+        (Some("pencil"), Some(keys().clone()), &first),
+        (Some("pencil"), Some(many), &S_FIRST.replace("i=4096", "i=600001")),
+        (Some("pencil"), Some(of_other_salt), &first),
+    ] {
+        let refused = client(password, keys).on_continue(asked.as_bytes());
+        assert!(matches!(refused, Err(ScramError::Server(_))), "{refused:?}");
+    }
+}
+
 #[test]
 fn cached_keys_serve_while_they_fit() {
     let other = ScramKeys { salt: vec![1], ..keys().clone() };
