@@ -657,3 +657,29 @@ fn the_directory_s_password_is_shown_nowhere() {
         assert!(errors.iter().all(|e| !e.to_string().contains("hunter3")), "{errors:?}");
     }
 }
+
+/// Whoever states a file of rules or of TLS wants it in force: without the word that puts it in force there is no start,
+/// and where that word says something else, a warning.
+#[test]
+fn nothing_that_guards_is_stated_in_vain() {
+    for (stated, word, off) in [
+        ("auth_hba_file = 'rules'", "auth_method", "scram-sha-256"),
+        ("server_tls_ca = 'ca.crt'", "server_tls_mode", "disable"),
+        ("client_tls_cert = 'c.crt'\nclient_tls_key = 'c.key'", "client_tls_mode", "disable"),
+    ] {
+        let read = |text: &str| in_dir("howdah.toml", text, &[("rules", "")], &Overrides::default());
+        let why = read(&format!("{stated}\n{MINIMAL}")).unwrap_err();
+        assert!(why.len() == 1 && why[0].to_string().contains(word), "{why:?}");
+        let config = read(&format!("{stated}\n{word} = '{off}'\n{MINIMAL}")).unwrap();
+        assert!(config.notes.warnings.iter().any(|w| w.contains(word)), "{:?}", config.notes.warnings);
+    }
+    let config =
+        ini("[databases]\n* = host=db\n[pgbouncer]\nlisten_addr = 127.0.0.1\nauth_file = userlist.txt\n\
+                      client_tls_ca_file = ca.crt\n")
+        .unwrap();
+    assert!(
+        config.notes.warnings.iter().any(|w| w.contains("client_tls_mode")),
+        "{:?}",
+        config.notes.warnings
+    );
+}

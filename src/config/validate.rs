@@ -6,6 +6,7 @@ use super::raw::{Raw, Source, Table};
 use super::resolved::{
     AuthMethod, Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role, Secret,
 };
+use crate::tls::Mode;
 
 /// `sockaddr_un` holds 108 bytes with the final zero.
 const MAX_SOCKET_PATH: usize = 107;
@@ -30,6 +31,7 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
         checks.warn(&["peers"], why);
     }
     checks.console();
+    checks.in_force();
     let warnings = checks.warnings;
     config.notes.warnings.extend(warnings);
 }
@@ -152,6 +154,36 @@ impl Checks<'_> {
                 &why,
                 Some("a user with password, and a database, of this configuration"),
             );
+        }
+    }
+
+    /// What guards and was stated is in force, or somebody has said otherwise.
+    fn in_force(&mut self) {
+        let config = self.config;
+        let rules = config.access.hba_file.is_some() && config.auth_method != AuthMethod::Hba;
+        self.is_in_force(rules, "auth_hba_file", "auth_method", "\"hba\"");
+        for (files, keys, mode) in [
+            (&config.tls.client, ["client_tls_cert", "client_tls_key", "client_tls_ca"], "client_tls_mode"),
+            (&config.tls.server, ["server_tls_cert", "server_tls_key", "server_tls_ca"], "server_tls_mode"),
+        ] {
+            let stated =
+                [&files.cert, &files.key, &files.ca].into_iter().zip(keys).find(|(f, _)| f.is_some());
+            let Some((_, key)) = stated else { continue };
+            self.is_in_force(
+                files.mode == Mode::Disable,
+                key,
+                mode,
+                "\"require\", or \"disable\" in so many words",
+            );
+        }
+    }
+
+    fn is_in_force(&mut self, idle: bool, key: &str, word: &str, wanted: &str) {
+        if idle && self.tree.contains_key(word) {
+            self.warn(&[key], &format!("has no effect with this {word}"));
+        } else if idle {
+            let why = format!("has no effect, for {word} is not stated");
+            self.native(&[key], &why, Some(&format!("{word} = {wanted}")));
         }
     }
 
