@@ -157,6 +157,13 @@ fn connect(address: SocketAddr) -> Option<Client> {
     Some(client)
 }
 
+/// The stated bound for what no instance has to give back in the middle of a transaction.
+fn within_two_seconds(what: &str, holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    eventually(what, holds);
+    assert!(began.elapsed() < Duration::from_secs(2), "{what} after {:?}", began.elapsed());
+}
+
 fn servers(howdah: &Howdah) -> usize {
     metric(howdah, "howdah_pool_servers", &[]) as usize
 }
@@ -550,6 +557,56 @@ fn a_fleet_finds_itself_again_on_the_new_primary() {
     assert!(most <= 12, "{most} backends on the smaller one");
 }
 
+/// An instance that is stopped gives nothing back, and was never lent what others are guaranteed: another one has its
+/// minimum at once, and the rest of its share when the stopped one's sessions have ended.
+#[test]
+fn a_stopped_instances_share_is_lent_when_its_sessions_end() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 2, budget: 20, minimum: 2 };
+    let config = terms.config(cluster.tcp(), "shop", "app");
+    let sampler = Sampler::start(&cluster, "app");
+    let (stopped, other) = (Instance::start(&config, 20), Instance::start(&config, 20));
+    eventually("both have joined", || count(&cluster, CONTROL) == 2);
+    stopped.load.set(true);
+    // 20 - 2 x 2 own - 2 of the other's minimum; and it says so, without an opening that would count besides.
+    let settled = "application_name ~ '^howdah-fleet shop [0-9a-f]{8} 2 14 0 20$'";
+    eventually("it is lent what nobody wants", || count(&cluster, settled) == 1);
+    let of_pools = "usename = 'app' AND application_name NOT LIKE 'howdah%'";
+    assert_eq!(count(&cluster, of_pools), 14);
+    stopped.howdah().signal("STOP");
+    // Only its sessions are there.
+    let pids = format!("SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE {of_pools}");
+    let pids = cluster.value(&pids).expect("pids");
+
+    other.load.set(true);
+    within_two_seconds("its minimum", || servers(other.howdah()) >= terms.minimum);
+    eventually("it serves", || other.load.done() > 20);
+    let refused = || metric(other.howdah(), "howdah_fleet_grants_total", &[("outcome", "refused")]);
+    let before = refused();
+    eventually("it asks for more, and is refused", || refused() >= before + 10.0);
+    assert_eq!(servers(other.howdah()), terms.minimum);
+
+    let end = |condition: &str| {
+        let sql = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {condition}");
+        cluster.value(&sql).expect("it");
+    };
+    end(&format!("pid IN ({pids})"));
+    // It says that it wants as much, as long as its control connection is there: half of 16 for each.
+    within_two_seconds("its share", || servers(other.howdah()) >= 8);
+    end(settled);
+    // Then only its minimum is kept for it.
+    within_two_seconds("what nobody wants", || servers(other.howdah()) >= 14);
+
+    let before = stopped.load.done();
+    stopped.howdah().signal("CONT");
+    eventually("it is back", || count(&cluster, CONTROL) == 2 && stopped.load.done() > before + 20);
+    eventually("both have their share", || {
+        [&stopped, &other].iter().all(|i| (7..=9).contains(&servers(i.howdah())))
+    });
+    let (most, _) = sampler.end();
+    assert!(most <= terms.budget, "{most} backends");
+}
+
 /// What can happen to an instance, or to all.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -560,8 +617,51 @@ enum Fault {
     Wander,
 }
 
-/// Lets faults happen at random to instances, the first two of which are behind walls, and then leaves them in
-/// peace. The budget holds throughout, and in the end everybody has its share.
+/// How long instances that want more than their minimum have had less.
+struct Hunger {
+    since: Vec<Option<Instant>>,
+    longest: Duration,
+}
+
+impl Hunger {
+    /// Longer than what stands in the way may take to end: a killed instance's sessions end in two seconds, and the fleet
+    /// settles after each loss of a control connection.
+    const MOST: Duration = Duration::from_secs(5);
+
+    fn new(instances: usize) -> Self {
+        Self { since: vec![None; instances], longest: Duration::ZERO }
+    }
+
+    /// Looks at all but the one to which something is being done.
+    fn look(&mut self, fleet: &[Instance], minimum: usize, but: Option<usize>) {
+        for (i, (instance, since)) in fleet.iter().zip(&mut self.since).enumerate() {
+            let busy = instance.load.busy.load(Ordering::Relaxed);
+            if but == Some(i) || !busy || servers(instance.howdah()) >= minimum {
+                *since = None;
+                continue;
+            }
+            let hungry = since.get_or_insert_with(Instant::now).elapsed();
+            self.longest = self.longest.max(hungry);
+            assert!(hungry < Self::MOST, "instance {i} is below its minimum for {hungry:?}");
+        }
+    }
+
+    /// Lets some time pass.
+    fn pause(&mut self, fleet: &[Instance], minimum: usize, but: Option<usize>, ms: u64) {
+        let end = Instant::now() + Duration::from_millis(ms);
+        loop {
+            self.look(fleet, minimum, but);
+            let rest = end.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return;
+            }
+            std::thread::sleep(rest.min(Duration::from_millis(100)));
+        }
+    }
+}
+
+/// Lets faults happen at random to instances, the first two of which are behind walls and the last of which is always
+/// busy, and then leaves them in peace. Throughout the budget holds and nobody is below its minimum for long, and in the end everybody has its share.
 fn faults(
     cluster: &Cluster,
     terms: Terms,
@@ -579,8 +679,11 @@ fn faults(
             _ => Instance::start(&config, CLIENTS),
         })
         .collect();
-    let pause = |rng: &mut StdRng, ms: std::ops::Range<u64>| {
-        std::thread::sleep(Duration::from_millis(rng.random_range(ms)))
+    let last = terms.instances - 1;
+    fleet[last].load.set(true);
+    let mut hunger = Hunger::new(terms.instances);
+    let mut pause = |fleet: &[Instance], but: Option<usize>, ms: u64| {
+        hunger.pause(fleet, terms.minimum, but, ms);
     };
     let (began, mut did) = (Instant::now(), std::collections::BTreeMap::<String, u32>::new());
     for n in 0.. {
@@ -603,31 +706,31 @@ fn faults(
                 }
                 fleet[i].howdah = None;
                 if rng.random() {
-                    pause(&mut rng, 0..2000);
+                    pause(&fleet, Some(i), rng.random_range(0..2000));
                 }
                 fleet[i].restart(CLIENTS);
-                fleet[i].load.set(rng.random());
+                fleet[i].load.set(i == last || rng.random());
             }
             Fault::Stop => {
                 fleet[i].howdah().signal("STOP");
-                pause(&mut rng, 100..3000);
+                pause(&fleet, Some(i), rng.random_range(100..3000));
                 fleet[i].howdah().signal("CONT");
             }
             Fault::EndControls => end_two_controls(cluster),
             Fault::Part => {
-                let wall = fleet[i % 2].wall();
-                wall.shut();
-                pause(&mut rng, 100..4000);
+                let i = i % 2;
+                fleet[i].wall().shut();
+                pause(&fleet, Some(i), rng.random_range(100..4000));
                 if rng.random() {
                     end_two_controls(cluster);
                 }
                 if rng.random() {
-                    wall.cut();
-                    pause(&mut rng, 100..2000);
+                    fleet[i].wall().cut();
+                    pause(&fleet, Some(i), rng.random_range(100..2000));
                 }
-                wall.open();
+                fleet[i].wall().open();
             }
-            Fault::Wander => fleet[i].load.set(rng.random()),
+            Fault::Wander => fleet[i].load.set(i == last || rng.random()),
         }
         *did.entry(format!("{fault:?}")).or_default() += 1;
         assert!(
@@ -636,8 +739,9 @@ fn faults(
             sampler.most(),
             began.elapsed()
         );
-        pause(&mut rng, 50..800);
+        pause(&fleet, None, rng.random_range(50..800));
     }
+    println!("nobody was below its minimum for longer than {:?}", hunger.longest);
     // Peace: everybody wants more than there is, and gets the same.
     fleet.iter().for_each(|i| i.load.set(true));
     let before: Vec<u64> = fleet.iter().map(|i| i.load.done()).collect();
