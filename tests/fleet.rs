@@ -411,6 +411,28 @@ fn without_control_an_instance_goes_back_to_its_minimum() {
     assert_eq!(servers(&howdah), 8);
 }
 
+/// Who is called like a control connection and wants all there is takes nothing from the fleet, unless he has a login of
+/// its roles, and not as a client of a pool.
+#[test]
+fn a_name_alone_makes_nobody_a_member() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 1, budget: 8, minimum: 1 };
+    let howdah = Howdah::start(&terms.config(cluster.tcp(), "shop", "app"));
+    let name = "howdah-fleet shop deadbeef 5 0 50 50";
+    let all = [("user", "other"), ("database", "postgres"), ("application_name", name)];
+    let login = Client::connect_with(&Target::Tcp(cluster.tcp()), &all, Duration::from_secs(5));
+    let _stranger = login.expect("a direct login");
+    // 8 - 2 own.
+    let mut held: Vec<_> = (0..6).map(|_| app(&howdah)).collect();
+    for client in &mut held {
+        client.set_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        client.query(&format!("SET application_name = '{name}'")).expect("it may");
+        client.query("BEGIN").expect("a place");
+    }
+    assert_eq!(count(&cluster, &format!("application_name = '{name}'")), 7);
+    assert_eq!(servers(&howdah), 6);
+}
+
 /// Backends of an instance that was killed count as long as they live, although it says nothing of them any more:
 /// here they do not look whether their client is still there.
 #[test]

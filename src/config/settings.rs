@@ -827,7 +827,8 @@ settings! {
     /// Server connections to each host that each instance is guaranteed, Howdah's own apart.
     minimum: FLEET, Kind::Count { min: 1, max: 10_000 }, Is("1"), "nobody is shut out, and the rest is lent by demand",
         Live, NATIVE, Config |c, Count(v)| c.fleet.minimum = *v;
-    /// Database on each host to which the control connections go; the same for all instances of a fleet.
+    /// Database on each host to which the control connections go; the same for all instances of a fleet. Best one that
+    /// no pool has: there a session of a pool's role is taken for an instance if its application_name says so.
     database: FLEET, Kind::Text, Is("postgres"), "advisory locks are per database, and this one is everywhere",
         Live, NATIVE, Config |c, Text(v)| c.fleet.database = v.clone();
     /// After so long without its control connection an instance has given back what is beyond its minimum.

@@ -66,7 +66,7 @@ pub fn listen(scope: &Scope) -> String {
 /// is granted if one of `known` has gone.
 pub fn decide(scope: &Scope, terms: &Terms, me: &Member, known: &[String], wanted: u32) -> String {
     let Terms { budget, instances, minimum, own } = *terms;
-    let ours = within(scope);
+    let (ours, member) = (within(scope), of_member(scope));
     let (fleet, own_names) = (&scope.fleet, array(scope.own));
     let name = me.name(scope, "%s");
     let known = array(known);
@@ -80,11 +80,11 @@ WITH a AS MATERIALIZED (
   WHERE usename IS NOT NULL AND backend_type IS DISTINCT FROM 'parallel worker'
 ), t AS MATERIALIZED (
   SELECT string_to_array(n, ' ') AS f FROM a
-  WHERE pid <> pg_backend_pid() AND n ~ '^{MARK} {fleet} [0-9a-f]{{8}}( [0-9]{{1,5}}){{4}}$'
+  WHERE pid <> pg_backend_pid() AND {member} AND n ~ '^{MARK} {fleet} [0-9a-f]{{8}}( [0-9]{{1,5}}){{4}}$'
 ), m AS MATERIALIZED (
   SELECT f[3] AS id, f[4]::int AS minimum, f[5]::int AS used, f[6]::int AS opening, f[7]::int AS wants FROM t
 ), c AS MATERIALIZED (
-  SELECT (SELECT count(*) FROM a WHERE {ours} OR n LIKE '{MARK} {fleet} %')::int AS backends,
+  SELECT (SELECT count(*) FROM a WHERE {ours} OR {member} AND n LIKE '{MARK} {fleet} %')::int AS backends,
          (SELECT count(*) FROM a WHERE ({ours}) AND n = ANY ({own_names}))::int AS own,
          greatest({instances} - 1 - (SELECT count(*) FROM m), 0)::int AS absent,
          (SELECT coalesce(sum(opening), 0) FROM m)::int AS opening,
@@ -151,6 +151,16 @@ fn within(scope: &Scope) -> String {
         return databases;
     }
     format!("{databases} AND u = ANY ({})", array(&scope.roles))
+}
+
+/// Where control connections are, and whose; a name alone makes nobody a member. Clients of the pools, who may call
+/// themselves what they like, are elsewhere, unless the control connections are in a database of theirs.
+fn of_member(scope: &Scope) -> String {
+    let place = format!("(d = current_database() OR d <> ALL ({}))", array(&scope.databases));
+    if scope.roles.is_empty() {
+        return place;
+    }
+    format!("{place} AND u = ANY ({})", array(&scope.roles))
 }
 
 fn array(items: &[impl AsRef<str>]) -> String {
