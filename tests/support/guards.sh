@@ -146,6 +146,10 @@ guard peer src/config/ident.rs 'l.map == map && l.system == system' 'l.map == ma
     auth_matrix peers_of_the_socket_come_in_as_with_postgres_15
 guard proof src/client/authenticate.rs 'services.passkeys.put(user, s, &keys);' 'let _ = (s, &keys);' \
     auth_examples scram_pass_through
+# The instances' own word, in which one that was killed has no part, instead of the server's count.
+guard fleet src/fleet/sql.rs "SELECT (SELECT count(*) FROM a WHERE {ours} OR {member} AND n LIKE '{MARK} {fleet} %')::int AS backends," \
+    'SELECT (SELECT coalesce(sum(used + 1), 0) FROM m)::int + {used} + 1 AS backends,' \
+    fleet backends_of_a_killed_instance_count_until_they_end
 
 wanted() {
     [ $# = 1 ] && return 0
