@@ -348,6 +348,26 @@ fn a_share_reaches_a_newly_busy_instance_within_two_seconds() {
     println!("{sent} notifications in {} changes of load", 2 * took.len());
 }
 
+/// However many clients queue at an instance that has its share, they are a reason to look once in 50 ms.
+#[test]
+fn a_queue_at_an_instance_that_has_its_share_wakes_it_now_and_then() {
+    let Some(cluster) = cluster(MAJOR, options()) else { return };
+    let terms = Terms { instances: 1, budget: 4, minimum: 1 };
+    let howdah = Howdah::start(&terms.config(cluster.tcp(), "shop", "app"));
+    let load = Load::start(howdah.address(), 20, "SELECT 1");
+    load.set(true);
+    // 4 - 2 own.
+    eventually("it has its share", || servers(&howdah) == 2);
+    let looks = || metric(&howdah, "howdah_fleet_wants_total", &[]);
+    let queued = || metric(&howdah, "howdah_pool_queued_total", &[]);
+    let (began, looked, before) = (Instant::now(), looks(), queued());
+    eventually("many have queued", || queued() >= before + 2000.0 && began.elapsed().as_millis() > 500);
+    let (looked, most) = (looks() - looked, began.elapsed().as_secs_f64() / 0.050 + 1.0);
+    println!("{looked} looks, at most {most:.0}, for {} clients in the queue", queued() - before);
+    assert!(looked <= most, "{looked} looks in {:?}", began.elapsed());
+    assert_eq!(servers(&howdah), 2);
+}
+
 /// A budget cannot be held through another pooler, whose connections are not the server's.
 #[test]
 fn a_pooler_in_between_is_refused() {

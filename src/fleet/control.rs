@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::HostAddr;
 use crate::pool::Pool;
+use crate::pool::ledger::Ledger;
 use crate::services::Services;
 
 /// After a control connection has gone nobody grows for so long: logins of its instance show by then, or are over.
@@ -22,10 +23,10 @@ pub const SETTLE: Duration = Duration::from_millis(500);
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The oldest that a view of the others may get, whether anybody calls or not.
 pub(super) const STALE: Duration = Duration::from_millis(400);
-/// After a request that got nothing, and between looks that others call for.
+/// After a look that got the pools nothing that they lack, and between looks that others call for.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
-/// What a pool wanted in so many ticks counts as what it wants: transactions are shorter than a tick.
-const REMEMBERED: usize = 10;
+/// What a pool wanted in so long a time counts as what it wants: transactions are shorter than a tick.
+const REMEMBERED: Duration = Duration::from_secs(1);
 
 /// What is remembered of a host across control connections.
 #[derive(Debug)]
@@ -36,8 +37,12 @@ struct Host {
     connecting: Option<JoinHandle<Result<Control, Lost>>>,
     lost_at: Instant,
     retry_at: Instant,
-    wishes: VecDeque<u32>,
-    empty_handed_until: Option<Instant>,
+    /// Each is greater than those behind it.
+    wishes: VecDeque<(Instant, u32)>,
+    /// The last request got nothing.
+    refused: bool,
+    /// Until then no pool's want is a reason to look: the last look left some of it, and can do no more.
+    rests_until: Option<Instant>,
 }
 
 /// Bounds every host of the configuration and starts its control; those that have one go on. The control connections
@@ -57,7 +62,8 @@ pub async fn begin(services: &Arc<Services>, config: &Arc<Config>) -> Result<(),
             lost_at: now,
             retry_at: now,
             wishes: VecDeque::new(),
-            empty_handed_until: None,
+            refused: false,
+            rests_until: None,
         };
         match connect(services, config, &need).await {
             Ok(control) => host.control = Some(control),
@@ -101,9 +107,18 @@ struct Wish {
 /// What ends the wait for the next look.
 enum Event {
     Look,
+    Wanted,
     Called(u64),
     Joined(Box<Control>),
     Lost(String),
+}
+
+/// However many clients queue, it is a reason to look once in [`PAUSE`].
+async fn place_wanted(ledger: &Ledger, host: &HostAddr, rests_until: Option<Instant>) {
+    if let Some(until) = rests_until {
+        tokio::time::sleep_until(until.into()).await;
+    }
+    ledger.place_wanted(host).await;
 }
 
 async fn joined(connecting: &mut Option<JoinHandle<Result<Control, Lost>>>) -> Result<Control, Lost> {
@@ -134,12 +149,12 @@ impl Host {
             }
             self.turn(&config).await;
             let pause = match &self.control {
-                _ if self.empty_handed_until.is_some() => PAUSE,
+                _ if self.refused => PAUSE,
                 Some(control) => control.patience(Clock::now()),
                 None => TICK,
             };
             let event = tokio::select! {
-                () = self.services.ledger.place_wanted(), if self.empty_handed_until.is_none() => Event::Look,
+                () = place_wanted(&self.services.ledger, &self.host, self.rests_until) => Event::Wanted,
                 () = tokio::time::sleep(pause) => Event::Look,
                 calls = called(&mut self.control) => calls.map_or_else(Event::Lost, Event::Called),
                 joined = joined(&mut self.connecting) => match joined {
@@ -149,6 +164,7 @@ impl Host {
             };
             match event {
                 Event::Look => {}
+                Event::Wanted => self.services.counters.count("fleet_wants_total", ""),
                 Event::Called(n) => self.count_wakes("heard", n),
                 Event::Joined(control) => self.control = Some(*control),
                 Event::Lost(why) => self.lost(&why),
@@ -193,6 +209,8 @@ impl Host {
         let pools = pools(&self.services, &self.host);
         let wish = self.wish(&pools);
         let now = Clock::now();
+        self.rests_until = (wish.lack > 0).then(|| now + PAUSE);
+        self.refused = false;
         let Some(control) = &mut self.control else {
             if now.saturating_duration_since(self.lost_at) >= config.fleet.control_timeout {
                 let open = self.services.ledger.places(&self.host, now, SETTLE).open;
@@ -218,7 +236,6 @@ impl Host {
         if now < control.frozen_until {
             wanted = 0;
         }
-        self.empty_handed_until = None;
         if wanted > 0 || control.must_ask(&me, now) {
             match control.ask(&me, wanted).await {
                 Ok((decision, called)) => {
@@ -234,11 +251,11 @@ impl Host {
     }
 
     fn decided(&mut self, decision: &Decision, me: &Member, wanted: u32) {
-        let now = Clock::now();
         if decision.vanished > 0 {
             self.services.counters.count("fleet_settles_total", "");
         }
         if decision.granted > 0 {
+            self.rests_until = None;
             self.services.ledger.grant(&self.host, decision.granted as usize);
             self.services.counters.count("fleet_grants_total", "granted");
             self.services.ledger.look_again();
@@ -247,7 +264,7 @@ impl Host {
             }
         } else if wanted > 0 {
             self.services.counters.count("fleet_grants_total", "refused");
-            self.empty_handed_until = Some(now + PAUSE);
+            self.refused = true;
         }
         let short = wanted > 0 && decision.granted == 0 && me.used + me.opening < me.minimum;
         self.report(short.then(|| "the fleet's budget has no room for this instance's minimum".to_owned()));
@@ -260,7 +277,7 @@ impl Host {
         let Some((_, view)) = &control.seen else { return };
         let me = control.member(&self.services.ledger.places(&self.host, now, SETTLE), wish.wants);
         let mut back = control.terms.give_back(view, &me) as usize;
-        let refused = wish.lack > 0 && self.empty_handed_until.is_some();
+        let refused = wish.lack > 0 && self.refused;
         if back == 0 && (at_share || refused) {
             let counts = || pools.iter().map(|p| p.counts());
             // One at a time: its place comes back when it is closed.
@@ -295,11 +312,15 @@ impl Host {
             wants += busy as u32;
             lack += missing as u32;
         }
-        if self.wishes.len() >= REMEMBERED {
+        while self.wishes.back().is_some_and(|(_, w)| *w <= wants) {
+            self.wishes.pop_back();
+        }
+        self.wishes.push_back((now, wants));
+        let old = |(at, _): &(Instant, u32)| now.saturating_duration_since(*at) >= REMEMBERED;
+        while self.wishes.front().is_some_and(old) {
             self.wishes.pop_front();
         }
-        self.wishes.push_back(wants);
-        Wish { wants: self.wishes.iter().copied().max().unwrap_or(0), lack }
+        Wish { wants: self.wishes.front().map_or(wants, |(_, w)| *w), lack }
     }
 
     /// Says at /readyz why this instance should get no clients.

@@ -419,6 +419,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_fleet_control_losses_total", "connections", &[], &[], "Times that an instance had no control connection to a server, and so did not grow."),
     event("howdah_fleet_settles_total", "pauses", &[], &[], "Times that growing paused because another instance had gone."),
     event("howdah_fleet_wakes_total", "notifications", &["direction"], &["sent", "heard", "refused"], "Notifications between instances, on primaries only: sent because the pools lack what others may give back or because something was given back that others lack (refused where the server could not take one: its queue is full), and heard from others, which makes an instance look at once."),
+    event("howdah_fleet_wants_total", "looks", &[], &[], "Times that an instance looked at its share at once, since a pool lacked a connection; at most 20 in a second while there is none to be had."),
     event("howdah_reloads_total", "reloads", &[], &[], "Configurations that were put in force by a reload."),
     event("howdah_reload_failures_total", "reloads", &[], &[], "Reloads that left the old configuration in force."),
 

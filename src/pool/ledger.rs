@@ -67,6 +67,8 @@ struct AtHost {
     failed: Vec<Instant>,
     /// How often what was granted has been taken back.
     revoked: u64,
+    /// A dial found no place; said once, however many there are until somebody looks.
+    wanted: Arc<tokio::sync::Notify>,
 }
 
 /// The same at one moment.
@@ -90,7 +92,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct Ledger {
     inner: Mutex<Inner>,
-    place_wanted: tokio::sync::Notify,
 }
 
 /// Room for one connection; given back when dropped.
@@ -133,8 +134,7 @@ impl Ledger {
             let places = inner.places.entry(host.clone()).or_default();
             if places.bounded {
                 let Some(rest) = places.granted.checked_sub(1) else {
-                    drop(inner);
-                    self.place_wanted.notify_waiters();
+                    places.wanted.notify_one();
                     return Err((LimitKey::Fleet(host.clone()), 0));
                 };
                 places.granted = rest;
@@ -206,9 +206,10 @@ impl Ledger {
         Places { granted: p.granted, dialling: p.dialling, open: p.open, lingering: p.failed.len() }
     }
 
-    /// Waits until a dial found no place.
-    pub async fn place_wanted(&self) {
-        self.place_wanted.notified().await;
+    /// Waits until a dial to the host finds no place, or has found none since the last call.
+    pub async fn place_wanted(&self, host: &HostAddr) {
+        let wanted = self.inner.lock().places.entry(host.clone()).or_default().wanted.clone();
+        wanted.notified().await;
     }
 
     pub fn used(&self, key: &LimitKey) -> usize {
