@@ -428,6 +428,36 @@ fn people_and_the_console_are_told_the_same() {
     run(&mut holder, "COMMIT");
 }
 
+/// The sum of the capacity has one connection for all questions of now and then; a server that lets in no more of them
+/// refuses none, whoever asks, since the next one comes when the server has let go of the one before.
+#[test]
+fn questions_to_a_server_take_turns() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let top = "capacity_check = \"warn\"\nadmin_users = [\"app\"]";
+    let howdah = start(&cluster, top, "pool_size = 1", "");
+    let mut direct = cluster.connect("postgres", "postgres").expect("a login");
+    run(&mut direct, "ALTER ROLE app CONNECTION LIMIT 1");
+    let checks = |outcome: &str| metric(&howdah, "howdah_capacity_checks_total", &[("outcome", outcome)]);
+    let all = || ["fits", "tight", "too_large", "unasked"].map(checks).iter().sum::<f64>();
+    std::thread::scope(|s| {
+        let asking = s.spawn(|| {
+            let mut console = howdah.connect("app", "howdah").expect("the console");
+            for _ in 0..10 {
+                let shown = console.query("SHOW ADVICE").expect("rows");
+                assert!(!shown.rows.iter().any(|r| r[2].as_deref() == Some("not_examined")), "{shown:?}");
+            }
+        });
+        // Each reload asks, too.
+        while !asking.is_finished() {
+            let before = all();
+            howdah.hup();
+            eventually("a check", || all() > before);
+        }
+        asking.join().expect("all is examined");
+    });
+    assert_eq!(checks("unasked"), 0.0);
+}
+
 /// Elsewhere than on loopback the figures are told to who shows the token, which the same file has.
 #[test]
 fn the_token_of_the_ops_port_is_shown() {

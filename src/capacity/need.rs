@@ -8,7 +8,8 @@ use crate::config::resolved::{Budget, Database, HostAddr, Role};
 
 use super::facts::Facts;
 
-/// Howdah's own connections to a host: one at a time asks the server what it can carry.
+/// Howdah's own connections to a host: one at a time asks the server what it can carry, or examines it for advice. The
+/// program `howdah doctor` is a process of its own, and its one connection is not in the sum of any instance.
 const CHECKS: &str = "checks";
 /// Where a database has replicas.
 const MONITOR: &str = "monitor";

@@ -92,6 +92,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct Ledger {
     inner: Mutex<Inner>,
+    /// Of those who ask a host something now and then.
+    turns: Mutex<HashMap<HostAddr, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Room for one connection; given back when dropped.
@@ -210,6 +212,13 @@ impl Ledger {
     pub async fn place_wanted(&self, host: &HostAddr) {
         let wanted = self.inner.lock().places.entry(host.clone()).or_default().wanted.clone();
         wanted.notified().await;
+    }
+
+    /// Waits until nobody else of this process has a connection for questions to the host, of which there is one at a
+    /// time: so many are counted.
+    pub async fn turn_to_ask(&self, host: &HostAddr) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = self.turns.lock().entry(host.clone()).or_default().clone();
+        turn.lock_owned().await
     }
 
     pub fn used(&self, key: &LimitKey) -> usize {

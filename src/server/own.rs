@@ -13,6 +13,7 @@ use crate::proto::encode;
 use crate::proto::frame::{self, be};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
+use crate::server::close::{self, Goodbye};
 use crate::server::conn::ServerConn;
 use crate::server::connect::{self, Target};
 
@@ -181,6 +182,11 @@ impl Own {
         let rest = self.buf.split_off(h.total);
         let mut message = std::mem::replace(&mut self.buf, rest);
         Ok(Some((h.tag, message.split_off(frame::HEADER))))
+    }
+
+    /// Ends the session, and waits until the server has let go of it, as long as such a wait makes sense.
+    pub async fn end(mut self) {
+        close::see_off(&mut self.conn.stream, Goodbye::Terminate).await;
     }
 
     /// The socket, for those who look at it from outside.

@@ -8,7 +8,7 @@ use super::{PATIENCE, get, query, text};
 use crate::capacity::ask;
 use crate::capacity::need::HostNeed;
 use crate::config::Config;
-use crate::server::own::{self, APPLICATION, Own};
+use crate::server::own::{self, Own};
 use crate::services::Services;
 
 pub(super) async fn database(
@@ -18,11 +18,23 @@ pub(super) async fn database(
     name: &str,
     unasked: &mut Vec<String>,
 ) -> Result<Database, String> {
-    let mut own = ask::open(services, config, need, Some(name), APPLICATION).await?;
+    let mut asking = ask::asking(services, config, need, Some(name)).await?;
+    let found = examined(&mut asking.own, config, need, name, unasked).await;
+    asking.end().await;
+    found
+}
+
+async fn examined(
+    own: &mut Own,
+    config: &Config,
+    need: &HostNeed,
+    name: &str,
+    unasked: &mut Vec<String>,
+) -> Result<Database, String> {
     let whole = "SELECT blks_hit, blks_read, pg_is_in_recovery() AS recovery, \
                  pg_size_bytes(current_setting('shared_buffers')) / 1024 AS shared_buffers FROM pg_stat_database \
                  WHERE datname = current_database()";
-    let whole = query(&mut own, whole).await?;
+    let whole = query(own, whole).await?;
     let mut database = Database {
         host: need.host.to_string(),
         name: name.to_owned(),
@@ -30,13 +42,13 @@ pub(super) async fn database(
         blocks_hit: get(&whole, 0, "blks_hit").unwrap_or_default(),
         blocks_read: get(&whole, 0, "blks_read").unwrap_or_default(),
         shared_buffers: get(&whole, 0, "shared_buffers").unwrap_or_default(),
-        tables: tables(&mut own).await?,
-        indexes: indexes(&mut own).await?,
+        tables: tables(own).await?,
+        indexes: indexes(own).await?,
         materialized: Vec::new(),
     };
     if !database.in_recovery {
         let views = views(config, need, name);
-        match materialized(&mut own, &views, unasked, &format!("{}/{name}", need.host)).await {
+        match materialized(own, &views, unasked, &format!("{}/{name}", need.host)).await {
             Ok(found) => database.materialized = found,
             Err(why) => unasked.push(format!("{}/{name}, materialized views: {why}", need.host)),
         }

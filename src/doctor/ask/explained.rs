@@ -11,7 +11,7 @@ use crate::capacity::ask;
 use crate::capacity::need::{HostNeed, needs};
 use crate::config::Config;
 use crate::config::resolved::Role;
-use crate::server::own::{self, APPLICATION, Own, OwnError, Rows};
+use crate::server::own::{self, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// Statements that are explained, those first that have taken the most time of the servers.
@@ -58,15 +58,26 @@ async fn explain(
     dbname: &str,
     statements: &[Statement],
 ) -> Result<(Vec<Scanned>, Vec<String>), String> {
-    let mut own = ask::open(services, config, need, Some(dbname), APPLICATION).await?;
+    let mut asking = ask::asking(services, config, need, Some(dbname)).await?;
+    let found = explained(&mut asking.own, need, dbname, statements).await;
+    asking.end().await;
+    found
+}
+
+async fn explained(
+    own: &mut Own,
+    need: &HostNeed,
+    dbname: &str,
+    statements: &[Statement],
+) -> Result<(Vec<Scanned>, Vec<String>), String> {
     // Planning may call functions that are stated to be immutable or stable, and a statement's own may do anything.
-    let superuser = query(&mut own, "SELECT current_setting('is_superuser') AS superuser").await?;
+    let superuser = query(own, "SELECT current_setting('is_superuser') AS superuser").await?;
     if superuser.get(0, "superuser") != Some("off") {
         let who = "the first pool of the server logs in as a superuser";
         return Err(format!("none is explained, since planning may call its functions and {who}"));
     }
-    query(&mut own, LIMITS).await?;
-    let version = query(&mut own, "SELECT current_setting('server_version_num') AS version").await?;
+    query(own, LIMITS).await?;
+    let version = query(own, "SELECT current_setting('server_version_num') AS version").await?;
     let version = get(&version, 0, "version").unwrap_or(0);
     let (mut scanned, mut unasked) = (Vec::new(), Vec::new());
     for statement in statements {
@@ -79,12 +90,12 @@ async fn explain(
                 continue;
             }
         };
-        let plan = plan(&mut own, version, &parameterised).await;
+        let plan = plan(own, version, &parameterised).await;
         let lost = matches!(plan, Err(OwnError::Lost(_)));
         match plan.map_err(String::from).and_then(|plan| scans(&plan)) {
             Ok(found) => {
                 for scan in found {
-                    let scan = of_table(&mut own, &scan).await?;
+                    let scan = of_table(own, &scan).await?;
                     scanned.extend(scan.map(|(table, rows, columns)| Scanned {
                         host: need.host.to_string(),
                         database: dbname.to_owned(),

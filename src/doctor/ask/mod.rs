@@ -12,7 +12,7 @@ use crate::capacity::facts::Facts;
 use crate::capacity::need::{HostNeed, needs};
 use crate::capacity::{ask, check};
 use crate::config::Config;
-use crate::server::own::{self, APPLICATION, Own, OwnError, Rows};
+use crate::server::own::{self, Own, OwnError, Rows};
 use crate::services::Services;
 
 /// For each question.
@@ -95,17 +95,29 @@ fn text(rows: &Rows, row: usize, column: &str) -> String {
 async fn host(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Host, String> {
     let facts = ask::ask(services, config, need).await?;
     let capacity = check::check(need, &facts, config.capacity.instances);
-    let mut own = ask::open(services, config, need, None, APPLICATION).await?;
+    let mut asking = ask::asking(services, config, need, None).await?;
+    let host = examined(&mut asking.own, need, facts, capacity, config.capacity.instances).await;
+    asking.end().await;
+    host
+}
+
+async fn examined(
+    own: &mut Own,
+    need: &HostNeed,
+    facts: Facts,
+    capacity: Vec<check::Finding>,
+    instances: u32,
+) -> Result<Host, String> {
     let standing = "SELECT CASE WHEN r AND pg_last_wal_receive_lsn() IS DISTINCT FROM pg_last_wal_replay_lsn() \
                     THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END AS lag, \
                     CASE WHEN r THEN pg_is_wal_replay_paused() END AS paused, \
                     (SELECT count(*) FROM pg_stat_replication s WHERE NOT EXISTS (SELECT FROM pg_replication_slots l \
                      WHERE l.active_pid = s.pid AND l.slot_type = 'logical')) AS standbys \
                     FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS q";
-    let standing = query(&mut own, standing).await?;
+    let standing = query(own, standing).await?;
     let idle = "SELECT pid, usename, application_name, extract(epoch FROM clock_timestamp() - state_change) AS seconds \
                 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
-    let rows = query(&mut own, idle).await?;
+    let rows = query(own, idle).await?;
     let idle_in_transaction = (0..rows.rows.len())
         .map(|i| IdleInTransaction {
             pid: get(&rows, i, "pid").unwrap_or_default(),
@@ -116,7 +128,7 @@ async fn host(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Res
         .collect();
     Ok(Host {
         host: need.host.to_string(),
-        room: if capacity.is_empty() { None } else { room(need, &facts, config.capacity.instances) },
+        room: if capacity.is_empty() { None } else { room(need, &facts, instances) },
         facts,
         capacity,
         lag: get(&standing, 0, "lag"),
