@@ -540,6 +540,46 @@ fn reads_that_lag_keeps_from_replicas_are_seen() {
     assert_eq!(word(&advice, "change"), "max_lag_bytes = \"2048B\"");
 }
 
+/// A standby that receives nothing has replayed all that it has; that says nothing of what it has not. The monitor knows
+/// it from the primary's own place, and doctor by the receiver that is not there.
+#[test]
+fn a_standby_that_is_cut_off_is_not_taken_to_be_up_to_date() {
+    let Some(trio) = Trio::start(MAJOR) else { return };
+    let howdah = trio.howdah("when_no_replica = \"primary\"\nmax_lag = \"1s\"", "");
+    run(&mut owner(&trio.primary), "CREATE TABLE before (n int)");
+    let cut = &trio.replicas[0];
+    cut.await_replay(&trio.primary).expect("it follows");
+    let mut direct = cut.connect("postgres", "postgres").expect("a login");
+    let mut follow = |whom: &str| {
+        run(&mut direct, &format!("ALTER SYSTEM SET primary_conninfo = '{}'", whom.replace('\'', "''")));
+        run(&mut direct, "SELECT pg_reload_conf()");
+    };
+    let said = |sql: &str| cut.value(sql).expect("an answer");
+    let conninfo = said("SHOW primary_conninfo");
+    follow("host=127.0.0.1 port=1");
+    eventually("it receives nothing", || said("SELECT count(*) FROM pg_stat_wal_receiver") == "0");
+    run(&mut owner(&trio.primary), "CREATE TABLE after (n int)");
+    assert_eq!(said("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()"), "t");
+    eligible(&howdah, 1);
+    let mut advice = None;
+    eventually("advice", || {
+        advice = report(&howdah).find(Code::ReplicationLag);
+        advice.is_some()
+    });
+    let advice = advice.expect("found");
+    assert_eq!(word(&advice, "subject"), cut.tcp().to_string());
+    let evidence = word(&advice, "evidence");
+    assert!(
+        evidence.starts_with("the standby has no WAL receiver") && evidence.ends_with(" s old"),
+        "{advice:#}"
+    );
+
+    follow(&conninfo);
+    cut.await_replay(&trio.primary).expect("it follows again");
+    assert_eq!(report(&howdah).find(Code::ReplicationLag), None);
+    eligible(&howdah, 2);
+}
+
 /// A refresh is seen in each version, also one that changes nothing and blocks nobody; and where the server does not
 /// keep the times of commits, that is said.
 #[test]

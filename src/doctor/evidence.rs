@@ -22,8 +22,11 @@ pub struct Host {
     pub capacity: Vec<CapacityFinding>,
     /// What would make its capacity suffice.
     pub room: Option<Room>,
-    /// Seconds that a standby is behind; nothing on a primary, or where all is replayed.
+    /// Seconds that a standby is behind; nothing on a primary, or where all is replayed. Of one that is cut off it is the
+    /// age of the last transaction that it has replayed, and nothing where there was none.
     pub lag: Option<f64>,
+    /// A standby that has no WAL receiver: what its primary has written since, it does not know.
+    pub cut: bool,
     /// Somebody has paused the replay.
     pub replay_paused: bool,
     /// Standbys that receive from it.

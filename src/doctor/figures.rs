@@ -12,7 +12,8 @@ pub fn of(evidence: &Evidence, found: &[Finding]) -> Look {
             .hosts
             .iter()
             .filter(|h| h.facts.in_recovery)
-            .map(|h| advice::Host { host: h.host.clone(), lag: Some(h.lag.unwrap_or(0.0)) })
+            // Of one that is cut off and has replayed nothing there is no figure.
+            .map(|h| advice::Host { host: h.host.clone(), lag: h.lag.or((!h.cut).then_some(0.0)) })
             .collect(),
         ..Look::default()
     };
@@ -69,7 +70,9 @@ mod tests {
             Database { name: "app".to_owned(), blocks_hit: 9, blocks_read: 1, tables, ..Database::default() };
         let mut standby = Host { lag: Some(2.5), ..Host::default() };
         standby.facts.in_recovery = true;
-        let hosts = vec![Host::default(), standby];
+        let done = Host { lag: None, ..standby.clone() };
+        let cut = Host { cut: true, ..done.clone() };
+        let hosts = vec![Host::default(), standby, done, cut];
         let evidence = Evidence { databases: vec![app, Database::default()], hosts, ..Evidence::default() };
         let unused = finding(Some("app"), Code::IndexUnused);
         let look = of(&evidence, &[unused.clone(), unused, finding(None, Code::ReplicationLag)]);
@@ -81,7 +84,7 @@ mod tests {
         assert_eq!(look.findings.len(), 2 * Code::ALL.len());
         assert_eq!((look.databases[0].cache_hits, look.databases[0].index_scans), (Some(0.9), Some(0.75)));
         assert_eq!((look.databases[1].cache_hits, look.databases[1].index_scans), (None, None));
-        assert_eq!(look.hosts.len(), 1);
-        assert_eq!(look.hosts[0].lag, Some(2.5));
+        let lags: Vec<_> = look.hosts.iter().map(|h| h.lag).collect();
+        assert_eq!(lags, [Some(2.5), Some(0.0), None], "a cut one that has nothing is not up to date");
     }
 }

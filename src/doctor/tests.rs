@@ -61,6 +61,9 @@ fn what_is_in_order_gets_no_advice() {
 fn each_advice_has_its_case() {
     assert_eq!(codes(&host(|h| h.facts.in_use.extend([("app".to_owned(), 78)]))), ["connections_near_limit"]);
     assert_eq!(codes(&host(|h| h.lag = Some(10.0))), ["replication_lag"]);
+    assert_eq!(codes(&host(|h| h.cut = true)), ["replication_lag"], "nobody knows how far it is behind");
+    let just = |h: &mut Host| (h.cut, h.lag) = (true, Some(9.9));
+    assert_eq!(codes(&host(|h| just(h))), [] as [&str; 0], "it may be about to receive again");
     let idle = IdleInTransaction { pid: 42, seconds: 10.0, ..IdleInTransaction::default() };
     let found = examine(&host(|h| h.idle_in_transaction.push(idle)));
     assert_eq!((found.len(), found[0].code), (1, Code::IdleInTransaction));

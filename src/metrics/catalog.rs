@@ -365,7 +365,7 @@ pub const METRICS: &[Metric] = &[
     advice("howdah_advice_age_seconds", Gauge, "seconds", &[], "Age of the last examination; absent before it."),
     advice("howdah_database_cache_hit_ratio", Gauge, "ratio", &["database", "host"], "Blocks that were found in shared_buffers, of all since the server's statistics began, at the last examination."),
     advice("howdah_database_index_scan_ratio", Gauge, "ratio", &["database", "host"], "Scans of tables that used an index, of all since the server's statistics began, at the last examination."),
-    advice("howdah_standby_replay_lag_seconds", Gauge, "seconds", &["host"], "How far a standby was behind at the last examination; 0 where it had replayed all that it had."),
+    advice("howdah_standby_replay_lag_seconds", Gauge, "seconds", &["host"], "How far a standby was behind at the last examination; 0 where it had replayed all that it had. Of one without a WAL receiver the age of the last transaction that it has: it may be as far behind as that."),
     event("howdah_advice_looks_total", "examinations", &["outcome"], &["complete", "incomplete"], "Examinations of the servers, and whether everything could be asked; SHOW ADVICE says what could not."),
 
     event("howdah_logins_total", "logins", &[], &[], "Clients that logged in."),

@@ -108,12 +108,14 @@ async fn examined(
     capacity: Vec<check::Finding>,
     instances: u32,
 ) -> Result<Host, String> {
-    let standing = "SELECT CASE WHEN r AND pg_last_wal_receive_lsn() IS DISTINCT FROM pg_last_wal_replay_lsn() \
+    // Without a WAL receiver all that was received is replayed, and what was not received nobody knows.
+    let standing = "SELECT CASE WHEN r AND (cut OR pg_last_wal_receive_lsn() IS DISTINCT FROM pg_last_wal_replay_lsn()) \
                     THEN extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END AS lag, \
-                    CASE WHEN r THEN pg_is_wal_replay_paused() END AS paused, \
+                    CASE WHEN r THEN pg_is_wal_replay_paused() END AS paused, r AND cut AS cut, \
                     (SELECT count(*) FROM pg_stat_replication s WHERE NOT EXISTS (SELECT FROM pg_replication_slots l \
                      WHERE l.active_pid = s.pid AND l.slot_type = 'logical')) AS standbys \
-                    FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS q";
+                    FROM (SELECT pg_is_in_recovery() AS r, NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AS cut \
+                    OFFSET 0) AS q";
     let standing = query(own, standing).await?;
     let idle = "SELECT pid, usename, application_name, extract(epoch FROM clock_timestamp() - state_change) AS seconds \
                 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
@@ -132,6 +134,7 @@ async fn examined(
         facts,
         capacity,
         lag: get(&standing, 0, "lag"),
+        cut: standing.get(0, "cut") == Some("t"),
         replay_paused: standing.get(0, "paused") == Some("t"),
         standbys: get(&standing, 0, "standbys").unwrap_or_default(),
         idle_in_transaction,

@@ -41,25 +41,40 @@ pub(super) fn host(h: &Host, found: &mut Vec<Finding>) {
             steps: vec![Step::sql(&h.host, None, end)],
         });
     }
-    if let Some(lag) = h.lag.filter(|l| *l >= LAG) {
-        let resume = "SELECT pg_wal_replay_resume()";
-        let (change, steps) = if h.replay_paused {
-            (format!("its replay is paused: {resume}"), vec![Step::sql(&h.host, None, resume)])
-        } else {
-            let change = "find what holds up its replay (long queries there, a slow disk, the network); send reads \
-                          elsewhere until then";
-            (change.to_owned(), Vec::new())
-        };
-        found.push(Finding {
-            urgency: Urgency::High,
-            code: Code::ReplicationLag,
-            subject: h.host.clone(),
-            database: None,
-            evidence: format!("the standby is {lag:.0} s behind"),
-            change,
-            steps,
-        });
-    }
+    found.extend(lag(h));
+}
+
+fn lag(h: &Host) -> Option<Finding> {
+    let evidence = match h.lag {
+        Some(lag) if lag < LAG => return None,
+        Some(lag) if h.cut => {
+            format!("the standby has no WAL receiver, and the last transaction that it has is {lag:.0} s old")
+        }
+        Some(lag) => format!("the standby is {lag:.0} s behind"),
+        None if h.cut => "the standby has no WAL receiver, and has replayed no transaction yet".to_owned(),
+        None => return None,
+    };
+    let resume = "SELECT pg_wal_replay_resume()";
+    let (change, steps) = if h.replay_paused {
+        (format!("its replay is paused: {resume}"), vec![Step::sql(&h.host, None, resume)])
+    } else if h.cut {
+        let change = "bring its primary back, or lead primary_conninfo to another one (the standby's log says why it \
+                      cannot receive); send reads elsewhere until then";
+        (change.to_owned(), Vec::new())
+    } else {
+        let change = "find what holds up its replay (long queries there, a slow disk, the network); send reads \
+                      elsewhere until then";
+        (change.to_owned(), Vec::new())
+    };
+    Some(Finding {
+        urgency: Urgency::High,
+        code: Code::ReplicationLag,
+        subject: h.host.clone(),
+        database: None,
+        evidence,
+        change,
+        steps,
+    })
 }
 
 fn capacity(h: &Host, found: &mut Vec<Finding>) {
