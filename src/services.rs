@@ -17,6 +17,7 @@ use crate::directory::PamPlaces;
 use crate::error::{Error, Report, report, report_as_pgbouncer};
 use crate::lookup::Lookups;
 use crate::metrics::advice::Look;
+use crate::metrics::backends::Backends;
 use crate::metrics::events::Events;
 use crate::metrics::{Counters, Histogram};
 use crate::monitor::Monitor;
@@ -57,6 +58,8 @@ pub struct Services {
     pub examining: tokio::sync::Mutex<()>,
     /// What was found last, where that is kept.
     pub advice: Mutex<Option<Arc<Look>>>,
+    /// Of each server whose capacity was checked, by its address.
+    pub backends: Mutex<BTreeMap<String, Backends>>,
     /// Why new clients should go elsewhere, by the part that says so.
     pub not_ready: Mutex<BTreeMap<String, String>>,
     pub draining: AtomicBool,
@@ -139,6 +142,7 @@ impl Services {
             starting: AtomicBool::new(false),
             examining: tokio::sync::Mutex::default(),
             advice: Mutex::default(),
+            backends: Mutex::default(),
             not_ready: Mutex::default(),
             draining: AtomicBool::new(false),
             seeing_off: AtomicBool::new(false),

@@ -56,6 +56,42 @@ fn plan(config: &str) -> (Option<i32>, String) {
     (status.code(), String::from_utf8(stdout).expect("UTF-8"))
 }
 
+/// Who has connections of a server, and who may be the reason that the pools have no room, is in /stats as of the last
+/// check, with its age.
+#[test]
+fn the_stats_tell_who_has_connections_of_a_server() {
+    let Some(cluster) = cluster(MAJOR, hundred()) else { return };
+    let howdah =
+        Howdah::start(&config(&cluster, "instances = 1\ncapacity_interval = \"200ms\"", "pool_size = 3", ""));
+    let said = || {
+        let text = kit::http(howdah.ops_address(), "/stats");
+        let stats: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        stats["hosts"][0]["capacity"].clone()
+    };
+    let of = |role: &str, database: &str| {
+        let said = said();
+        let all = said["backends"].as_array().expect("a list").clone();
+        all.iter()
+            .find(|b| b["role"] == role && b["database"] == database)
+            .map_or(0, |b| b["connections"].as_u64().expect("a number"))
+    };
+    assert_eq!(said()["max_connections"], 100);
+    assert_eq!(of("app", "app"), 0, "the question does not count itself");
+    let others: Vec<_> = (0..4).map(|_| cluster.connect(SUPERUSER, SUPERUSER).expect("a place")).collect();
+    let mut client = app(&howdah);
+    client.query("BEGIN").expect("a server");
+    eventually("everybody is there", || (of(SUPERUSER, SUPERUSER), of("app", "app")) == (4, 1));
+    assert_eq!(said()["backends"][0]["role"], SUPERUSER, "most first");
+    drop(others);
+    eventually("they are gone", || of(SUPERUSER, SUPERUSER) == 0);
+
+    howdah.rewrite_config(&config(&cluster, "instances = 1\ncapacity_interval = \"0\"", "pool_size = 3", ""));
+    howdah.hup();
+    howdah.await_log("configuration reloaded", Duration::from_secs(20));
+    let age = || said()["age_seconds"].as_f64().expect("a number");
+    eventually("it says how old it is", || age() > 0.6);
+}
+
 #[test]
 fn the_origins_sizes_are_refused_with_the_sum_and_the_derived_ones_start() {
     let Some(cluster) = cluster(MAJOR, hundred()) else { return };

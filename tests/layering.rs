@@ -46,7 +46,7 @@ const RULES: &[Rule] = &[
     rule("fleet/link.rs", &["capacity", "clock", "config", "pool", "server", "services"], false),
     rule("doctor/ask", &["capacity", "config", "ops", "routing", "server", "services", "tls"], false),
     rule("capacity/ask.rs", &["config", "pool", "server", "services"], false),
-    rule("capacity/admit.rs", &["config", "services"], false),
+    rule("capacity/admit.rs", &["config", "metrics", "services"], false),
     rule("net", &["config"], false),
     rule("monitor/core.rs", &[], true),
     rule("monitor/names.rs", &[], true),

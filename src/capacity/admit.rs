@@ -10,6 +10,7 @@ use super::facts::Facts;
 use super::need::{HostNeed, needs};
 use crate::config::Config;
 use crate::config::resolved::{CapacityCheck, Profile};
+use crate::metrics::backends::Backends;
 use crate::services::Services;
 
 /// Hosts that are asked at one time.
@@ -119,6 +120,10 @@ fn cap(need: &HostNeed, facts: &Facts, instances: u32) -> Option<usize> {
 }
 
 fn remember(services: &Services, need: &HostNeed, facts: &Facts, config: &Config) {
+    let mut by: Vec<_> = facts.in_use_by.iter().map(|((r, d), n)| (r.clone(), d.clone(), *n)).collect();
+    by.sort_by_key(|(_, _, n)| std::cmp::Reverse(*n));
+    let backends = Backends { at_ms: services.clock.now_ms(), max_connections: facts.max_connections, by };
+    services.backends.lock().insert(need.host.to_string(), backends);
     let capped = match config.capacity.check {
         CapacityCheck::Refuse => cap(need, facts, config.capacity.instances),
         CapacityCheck::Warn | CapacityCheck::Off => None,

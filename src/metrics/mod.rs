@@ -2,6 +2,7 @@
 //! is exported under which name, and what it means, is in [`catalog`].
 
 pub mod advice;
+pub mod backends;
 pub mod catalog;
 pub mod events;
 

@@ -9,6 +9,7 @@ use crate::client::ctl::ClientState;
 use crate::config::Config;
 use crate::config::resolved::{HostAddr, PoolMode};
 use crate::metrics::Histogram;
+use crate::metrics::backends::Backends;
 use crate::metrics::events::Event;
 use crate::pool::adapt::Decision;
 use crate::pool::core::Counts;
@@ -56,6 +57,8 @@ pub(super) struct Host {
     pub(super) used: usize,
     /// It could not be reached, and is left alone for a while.
     pub(super) unreachable: bool,
+    /// As it said last, and how long ago; nothing where its capacity was not checked.
+    pub(super) backends: Option<(Duration, Backends)>,
 }
 
 /// A limit that pools share; 0 is none.
@@ -72,8 +75,12 @@ fn hosts(services: &Services, config: &Config) -> Vec<Host> {
         config.databases.values().flat_map(|d| d.roles.values()).flat_map(|r| &r.hosts).collect();
     all.sort();
     all.dedup();
+    let (said, now) = (services.backends.lock().clone(), services.clock.now_ms());
     all.into_iter()
         .map(|h| Host {
+            backends: said
+                .get(&h.to_string())
+                .map(|b| (Duration::from_millis(now.saturating_sub(b.at_ms)), b.clone())),
             host: h.to_string(),
             used: services.ledger.used(&LimitKey::Host(h.clone())),
             unreachable: services.ledger.is_unreachable(h),

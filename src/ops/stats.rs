@@ -107,6 +107,25 @@ struct Host<'a> {
     host: &'a str,
     connections: usize,
     unreachable: bool,
+    /// Absent where its capacity was not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capacity: Option<Capacity<'a>>,
+}
+
+/// What a server said of itself when its capacity was checked last.
+#[derive(Serialize)]
+struct Capacity<'a> {
+    age_seconds: f64,
+    max_connections: u32,
+    /// Everybody's, most first.
+    backends: Vec<Backends<'a>>,
+}
+
+#[derive(Serialize)]
+struct Backends<'a> {
+    role: &'a str,
+    database: &'a str,
+    connections: u32,
 }
 
 #[derive(Serialize)]
@@ -251,8 +270,17 @@ fn held_by(h: &Holder) -> HeldBy {
     }
 }
 
+fn backends((role, database, n): &(String, String, u32)) -> Backends<'_> {
+    Backends { role, database, connections: *n }
+}
+
 fn host(h: &snapshot::Host) -> Host<'_> {
-    Host { host: &h.host, connections: h.used, unreachable: h.unreachable }
+    let capacity = h.backends.as_ref().map(|(age, said)| Capacity {
+        age_seconds: age.as_secs_f64(),
+        max_connections: said.max_connections,
+        backends: said.by.iter().map(backends).collect(),
+    });
+    Host { host: &h.host, connections: h.used, unreachable: h.unreachable, capacity }
 }
 
 fn route<'a>((database, eligible_replicas, decisions): (&'a str, usize, &'a [Decisions])) -> Route<'a> {
