@@ -428,6 +428,21 @@ fn people_and_the_console_are_told_the_same() {
     run(&mut holder, "COMMIT");
 }
 
+/// Where the instances' own connections alone are too many no limit of the pools helps, and a larger server does.
+#[test]
+fn a_server_that_is_too_small_for_any_pool_is_to_be_made_larger() {
+    let Some(mut cluster) = cluster(MAJOR, small()) else { return };
+    let howdah = start(&cluster, "instances = 20\ncapacity_check = \"warn\"", "pool_size = 2", "");
+    let mut case = Case::new(Code::CapacityTooLarge);
+    let advice = case.given(&howdah);
+    // 20 x (2 + 1), and 3 for superusers.
+    let change = word(&advice, "change");
+    assert!(change.starts_with("ALTER SYSTEM SET max_connections = 63 and restart, or"), "{advice:#}");
+    apply(&advice, &mut [&mut cluster], &howdah);
+    case.removed(&howdah);
+    assert_eq!(report(&howdah).find(Code::CapacityTight), None);
+}
+
 /// The sum of the capacity has one connection for all questions of now and then; a server that lets in no more of them
 /// refuses none, whoever asks, since the next one comes when the server has let go of the one before.
 #[test]

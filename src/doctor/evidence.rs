@@ -22,6 +22,8 @@ pub struct Host {
     pub capacity: Vec<CapacityFinding>,
     /// What would make its capacity suffice.
     pub room: Option<Room>,
+    /// The smallest max_connections of the server that would, where no limit of the pools is small enough.
+    pub enough: Option<u32>,
     /// Seconds that a standby is behind; nothing on a primary, or where all is replayed. Of one that is cut off it is the
     /// age of the last transaction that it has replayed, and nothing where there was none.
     pub lag: Option<f64>,

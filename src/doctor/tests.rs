@@ -69,7 +69,9 @@ fn each_advice_has_its_case() {
     assert_eq!((found.len(), found[0].code), (1, Code::IdleInTransaction));
     assert!(found[0].change.contains("pg_terminate_backend(42)"), "{}", found[0].change);
     let capacity = CapacityFinding { severity: Severity::Refuse, text: "the sum".to_owned() };
-    assert_eq!(codes(&host(|h| h.capacity.push(capacity))), ["capacity_too_large"]);
+    assert_eq!(codes(&host(|h| h.capacity.push(capacity.clone()))), ["capacity_too_large"]);
+    let found = examine(&host(|h| (h.capacity, h.enough) = (vec![capacity], Some(120))));
+    assert_eq!(found[0].steps.len(), 2, "a larger server, and its restart");
 
     let cold = |d: &mut Database| (d.blocks_hit, d.blocks_read) = (50_000, 50_000);
     assert_eq!(codes(&database(cold)), ["cache_hits_low"]);

@@ -128,9 +128,12 @@ async fn examined(
             seconds: get(&rows, i, "seconds").unwrap_or_default(),
         })
         .collect();
+    let room = if capacity.is_empty() { None } else { room(need, &facts, instances) };
+    let lacks = !capacity.is_empty() && room.is_none();
     Ok(Host {
         host: need.host.to_string(),
-        room: if capacity.is_empty() { None } else { room(need, &facts, instances) },
+        room,
+        enough: if lacks { enough(need, &facts, instances) } else { None },
         facts,
         capacity,
         lag: get(&standing, 0, "lag"),
@@ -139,6 +142,27 @@ async fn examined(
         standbys: get(&standing, 0, "standbys").unwrap_or_default(),
         idle_in_transaction,
     })
+}
+
+/// The smallest max_connections with which the check finds nothing; nothing where a CONNECTION LIMIT is in the way.
+fn enough(need: &HostNeed, facts: &Facts, instances: u32) -> Option<u32> {
+    // PostgreSQL takes no more.
+    let (mut lacking, mut fitting) = (facts.max_connections, 262_143);
+    let fits = |max_connections: u32| {
+        check::check(need, &Facts { max_connections, ..facts.clone() }, instances).is_empty()
+    };
+    if !fits(fitting) {
+        return None;
+    }
+    while fitting.saturating_sub(lacking) > 1 {
+        let middle = lacking + (fitting - lacking) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            lacking = middle;
+        }
+    }
+    Some(fitting)
 }
 
 /// The largest limit of connections to the host with which the check finds nothing; what it finds never grows with

@@ -83,24 +83,31 @@ fn capacity(h: &Host, found: &mut Vec<Finding>) {
             Severity::Refuse => (Urgency::High, Code::CapacityTooLarge),
             Severity::Warn => (Urgency::Medium, Code::CapacityTight),
         };
-        let line = h.room.as_ref().map(|r| format!("max_host_connections = {}", r.connections));
-        let change = match (&line, &h.room) {
-            (Some(line), Some(room)) => format!(
-                "{line} for {}, or another of the ways out; howdah plan derives sizes that fit",
-                room.databases.join(", ")
-            ),
-            _ => "take one of the ways out; howdah plan derives sizes that fit".to_owned(),
+        let (change, steps) = match (&h.room, h.enough) {
+            (Some(room), _) => {
+                let line = format!("max_host_connections = {}", room.connections);
+                let set = |database: &String| Step::set_database(database, &line);
+                (
+                    format!("{line} for {}", room.databases.join(", ")),
+                    room.databases.iter().map(set).collect(),
+                )
+            }
+            (None, Some(enough)) => {
+                let raise = format!("ALTER SYSTEM SET max_connections = {enough}");
+                let restart = Step::Restart { host: h.host.clone() };
+                (format!("{raise} and restart"), vec![Step::sql(&h.host, None, raise), restart])
+            }
+            (None, None) => ("one of the ways out".to_owned(), Vec::new()),
         };
-        let databases = h.room.iter().flat_map(|r| &r.databases);
-        let set = |(database, line): (&String, &String)| Step::set_database(database, line);
+        let other = if steps.is_empty() { "" } else { ", or another of the ways out" };
         found.push(Finding {
             urgency,
             code,
             subject: h.host.clone(),
             database: None,
             evidence: f.text.clone(),
-            change,
-            steps: databases.zip(line.iter().cycle()).map(set).collect(),
+            change: format!("{change}{other}; howdah plan derives sizes that fit"),
+            steps,
         });
     }
 }
