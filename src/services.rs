@@ -268,31 +268,36 @@ pub struct Clients {
     pub connected: AtomicUsize,
     /// Those of them that have not finished their login.
     pub logging_in: AtomicUsize,
-    per_database: Mutex<HashMap<Arc<str>, usize>>,
-    per_user: Mutex<HashMap<Arc<str>, usize>>,
+    per_database: Taken,
+    per_user: Taken,
     /// Logins that succeeded, by database; only of names that are configured, or that matched a pattern.
     logins: Mutex<HashMap<String, u64>>,
 }
 
-/// A counted place; gives it back when dropped.
+/// The places of a client among those of its database and of its user; gives them back when dropped. The names are one
+/// with those of all clients that have the same.
 #[derive(Debug)]
-pub struct Place {
+pub struct Places {
     services: Arc<Services>,
-    key: Arc<str>,
-    user: bool,
+    pub database: Arc<str>,
+    pub user: Arc<str>,
 }
 
-impl Drop for Place {
+impl Drop for Places {
     fn drop(&mut self) {
-        let mut map = self.services.clients.counted(self.user).lock();
-        if let Some(n) = map.get_mut(&self.key) {
-            *n -= 1;
-            if *n == 0 {
-                map.remove(&self.key);
-            }
-        }
+        give_back(&self.services.clients.per_database, &self.database);
+        give_back(&self.services.clients.per_user, &self.user);
     }
 }
+
+/// How many places there are, and all are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    Database(usize),
+    User(usize),
+}
+
+type Taken = Mutex<HashMap<Arc<str>, usize>>;
 
 impl Clients {
     /// A number that fits a pid on the wire and is not in use.
@@ -358,26 +363,44 @@ impl Clients {
     pub fn of_user(&self, user: &str) -> usize {
         self.per_user.lock().get(user).copied().unwrap_or(0)
     }
+}
 
-    fn counted(&self, user: bool) -> &Mutex<HashMap<Arc<str>, usize>> {
-        if user { &self.per_user } else { &self.per_database }
+impl Places {
+    /// One place of the database and one of the user, each a name and its limit.
+    pub fn take(
+        services: &Arc<Services>,
+        (database, most): (&str, Option<u32>),
+        (user, most_of_user): (&str, Option<u32>),
+    ) -> Result<Self, Full> {
+        let clients = &services.clients;
+        let database = take(&clients.per_database, database, most).map_err(Full::Database)?;
+        let user = take(&clients.per_user, user, most_of_user).map_err(|taken| {
+            give_back(&clients.per_database, &database);
+            Full::User(taken)
+        })?;
+        Ok(Self { services: services.clone(), database, user })
     }
 }
 
-/// Takes one of `limit` places of a database or user; the error is how many are taken.
-pub fn take_place(
-    services: &Arc<Services>,
-    key: &Arc<str>,
-    user: bool,
-    limit: Option<u32>,
-) -> Result<Place, usize> {
-    let mut map = services.clients.counted(user).lock();
-    let n = map.entry(key.clone()).or_insert(0);
-    if limit.is_some_and(|l| *n >= l as usize) {
-        return Err(*n);
+fn take(taken: &Taken, name: &str, limit: Option<u32>) -> Result<Arc<str>, usize> {
+    let mut taken = taken.lock();
+    let known = taken.get_key_value(name).map(|(name, n)| (name.clone(), *n));
+    let (name, n) = known.unwrap_or_else(|| (name.into(), 0));
+    if limit.is_some_and(|l| n >= l as usize) {
+        return Err(n);
     }
-    *n += 1;
-    Ok(Place { services: services.clone(), key: key.clone(), user })
+    taken.insert(name.clone(), n + 1);
+    Ok(name)
+}
+
+fn give_back(taken: &Taken, name: &Arc<str>) {
+    let mut taken = taken.lock();
+    if let Some(n) = taken.get_mut(name) {
+        *n -= 1;
+        if *n == 0 {
+            taken.remove(name);
+        }
+    }
 }
 
 /// Keys that were derived from plain secrets, so that PBKDF2 runs once for a user and not once for a login.
@@ -400,5 +423,37 @@ impl ScramCache {
 
     pub fn put(&self, user: &str, secret: &Secret, keys: &ScramKeys) {
         self.keys.lock().insert(user.to_owned(), (secret.clone(), keys.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_and_their_names_shared() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("howdah.toml");
+        std::fs::write(&path, include_str!("../config/minimal.toml")).expect("a file");
+        let config = crate::config::load(&path, &crate::config::Overrides::default()).expect("valid");
+        let services = Services::new(Arc::new(config));
+        let counted = || (services.clients.of_database("d"), services.clients.of_user("u"));
+        let take = |most: u32, most_of_user: u32| {
+            Places::take(&services, ("d", Some(most)), ("u", Some(most_of_user)))
+        };
+        let first = take(2, 2).expect("room");
+        let second = take(2, 2).expect("room");
+        assert!(Arc::ptr_eq(&first.database, &second.database) && Arc::ptr_eq(&first.user, &second.user));
+        assert_eq!(counted(), (2, 2));
+        // Whom one of the two refuses has no place in the other.
+        assert_eq!(take(2, 3).err(), Some(Full::Database(2)));
+        assert_eq!(take(3, 2).err(), Some(Full::User(2)));
+        assert_eq!(counted(), (2, 2));
+        drop((first, second));
+        assert_eq!(take(1, 0).err(), Some(Full::User(0)));
+        assert_eq!(counted(), (0, 0));
+        assert!(
+            services.clients.per_database.lock().is_empty() && services.clients.per_user.lock().is_empty()
+        );
     }
 }

@@ -30,7 +30,7 @@ use crate::proto::startup::{self, FirstPacket, Replication, Startup};
 use crate::proto::{encode, frame};
 use crate::relay::params::bring_into_step;
 use crate::relay::state::{ClientProto, TxStats};
-use crate::services::{Place, Services, take_place};
+use crate::services::{Full, Places, Services};
 use crate::tls::{Acceptor, Mode};
 
 /// What the handshake led to.
@@ -54,13 +54,13 @@ pub struct Visitor {
     /// The user that runs Howdah, over the Unix socket: an admin without a password.
     pub trusted: bool,
     /// Among the clients of its user and of the console; held as long as it is here.
-    pub places: Vec<Place>,
+    pub places: Box<Places>,
 }
 
 enum Admitted {
-    Session(Box<Session>, Vec<Place>),
-    Console { ctl: Arc<ClientCtl>, trusted: bool, places: Vec<Place> },
-    Replication(Arc<ClientCtl>, Box<replication::Opened>, Vec<Place>),
+    Session(Box<Session>, Box<Places>),
+    Console { ctl: Arc<ClientCtl>, trusted: bool, places: Box<Places> },
+    Replication(Arc<ClientCtl>, Box<replication::Opened>, Box<Places>),
 }
 
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
@@ -392,7 +392,7 @@ pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u
     }
 }
 
-type Belongs<'c> = (Cow<'c, Database>, Arc<Pool>, Vec<Place>);
+type Belongs<'c> = (Cow<'c, Database>, Arc<Pool>, Box<Places>);
 
 /// Where a client that may come in belongs, and its places there.
 fn pool_of<'c>(
@@ -406,13 +406,12 @@ fn pool_of<'c>(
     if services.control.is_disabled(&startup.database) {
         return Err(Error::DatabaseDisabled { database: startup.database.clone() });
     }
-    let (user, database): (Arc<str>, Arc<str>) =
-        (startup.user.as_str().into(), startup.database.as_str().into());
-    let places = take_places(services, config, db.max_client_connections, &user, &database, false)?;
+    let places =
+        take_places(services, config, (&startup.database, db.max_client_connections), startup, false)?;
     // PgBouncer's pools are those of the server's users; where all clients share one, they share its pool.
     let forced = db.server_user.as_deref().filter(|_| config.profile == Profile::PgBouncer);
-    let pool_user = forced.map_or_else(|| user.clone(), Arc::from);
-    let key = PoolKey::new(database.clone(), pool_user, Role::Primary);
+    let pool_user = forced.map_or_else(|| places.user.clone(), Arc::from);
+    let key = PoolKey::new(places.database.clone(), pool_user, Role::Primary);
     if config.profile == Profile::PgBouncer
         && !config.databases.contains_key(&startup.database)
         && services.pools.get(&key).is_none()
@@ -429,11 +428,15 @@ fn client_of(
     stream: &Stream,
     peer: Peer,
     startup: &Startup,
+    places: &Places,
     secret: Vec<u8>,
 ) -> Arc<ClientCtl> {
     let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
     let application = application.map_or("", |(_, v)| v).into();
-    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
+    let user = places.user.clone();
+    // The console has several names, which are counted as one.
+    let ours = Some(&places.database).filter(|d| ***d == *startup.database).cloned();
+    let database = ours.unwrap_or_else(|| startup.database.as_str().into());
     let id = services.clients.next_id();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
     ctl.set_place(stream, startup.replication);
@@ -449,7 +452,7 @@ async fn enter_replication(
     startup: &Startup,
 ) -> Result<Admitted, Error> {
     let (_, pool, places) = pool_of(services, config, startup)?;
-    let ctl = client_of(services, stream, peer, startup, key_for_cancel(config, startup));
+    let ctl = client_of(services, stream, peer, startup, &places, key_for_cancel(config, startup));
     let (opened, reported) = replication::open(config, startup, &pool, &ctl).await?;
     let welcome = welcome_of(&statuses(&reported), &ctl, config.compat.login.notify.as_deref())?;
     stream.write_all(&welcome).await.map_err(gone)?;
@@ -459,7 +462,7 @@ async fn enter_replication(
 struct Entered {
     session: Session,
     welcome: Vec<u8>,
-    places: Vec<Place>,
+    places: Box<Places>,
 }
 
 /// After authentication: the pool, the places, the welcome.
@@ -492,7 +495,7 @@ async fn enter(
     let secret = key_for_cancel(config, startup);
     let id = services.clients.next_id();
     let now = Clock::now();
-    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
+    let (user, database) = (places.user.clone(), places.database.clone());
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, now));
 
     let greeting = match known {
@@ -548,10 +551,9 @@ async fn enter_console(
     if !trusted && !config.may_use_console(&startup.user) {
         return Err(Error::ConsoleNotAllowed { user: startup.user.clone() });
     }
-    let (name, user) = (Arc::from(CONSOLE), Arc::from(startup.user.as_str()));
     let limit = config.limits.max_database_client_connections;
-    let places = take_places(services, config, limit, &user, &name, trusted)?;
-    let ctl = client_of(services, stream, peer, startup, secret(startup));
+    let places = take_places(services, config, (CONSOLE, limit), startup, trusted)?;
+    let ctl = client_of(services, stream, peer, startup, &places, secret(startup));
     let mut view = ParamSet::default();
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());
@@ -593,26 +595,30 @@ fn asked(startup: &Startup) -> Vec<u8> {
 fn take_places(
     services: &Arc<Services>,
     config: &Config,
-    database_limit: Option<u32>,
-    user: &Arc<str>,
-    database: &Arc<str>,
+    (database, database_limit): (&str, Option<u32>),
+    startup: &Startup,
     trusted: bool,
-) -> Result<Vec<Place>, Error> {
-    let admin = config.admin_users.iter().any(|u| **u == **user)
+) -> Result<Box<Places>, Error> {
+    let user = &startup.user;
+    let admin = config.admin_users.contains(user)
         && (config.profile == Profile::Native || config.is_console(database));
     let lift = |l: Option<u32>| if admin || trusted { None } else { l };
     let user_limit = config
         .users
-        .get(&**user)
+        .get(user)
         .map_or(config.limits.max_user_client_connections, |u| u.max_client_connections);
     let of = |l: Option<u32>| l.unwrap_or_default() as usize;
-    let d = take_place(services, database, false, lift(database_limit)).map_err(|current| {
-        Error::TooManyDatabaseClients { database: database.to_string(), current, limit: of(database_limit) }
-    })?;
-    let u = take_place(services, user, true, lift(user_limit)).map_err(|current| {
-        Error::TooManyUserClients { user: user.to_string(), current, limit: of(user_limit) }
-    })?;
-    Ok(vec![d, u])
+    let places = Places::take(services, (database, lift(database_limit)), (user, lift(user_limit)));
+    places.map(Box::new).map_err(|full| match full {
+        Full::Database(current) => Error::TooManyDatabaseClients {
+            database: database.to_owned(),
+            current,
+            limit: of(database_limit),
+        },
+        Full::User(current) => {
+            Error::TooManyUserClients { user: user.clone(), current, limit: of(user_limit) }
+        }
+    })
 }
 
 /// What a server of the pool reports; asks for one where none is known.

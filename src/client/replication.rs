@@ -19,7 +19,7 @@ use crate::pool::direct::{Own, Traffic};
 use crate::proto::frame::{self, BadLength, be, fe};
 use crate::proto::params::ParamSet;
 use crate::proto::startup::{Replication, Startup};
-use crate::services::{Place, Services};
+use crate::services::{Places, Services};
 
 /// Bytes after which the pool's figures are brought up to date, for a stream never ends.
 const BOOK_EVERY: u64 = 64 * 1024;
@@ -114,7 +114,7 @@ pub struct Walsender {
     course: Course,
     traffic: Traffic,
     max_message: u32,
-    _places: Vec<Place>,
+    _places: Box<Places>,
 }
 
 /// What a login of this kind has got before its client hears of it.
@@ -143,7 +143,7 @@ impl Walsender {
         stream: Stream,
         opened: Opened,
         early: &[u8],
-        places: Vec<Place>,
+        places: Box<Places>,
     ) -> Self {
         services.clients.insert(ctl.clone());
         if services.seeing_off.load(Ordering::SeqCst) {

@@ -26,7 +26,7 @@ use crate::relay::flow::{self, End, Flow, Silent, Timers};
 use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
 use crate::relay::up::{self, Alone};
 use crate::relay::{observe, params};
-use crate::services::{Place, Services};
+use crate::services::{Places, Services};
 
 /// Bytes that a waiting client may add to its request before they stay in its socket.
 const WAIT_BUFFER: usize = 64 * 1024;
@@ -48,7 +48,7 @@ pub struct Session {
     down: Lane,
     /// An error was answered in the extended protocol: everything up to the next Sync is skipped.
     skip_to_sync: bool,
-    places: Vec<Place>,
+    places: Option<Box<Places>>,
     pub(super) hot: Arc<HotSettings>,
     /// Where its database has several servers to choose from.
     pub(super) route: Option<Box<Route>>,
@@ -74,17 +74,17 @@ impl Session {
             up: Lane::default(),
             down: Lane::default(),
             skip_to_sync: false,
-            places: Vec::new(),
+            places: None,
             hot,
             route: None,
         }
     }
 
     /// The login is over; `early` are bytes that the client sent behind it.
-    pub fn start(&mut self, stream: Stream, early: &[u8], places: Vec<Place>) {
+    pub fn start(&mut self, stream: Stream, early: &[u8], places: Box<Places>) {
         self.ctl.set_place(&stream, Replication::No);
         self.stream = Some(stream);
-        self.places = places;
+        self.places = Some(places);
         if !early.is_empty() {
             self.up.preload(early);
         }
