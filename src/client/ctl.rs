@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
@@ -81,6 +82,9 @@ pub enum Link {
     Console(Arc<Notify>),
 }
 
+/// What a CancelRequest must name; before protocol 3.2 it is of four bytes, which need no place of their own.
+pub type CancelSecret = SmallVec<[u8; 16]>;
+
 #[derive(Debug)]
 pub struct ClientCtl {
     pub id: u64,
@@ -88,7 +92,7 @@ pub struct ClientCtl {
     pub user: Arc<str>,
     pub database: Arc<str>,
     pub connected: Instant,
-    pub secret: Vec<u8>,
+    pub secret: CancelSecret,
     state: AtomicU8,
     /// Milliseconds of the clock at which the task wants to be woken; 0 is never.
     deadline: AtomicU64,
@@ -123,7 +127,7 @@ impl ClientCtl {
         user: Arc<str>,
         database: Arc<str>,
         application_name: Arc<str>,
-        secret: Vec<u8>,
+        secret: CancelSecret,
         now: Instant,
     ) -> Self {
         Self {

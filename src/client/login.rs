@@ -10,7 +10,7 @@ use rand::RngCore;
 use zeroize::Zeroize as _;
 
 use super::authenticate::{Arrival, authenticate};
-use super::ctl::ClientCtl;
+use super::ctl::{CancelSecret, ClientCtl};
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
@@ -429,7 +429,7 @@ fn client_of(
     peer: Peer,
     startup: &Startup,
     places: &Places,
-    secret: Vec<u8>,
+    secret: CancelSecret,
 ) -> Arc<ClientCtl> {
     let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
     let application = application.map_or("", |(_, v)| v).into();
@@ -564,17 +564,17 @@ async fn enter_console(
 }
 
 /// What a CancelRequest must name.
-fn secret(startup: &Startup) -> Vec<u8> {
-    let mut secret = vec![0; if startup.effective_minor() >= 2 { 32 } else { 4 }];
+fn secret(startup: &Startup) -> CancelSecret {
+    let mut secret = CancelSecret::from_elem(0, if startup.effective_minor() >= 2 { 32 } else { 4 });
     rand::rng().fill_bytes(&mut secret);
     secret
 }
 
 /// The same where other instances may be asked for it.
-fn key_for_cancel(config: &Config, startup: &Startup) -> Vec<u8> {
+fn key_for_cancel(config: &Config, startup: &Startup) -> CancelSecret {
     match config.compat.peers.own {
         0 => secret(startup),
-        own => cancel::PeerKey::new(rand::random(), own).bytes().to_vec(),
+        own => cancel::PeerKey::new(rand::random(), own).bytes().as_slice().into(),
     }
 }
 

@@ -60,7 +60,15 @@ pub(crate) fn pool_at(port: u16, size: usize) -> Arc<Pool> {
 
 pub(crate) fn client(pool: &Pool) -> Arc<ClientCtl> {
     let id = pool.services.clients.next_id();
-    Arc::new(ClientCtl::new(id, Peer::Unix, "app".into(), "app".into(), "".into(), Vec::new(), Clock::now()))
+    Arc::new(ClientCtl::new(
+        id,
+        Peer::Unix,
+        "app".into(),
+        "app".into(),
+        "".into(),
+        CancelSecret::new(),
+        Clock::now(),
+    ))
 }
 
 /// Waits until nothing is under way; the janitor's part is done here.
