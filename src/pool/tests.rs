@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::client::ctl::ClientState;
+use crate::client::ctl::{CancelSecret, ClientState};
 use crate::config::{Overrides, load};
 use crate::net::stream::Peer;
 

@@ -159,10 +159,12 @@ wanted() {
     return 1
 }
 
-# The source with the guard, and without it; false if the guard is not there exactly once.
+# The source with the guard, and without it; false if the guard is not there exactly once. Of the copy, once there is one:
+# somebody may go on with the sources meanwhile.
+from=$root
 text='' less=''
 taken_away() {
-    local file=$root/${files[$1]} rest
+    local file=$from/${files[$1]} rest
     text=$(cat "$file" && printf x)
     text=${text%x}
     less=${text/"${texts[$1]}"/"${instead[$1]}"}
@@ -226,6 +228,7 @@ outcome() {
 HOWDAH_PG_BIN=${HOWDAH_PG_BIN:-$(tests/support/setup.sh test)}
 export HOWDAH_PG_BIN
 copy
+from=$tree
 declare -A whole
 noticed=0 bad=()
 # Those of one target one after the other: less is built anew.

@@ -100,6 +100,9 @@ fn a_server_that_does_not_prove_itself_is_left() {
     let (mut a, _) = scram(auth(Some(&plain()), None));
     assert!(is_broken(&a.on_auth_message(&r(12, b"v=AAAA"))));
     assert!(is_broken(&a.on_auth_message(&r(0, b""))), "after a wrong signature");
+    let (mut a, _) = scram(auth(Some(&plain()), None));
+    let another = format!("v={}=", "A".repeat(43));
+    assert!(is_broken(&a.on_auth_message(&r(12, another.as_bytes()))), "somebody else's signature");
     let (mut a, s) = scram(auth(Some(&plain()), None));
     assert!(is_broken(&a.on_auth_message(&r(10, OFFER))), "a second offer");
     assert!(is_broken(&a.on_auth_message(&r(12, &s))));
