@@ -122,6 +122,8 @@ fn asked_for(major: u32, method: &str) {
         let said = refused(&howdah, user, "app", PASSWORD);
         assert_eq!(said.replace(user, "by_scram"), wrong, "{user}");
     }
+    // All but the two that there are; a name is one, however it is written.
+    assert_eq!(kit::metric(&howdah, "howdah_auth_lookups_total", &[("outcome", "nobody")]), 5.0);
     assert_eq!(
         who("asker", &format!("{PASSWORD}-asker")).expect("who is listed is not asked for"),
         ["asker"]

@@ -114,7 +114,7 @@ guard 35 src/client/login.rs 'tokio::time::timeout_at(deadline.into(), admitted)
 guard '39 F52' $auth/scram/client.rs 'parse_iterations(iterations, MAX_ITERATIONS)' 'parse_iterations(iterations, u32::MAX)' \
     lib hostile_challenges_are_refused_before_any_work
 guard 40 $auth/server.rs '_ if self.binding == ChannelBinding::Require => return Err(self.unbound()),' '' \
-    auth_matrix proofs_open_servers_as_libpq_does_on_15
+    lib nothing_is_proved_without_the_binding_that_is_required
 guard 40 $auth/server.rs '(Some(hash), true) => Binding::EndPoint(hash),' \
     '(Some(hash), true) if hash.is_empty() => Binding::EndPoint(hash), (Some(_), true) => Binding::None,' \
     tls logins_are_bound_to_the_certificate_on_15
@@ -136,8 +136,6 @@ guard F52 $auth/server.rs '(0, State::Scram) => Err(self.protocol("the server en
 guard F52 $auth/scram/client.rs 'Some(given) if bool::from(given.ct_eq(&signature)) => Ok(()),' \
     'Some(given) if bool::from(given.ct_eq(&signature)) || true => Ok(()),' \
     lib a_server_that_does_not_prove_itself_is_left
-guard F53 src/client/authenticate.rs 'Err(Error::AuthenticationFailed { user: user.to_owned() }) };' \
-    'Err(Error::NoSuchUser { user: user.to_owned() }) };' auth clients_with_trust
 guard F54 src/client/authenticate.rs '&how, user).await?)' '&how, user).await.unwrap_or(Found::Nobody))' \
     access a_server_that_cannot_be_asked_is_an_honest_error
 

@@ -165,3 +165,19 @@ proptest! {
         prop_assert!(!matches!(a.on_auth_message(&r(code, &bytes)), ServerAction::Accept | ServerAction::Wait));
     }
 }
+
+/// What is required is asked for before anything is said that an unbound login would say.
+#[test]
+fn nothing_is_proved_without_the_binding_that_is_required() {
+    let unbound = b"SCRAM-SHA-256\0\0";
+    let required =
+        |end_point: Option<Vec<u8>>| auth(Some(&plain()), None).bound_to(ChannelBinding::Require, end_point);
+    for (end_point, offer) in [(Some(vec![1; 32]), &unbound[..]), (None, OFFER), (None, unbound)] {
+        let said = required(end_point).on_auth_message(&r(10, offer));
+        assert!(is_unanswerable(&said), "{said:?}");
+    }
+    let bound = required(Some(vec![1; 32])).on_auth_message(&r(10, OFFER));
+    assert!(matches!(bound, ServerAction::Send(_)), "{bound:?}");
+    assert!(is_unanswerable(&required(Some(vec![1; 32])).on_auth_message(&r(0, b""))), "trust");
+    assert!(is_unanswerable(&required(Some(vec![1; 32])).on_auth_message(&r(5, &[1, 2, 3, 4]))), "md5");
+}
