@@ -226,3 +226,20 @@ pub enum Error {
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ServerError;
+
+    /// Whatever a server leaves out, or sends beside it.
+    #[test]
+    fn every_field_of_an_error_may_be_missing() {
+        for body in [&b""[..], b"\0", b"C", b"Cx", b"C\0", b"M\0\0", b"Mtext\0", b"\0C42601\0"] {
+            let e = ServerError { body: body.to_vec() };
+            let code: &[u8] = if body == b"C\0" { b"" } else { b"XX000" };
+            assert_eq!(e.sqlstate(), code, "{body:?}");
+            let _ = (e.summary(), e.message(), e.fatal());
+        }
+        assert_eq!(ServerError { body: b"SERROR\0C42601\0\0".to_vec() }.sqlstate(), b"42601");
+    }
+}
