@@ -160,6 +160,9 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
     lab.leaf("by_upper", "upper", "localhost", "");
     lab.renamed("other_name", "ca", "utf8only", "cb");
     lab.leaf("by_other_name", "other_name", "localhost", "");
+    // The name of the CA, and another key.
+    lab.renamed("impostor", "other", "utf8only", "ca");
+    lab.leaf("by_impostor", "impostor", "localhost", "");
     // As old tools write a name that has more than letters in it.
     lab.t61("t61", "ca", "localhost");
     lab.leaf("of_other", "other", "localhost", "");
@@ -201,6 +204,7 @@ fn certificates_of_servers_are_judged_as_libpq_does() {
         ("t61", "ca", "localhost"),
         ("by_upper", "ca", "localhost"),
         ("by_other_name", "ca", "localhost"),
+        ("by_impostor", "ca", "localhost"),
         ("of_other", "ca", "localhost"),
         ("past", "ca", "localhost"),
         ("localhost", "localhost", "localhost"),
