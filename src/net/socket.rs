@@ -71,28 +71,41 @@ pub(super) fn try_read(s: &impl Socket, buf: &mut [u8]) -> io::Result<usize> {
     once(s, Interest::READABLE, most, || rustix::net::recv(s, buf, RecvFlags::empty()).map(|(_, n)| n))
 }
 
+#[inline]
+fn total(bufs: &[IoSlice<'_>]) -> usize {
+    bufs.iter().map(|b| b.len()).sum()
+}
+
 /// An end that is closed is an error, not a signal.
 const FLAGS: SendFlags = SendFlags::NOSIGNAL;
 
 /// Writes as far as there is room, without waiting.
 #[inline]
 pub(super) fn try_write(s: &impl Socket, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-    let most = bufs.iter().map(|b| b.len()).sum();
-    once(s, Interest::WRITABLE, most, || match bufs {
+    once(s, Interest::WRITABLE, total(bufs), || match bufs {
         [one] => rustix::net::send(s, one, FLAGS),
         _ => rustix::net::sendmsg(s, bufs, &mut SendAncillaryBuffer::default(), FLAGS),
     })
 }
 
-/// Reads what is there. Cancel safe.
+/// Until one call moves something or fails, or the reactor knows of nothing and will wake us.
 #[inline]
-pub(super) fn poll_read(s: &impl Socket, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+fn poll(
+    mut call: impl FnMut() -> io::Result<usize>,
+    mut is_ready: impl FnMut() -> Poll<io::Result<()>>,
+) -> Poll<io::Result<usize>> {
     loop {
-        match try_read(s, buf) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.poll_read_ready(cx))?,
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(is_ready())?,
             done => return Poll::Ready(done),
         }
     }
+}
+
+/// Reads what is there. Cancel safe.
+#[inline]
+pub(super) fn poll_read(s: &impl Socket, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    poll(|| try_read(s, buf), || s.poll_read_ready(cx))
 }
 
 /// Writes as far as there is room. Cancel safe.
@@ -102,16 +115,14 @@ pub(super) fn poll_write(
     cx: &mut Context<'_>,
     bufs: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
-    if bufs.iter().map(|b| b.len()).sum::<usize>() > AT_ONCE {
+    if total(bufs) > AT_ONCE {
         ready!(s.poll_write_ready(cx))?;
     }
-    loop {
-        match try_write(s, bufs) {
-            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(s.poll_write_ready(cx))?,
-            done => return Poll::Ready(done),
-        }
-    }
+    let call = || match try_write(s, bufs) {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        done => done,
+    };
+    poll(call, || s.poll_write_ready(cx))
 }
 
 /// The same of `a`, then `b`.
