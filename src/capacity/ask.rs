@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
-
 use super::facts::Facts;
 use super::need::{HostNeed, PoolNeed};
 use crate::config::Config;
@@ -34,30 +32,20 @@ pub async fn ask(services: &Arc<Services>, config: &Config, need: &HostNeed) -> 
     answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
 }
 
-/// A connection for questions of now and then, of which this process has one at a time to each host.
-#[derive(Debug)]
-pub struct Asking {
-    pub own: Own,
-    _turn: OwnedMutexGuard<()>,
-}
-
-/// Opens one when nobody else has one.
-pub async fn asking(
+/// Asks on a connection for questions of now and then, of which this process has one at a time to each host. The next one
+/// has its turn when the server has let go of this one.
+pub async fn with<T>(
     services: &Arc<Services>,
     config: &Config,
     need: &HostNeed,
     database: Option<&str>,
-) -> Result<Asking, String> {
-    let turn = services.ledger.turn_to_ask(&need.host).await;
-    let own = open(services, config, need, database, APPLICATION).await?;
-    Ok(Asking { own, _turn: turn })
-}
-
-impl Asking {
-    /// The next one has its turn when the server has let go of this one.
-    pub async fn end(self) {
-        self.own.end().await;
-    }
+    questions: impl AsyncFnOnce(&mut Own) -> Result<T, String>,
+) -> Result<T, String> {
+    let _turn = services.ledger.turn_to_ask(&need.host).await;
+    let mut own = open(services, config, need, database, APPLICATION).await?;
+    let answer = questions(&mut own).await;
+    own.end().await;
+    answer
 }
 
 /// A connection of our own to the host, with the login of the first of its pools whose login works.

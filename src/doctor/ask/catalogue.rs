@@ -18,10 +18,8 @@ pub(super) async fn database(
     name: &str,
     unasked: &mut Vec<String>,
 ) -> Result<Database, String> {
-    let mut asking = ask::asking(services, config, need, Some(name)).await?;
-    let found = examined(&mut asking.own, config, need, name, unasked).await;
-    asking.end().await;
-    found
+    let questions = async |own: &mut Own| examined(own, config, need, name, unasked).await;
+    ask::with(services, config, need, Some(name), questions).await
 }
 
 async fn examined(

@@ -58,10 +58,8 @@ async fn explain(
     dbname: &str,
     statements: &[Statement],
 ) -> Result<(Vec<Scanned>, Vec<String>), String> {
-    let mut asking = ask::asking(services, config, need, Some(dbname)).await?;
-    let found = explained(&mut asking.own, need, dbname, statements).await;
-    asking.end().await;
-    found
+    let questions = async |own: &mut Own| explained(own, need, dbname, statements).await;
+    ask::with(services, config, need, Some(dbname), questions).await
 }
 
 async fn explained(

@@ -95,10 +95,9 @@ fn text(rows: &Rows, row: usize, column: &str) -> String {
 async fn host(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Host, String> {
     let facts = ask::ask(services, config, need).await?;
     let capacity = check::check(need, &facts, config.capacity.instances);
-    let mut asking = ask::asking(services, config, need, None).await?;
-    let host = examined(&mut asking.own, need, facts, capacity, config.capacity.instances).await;
-    asking.end().await;
-    host
+    let questions =
+        async |own: &mut Own| examined(own, need, facts, capacity, config.capacity.instances).await;
+    ask::with(services, config, need, None, questions).await
 }
 
 async fn examined(
