@@ -10,8 +10,10 @@
 //! the control connections or in one that no pool has: so nobody is taken for a member by accident, nor a client of a
 //! pool for what it calls itself, unless `fleet.database` is a pool's database, too. Who has the password of such a role
 //! is trusted: he can call himself a member with great wants, and nobody grows beyond the minimum; or take the advisory
-//! lock and keep it, and nobody grows at all. Neither takes the server beyond the budget. A place is paid for twice for a moment, as an opening and as a
-//! backend, and never not at all. The pools' side is [`crate::pool::ledger`]: a dial needs a place that was granted.
+//! lock and keep it, and nobody grows at all. Neither takes the server beyond the budget.
+//!
+//! A place is paid for twice for a moment, as an opening and as a backend, and never not at all. The pools' side is
+//! [`crate::pool::ledger`]: a dial needs a place that was granted.
 //!
 //! Each instance looks at the others on a tick. On a primary it is woken besides by a notification of who lacks
 //! something, or has given something back: a hint, on which nothing but the delay depends. A standby has none.

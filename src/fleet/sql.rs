@@ -145,18 +145,18 @@ fn member(text: &str) -> Option<Member> {
     Some(Member { id, minimum: figure()?, used: figure()?, opening: figure()?, wants: figure()? })
 }
 
+/// Where sessions of the pools are, and whose.
 fn within(scope: &Scope) -> String {
-    let databases = format!("d = ANY ({})", array(&scope.databases));
-    if scope.roles.is_empty() {
-        return databases;
-    }
-    format!("{databases} AND u = ANY ({})", array(&scope.roles))
+    of_roles(scope, format!("d = ANY ({})", array(&scope.databases)))
 }
 
 /// Where control connections are, and whose; a name alone makes nobody a member. Clients of the pools, who may call
 /// themselves what they like, are elsewhere, unless the control connections are in a database of theirs.
 fn of_member(scope: &Scope) -> String {
-    let place = format!("(d = current_database() OR d <> ALL ({}))", array(&scope.databases));
+    of_roles(scope, format!("(d = current_database() OR d <> ALL ({}))", array(&scope.databases)))
+}
+
+fn of_roles(scope: &Scope, place: String) -> String {
     if scope.roles.is_empty() {
         return place;
     }
