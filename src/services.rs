@@ -427,16 +427,24 @@ impl ScramCache {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) fn minimal() -> Arc<Services> {
+        configured(include_str!("../config/minimal.toml"))
+    }
+
+    pub(crate) fn configured(text: &str) -> Arc<Services> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("howdah.toml");
+        std::fs::write(&path, text).expect("a file");
+        let config = crate::config::load(&path, &crate::config::Overrides::default()).expect("valid");
+        Services::new(Arc::new(config))
+    }
 
     #[test]
     fn places_are_counted_and_their_names_shared() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("howdah.toml");
-        std::fs::write(&path, include_str!("../config/minimal.toml")).expect("a file");
-        let config = crate::config::load(&path, &crate::config::Overrides::default()).expect("valid");
-        let services = Services::new(Arc::new(config));
+        let services = minimal();
         let counted = || (services.clients.of_database("d"), services.clients.of_user("u"));
         let take = |most: u32, most_of_user: u32| {
             Places::take(&services, ("d", Some(most)), ("u", Some(most_of_user)))

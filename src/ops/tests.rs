@@ -8,7 +8,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::snapshot::{PoolFigures, Snapshot};
 use super::*;
 use crate::config::resolved::{PoolMode, Role};
-use crate::config::{Overrides, load};
 use crate::metrics::BUCKETS_US;
 use crate::metrics::advice::{Database, Host, Look};
 use crate::metrics::catalog::{EXPORTER, Kind, METRICS, Source};
@@ -16,6 +15,7 @@ use crate::pool::adapt::{Decision, Reason};
 use crate::pool::core::Counts;
 use crate::pool::stats::Work;
 use crate::pool::{PoolKey, PoolTotals};
+use crate::services::tests::minimal;
 
 #[path = "../../tests/common/exposition.rs"]
 #[expect(unreachable_pub, reason = "shared with the integration tests")]
@@ -32,14 +32,6 @@ fn who_writes_a_scrape_steps_behind_the_relay() {
     });
     assert_eq!(writer.join().unwrap(), (before + http::NICE).min(19));
     assert_eq!(mine(), before, "no other thread does");
-}
-
-fn services() -> Arc<Services> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("howdah.toml");
-    let text = include_str!("../../config/minimal.toml");
-    std::fs::write(&path, text).unwrap();
-    Services::new(Arc::new(load(&path, &Overrides::default()).unwrap()))
 }
 
 /// A pool whose names need escapes, with figures that can be told apart.
@@ -100,7 +92,7 @@ fn exposition(s: &Snapshot) -> Exposition {
 
 #[test]
 fn an_idle_service_exports_all_but_the_pools() {
-    let e = exposition(&Snapshot::take(&services()));
+    let e = exposition(&Snapshot::take(&minimal()));
     for m in METRICS {
         assert_eq!(
             e.families.contains_key(m.name),
@@ -125,7 +117,7 @@ fn an_idle_service_exports_all_but_the_pools() {
 
 #[test]
 fn what_was_written_last_is_used_again_only_where_nothing_has_changed() {
-    let mut s = Snapshot::take(&services());
+    let mut s = Snapshot::take(&minimal());
     let (one, mut renamed, mut busier) = (pool(), pool(), pool());
     renamed.key = PoolKey::new("b".into(), "a\\c\nd\"".into(), Role::Primary);
     busier.totals.transaction.add(5);
@@ -149,7 +141,7 @@ fn what_was_written_last_is_used_again_only_where_nothing_has_changed() {
 #[test]
 fn a_pool_exports_every_row_of_the_catalog_with_its_figures() {
     let p = pool();
-    let mut s = Snapshot::take(&services());
+    let mut s = Snapshot::take(&minimal());
     s.pools = vec![p.clone()];
     s.exporter_names = true;
     s.advice = Some((Arc::new(look()), 3.0));
@@ -217,7 +209,7 @@ fn every_bucket_bound_is_exact_in_seconds() {
 
 #[test]
 fn events_appear_under_their_labels() {
-    let services = services();
+    let services = minimal();
     services.counters.count("timeouts_total", "query_timeout");
     services.counters.count("timeouts_total", "a_new_one");
     services.counters.count("waiters_cancelled_total", "");
@@ -230,7 +222,7 @@ fn events_appear_under_their_labels() {
 
 #[test]
 fn stats_and_metrics_agree() {
-    let mut s = Snapshot::take(&services());
+    let mut s = Snapshot::take(&minimal());
     s.pools = vec![pool()];
     let json: serde_json::Value = serde_json::from_str(&stats::render(&s).unwrap()).unwrap();
     let p = &json["pools"][0];
@@ -279,7 +271,7 @@ async fn ask(endpoints: &Endpoints, method: Method, path: &str) -> (Response<()>
 
 #[tokio::test]
 async fn each_path_is_answered_and_nothing_else() {
-    let services = services();
+    let services = minimal();
     let endpoints = Endpoints::new(services.clone(), true);
     let (_, index) = ask(&endpoints, Method::GET, "/index").await;
     for path in [
@@ -340,7 +332,7 @@ async fn a_place_is_not_kept_by_silence() {
     };
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, services(), limits));
+    let server = tokio::spawn(serve(listener, minimal(), limits));
 
     let _silent = TcpStream::connect(addr).await.unwrap();
     let mut greedy = TcpStream::connect(addr).await.unwrap();

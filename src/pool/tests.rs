@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::client::ctl::{CancelSecret, ClientState};
-use crate::config::{Overrides, load};
 use crate::net::stream::Peer;
+use crate::services::tests::configured;
 
 /// Logs in whoever comes.
 pub(crate) async fn login(s: &mut TcpStream) -> std::io::Result<()> {
@@ -46,14 +46,10 @@ async fn pool(size: usize) -> Arc<Pool> {
 
 /// A pool of this size before the server at this port.
 pub(crate) fn pool_at(port: u16, size: usize) -> Arc<Pool> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("howdah.toml");
-    let text = format!(
+    let services = configured(&format!(
         "listen = [\"127.0.0.1:6432\"]\nauth_method = \"trust\"\n[users.app]\n[databases.app]\n\
          host = \"127.0.0.1\"\nport = {port}\npool_size = {size}\n"
-    );
-    std::fs::write(&path, text).unwrap();
-    let services = Services::new(Arc::new(load(&path, &Overrides::default()).unwrap()));
+    ));
     let key = PoolKey::new("app".into(), "app".into(), Role::Primary);
     services.pools.obtain(&key, &services).unwrap()
 }
@@ -333,13 +329,8 @@ async fn a_dial_whose_place_was_taken_back_does_not_arrive() {
     use crate::config::resolved::HostAddr;
     use crate::pool::ledger::LimitKey;
 
-    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    std::fs::write(
-        file.path(),
-        "auth_method = \"trust\"\n[users.a]\n[databases.a]\nhost = \"h\"\npool_size = 1\n",
-    )
-    .unwrap();
-    let services = Services::new(Arc::new(load(file.path(), &Overrides::default()).unwrap()));
+    let text = "auth_method = \"trust\"\n[users.a]\n[databases.a]\nhost = \"h\"\npool_size = 1\n";
+    let services = configured(text);
     let ledger = &services.ledger;
     let host = HostAddr::Tcp { host: "db".to_owned(), port: 5432 };
     let wanted = [(LimitKey::Host(host.clone()), None)];
