@@ -428,15 +428,11 @@ fn client_of(
     stream: &Stream,
     peer: Peer,
     startup: &Startup,
-    places: &Places,
     secret: CancelSecret,
 ) -> Arc<ClientCtl> {
     let application = startup.params.iter().rfind(|(n, _)| n == "application_name");
     let application = application.map_or("", |(_, v)| v).into();
-    let user = places.user.clone();
-    // The console has several names, which are counted as one.
-    let ours = Some(&places.database).filter(|d| ***d == *startup.database).cloned();
-    let database = ours.unwrap_or_else(|| startup.database.as_str().into());
+    let (user, database) = (startup.user.as_str().into(), startup.database.as_str().into());
     let id = services.clients.next_id();
     let ctl = Arc::new(ClientCtl::new(id, peer, user, database, application, secret, Clock::now()));
     ctl.set_place(stream, startup.replication);
@@ -452,7 +448,7 @@ async fn enter_replication(
     startup: &Startup,
 ) -> Result<Admitted, Error> {
     let (_, pool, places) = pool_of(services, config, startup)?;
-    let ctl = client_of(services, stream, peer, startup, &places, key_for_cancel(config, startup));
+    let ctl = client_of(services, stream, peer, startup, key_for_cancel(config, startup));
     let (opened, reported) = replication::open(config, startup, &pool, &ctl).await?;
     let welcome = welcome_of(&statuses(&reported), &ctl, config.compat.login.notify.as_deref())?;
     stream.write_all(&welcome).await.map_err(gone)?;
@@ -553,7 +549,7 @@ async fn enter_console(
     }
     let limit = config.limits.max_database_client_connections;
     let places = take_places(services, config, (CONSOLE, limit), startup, trusted)?;
-    let ctl = client_of(services, stream, peer, startup, &places, secret(startup));
+    let ctl = client_of(services, stream, peer, startup, secret(startup));
     let mut view = ParamSet::default();
     for (name, value) in CONSOLE_PARAMETERS {
         view.set(name, value.as_bytes());
