@@ -1,6 +1,11 @@
 //! The parts of a transaction that are Howdah's own, each alone: framing, checkout, the lookup of a statement.
 //! `cargo bench --bench micro`; with `-- FILTER` some of them.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers are the benchmark's own, and a panic ends no service"
+)]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -30,7 +30,7 @@ impl Clock {
     /// Microseconds between the two.
     #[inline]
     pub fn us(from: Instant, to: Instant) -> u64 {
-        to.saturating_duration_since(from).as_micros() as u64
+        crate::number::micros(to.saturating_duration_since(from))
     }
 
     pub fn now_ms(&self) -> u64 {
@@ -40,7 +40,7 @@ impl Clock {
     /// Never 0, which stands for "no deadline".
     #[inline]
     pub fn ms(&self, t: Instant) -> u64 {
-        t.saturating_duration_since(self.start).as_millis() as u64 + 1
+        crate::number::millis(t.saturating_duration_since(self.start)) + 1
     }
 
     /// The deadline `after` from `t`, rounded up.

@@ -52,6 +52,7 @@
 //! | [`journal`] | the lines of PgBouncer's log, in its profile | none |
 //! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
 //! | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
+//! | [`number`] | conversions of numbers, none of which wraps; everybody may use it | none |
 //! | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
 //!
 //! `tests/layering.rs` holds the table of who may name whom.
@@ -78,6 +79,16 @@
 //!
 //! A takeover hands over what [`client::session`] and [`server::conn`] hold.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_wrap,
+        reason = "tests choose their numbers themselves; without tests the lints hold"
+    )
+)]
+
 pub mod app;
 pub mod auth;
 pub mod cancel;
@@ -97,6 +108,7 @@ pub mod lookup;
 pub mod metrics;
 pub mod monitor;
 pub mod net;
+pub mod number;
 pub mod ops;
 pub mod pool;
 pub mod proto;

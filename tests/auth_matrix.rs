@@ -1,6 +1,12 @@
 //! Every way in, cell by cell, with psql: through Howdah it goes as it goes with PostgreSQL itself under the same lines of
 //! pg_hba.conf; and every way to log in to a server goes as with libpq.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! The case that Howdah comes from: five instances, one server with 100 connections, and nobody who added it up.
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

@@ -1,5 +1,10 @@
 //! The console: every command with its columns, its rights, and what it does, through real clients.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

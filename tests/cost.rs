@@ -3,6 +3,7 @@
 //! built binary. The bounds leave room for another kernel, library or compiler and none for another allocation or call
 //! in each transaction.
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

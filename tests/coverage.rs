@@ -51,3 +51,16 @@ fn every_guard_is_in_its_place() {
     let output = std::process::Command::new(script).arg("check").output().expect("bash");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+/// Two rows rest on lints: those of narrowing casts and of indexing. `make lint` takes a warning for an error.
+#[test]
+fn the_lints_that_rows_rest_on_are_switched_on() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).expect("the manifest");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    for lint in ["cast_possible_truncation", "cast_possible_wrap", "cast_sign_loss", "indexing_slicing"] {
+        assert_eq!(manifest["lints"]["clippy"][lint].as_str(), Some("warn"), "{lint}");
+    }
+    let makefile = std::fs::read_to_string(root.join("Makefile")).expect("the Makefile");
+    assert!(makefile.contains("cargo clippy --locked --all-targets -- -D warnings"));
+}

@@ -1,6 +1,7 @@
 //! `howdah doctor` before real servers: each piece of advice has a state in which it must not be given, one in which it
 //! must, and is gone when what it printed has been done to the letter.
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

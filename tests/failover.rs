@@ -1,5 +1,6 @@
 //! The primary is lost and another one takes its place, under load: rows F35 and F36 of the matrix.
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Out of file descriptors: rows F22 and F23 of the matrix.
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test measures with the machine's own clock")]
 
 mod common;

@@ -1,6 +1,12 @@
 //! One budget for several instances on a real server: its own count, sampled throughout, never exceeds the budget,
 //! whatever happens to instances and to their control connections.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

@@ -2,6 +2,11 @@
 //! thousand of servers, in plain text and within a TLS whose handshake is complete. Nobody else may notice, nothing may
 //! wait longer than its deadline, and no panic may follow. A conversation is made from its number, which a failure names.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

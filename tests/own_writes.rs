@@ -1,5 +1,6 @@
 //! Read your writes: whoever has written sees it, whatever replicas do meanwhile.
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

@@ -1,6 +1,11 @@
 //! Bugs that other poolers had over the time of a process, each as a test by its number in the list of known bugs
 //! (§2): stalls, figures that drift, limits of zero, memory that stays, passwords that change.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;

@@ -1,6 +1,7 @@
 //! Bugs that other poolers had in queue, hand-off and clean-up, each as a test by its number in the list of known
 //! bugs (§2).
 
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test measures with the machine's own clock")]
 
 mod common;

@@ -3,6 +3,12 @@
 //! One program plays every role, each in a process of its own: the canned-answer backend, the load
 //! generator, the relay that marks the floor, and the runner that starts them all in turn.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "the numbers are the benchmark's own, and a panic ends no service"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod answers;

@@ -143,7 +143,7 @@ fn bind_tcp(addr: SocketAddr, more: &Listening) -> io::Result<socket2::Socket> {
         // Over the loopback device one segment can be larger than such a buffer. A peer acknowledges a single segment
         // late, and until then there is no room for the next: two of them have to fit.
         if size < 2 * LONGEST_SEGMENT {
-            s.set_tcp_mss((size / 2).clamp(536, LONGEST_SEGMENT) as u32)?;
+            s.set_tcp_mss(crate::number::count((size / 2).clamp(536, LONGEST_SEGMENT)))?;
         }
     }
     s.set_nonblocking(true)?;
@@ -306,7 +306,7 @@ async fn serve(
             user = ?ctl.user,
             database = ?ctl.database,
             reason,
-            duration_ms = age.as_millis() as u64,
+            duration_ms = crate::number::millis(age),
             "disconnected"
         );
     }

@@ -303,7 +303,7 @@ async fn drain(services: &Arc<Services>, how: Drain) {
     services.event("drain", format!("new connections are refused; {} clients", services.clients.len()));
     tracing::info!(
         clients = services.clients.len(),
-        timeout_ms = limit.as_millis() as u64,
+        timeout_ms = crate::number::millis(limit),
         "draining: new connections are refused"
     );
     if how == Drain::Transactions && config.profile == Profile::PgBouncer {

@@ -76,7 +76,7 @@ async fn acquire(pools: &[Arc<Pool>], config: &Config) -> Result<(), String> {
             let open = counts.tracked() - counts.opening;
             let took = Clock::now().saturating_duration_since(began);
             if open >= min {
-                tracing::info!(pool = %pool.key, connections = open, ms = took.as_millis() as u64, "minimum open");
+                tracing::info!(pool = %pool.key, connections = open, ms = crate::number::millis(took), "minimum open");
                 break;
             }
             let failed = pool.totals().open_failures > 0;

@@ -116,7 +116,7 @@ fn cap(need: &HostNeed, facts: &Facts, instances: u32) -> Option<usize> {
     }
     let each = u64::from(facts.ordinary()) / u64::from(instances);
     // Nobody is helped by a pool that cannot open anything.
-    Some(each.saturating_sub(u64::from(need.own)).max(1) as usize)
+    Some(crate::number::size(each.saturating_sub(u64::from(need.own)).max(1)))
 }
 
 fn remember(services: &Services, need: &HostNeed, facts: &Facts, config: &Config) {

@@ -226,11 +226,12 @@ pub fn divide(whole: u64, weights: &[u64]) -> Vec<u64> {
         return vec![0; weights.len()];
     }
     let part = |w: &u64| u128::from(whole) * u128::from(*w);
-    let mut out: Vec<u64> = weights.iter().map(|w| (part(w) / u128::from(sum)) as u64).collect();
+    let mut out: Vec<u64> =
+        weights.iter().map(|w| u64::try_from(part(w) / u128::from(sum)).unwrap_or(whole)).collect();
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(weights.get(*i).map_or(0, |w| part(w) % u128::from(sum))));
     let left = whole - out.iter().sum::<u64>();
-    for i in order.into_iter().take(left as usize) {
+    for i in order.into_iter().take(crate::number::size(left)) {
         if let Some(n) = out.get_mut(i) {
             *n += 1;
         }

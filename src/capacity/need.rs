@@ -152,7 +152,7 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
     }
     for need in found.values_mut() {
         need.own_kinds.extend(config.fleet.budget.map(|_| CONTROL));
-        need.own = need.own_kinds.len() as u32;
+        need.own = crate::number::count(need.own_kinds.len());
         if need.host_limit.is_some() {
             need.open_ended.clear();
         }

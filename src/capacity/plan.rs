@@ -115,7 +115,7 @@ fn little(out: &mut String, pool: &PoolNeed, size: u64, instances: u32) -> bool 
     // In use, in millionths: transactions a second times microseconds.
     let busy = u128::from(tps) * duration.as_micros();
     let one = busy / u128::from(instances);
-    let least = (one * 1000).div_ceil(u128::from(BUSY) * 1_000_000).max(1) as u64;
+    let least = u64::try_from((one * 1000).div_ceil(u128::from(BUSY) * 1_000_000).max(1)).unwrap_or(u64::MAX);
     let utilisation = one as f64 / 1e4 / size.max(1) as f64;
     let _ = write!(
         out,

@@ -151,6 +151,14 @@ impl ClientCtl {
         }
     }
 
+    /// Which of the lists of free buffers is its own: any number, of which the last bits count.
+    #[inline]
+    pub fn shard(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "only the last bits count")]
+        let shard = self.id as usize;
+        shard
+    }
+
     #[inline]
     pub fn set_state(&self, s: ClientState, now_ms: u64) {
         self.state.store(s as u8, Ordering::Relaxed);

@@ -373,7 +373,7 @@ fn is_ourselves(stream: &Stream, user: &str) -> bool {
 /// The next message of a client that is not logged in: short, whatever it says.
 pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u8, Vec<u8>), Error> {
     loop {
-        let h = frame::header(buf, crate::auth::MAX_PASSWORD_MESSAGE as u32 + 4)
+        let h = frame::header(buf, crate::number::count(crate::auth::MAX_PASSWORD_MESSAGE + 4))
             .map_err(|b| Error::ProtocolViolation(format!("invalid message length {}", b.length)))?;
         if let Some(h) = h
             && buf.len() >= h.total
@@ -745,7 +745,7 @@ fn statuses(view: &ParamSet) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in view.iter() {
         out.push(frame::be::PARAMETER_STATUS);
-        out.extend_from_slice(&((name.len() + value.len() + 6) as u32).to_be_bytes());
+        out.extend_from_slice(&frame::length(name.len() + value.len() + 2));
         out.extend_from_slice(name.as_bytes());
         out.push(0);
         out.extend_from_slice(value);

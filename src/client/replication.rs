@@ -235,7 +235,7 @@ impl Walsender {
     /// Server to client. Returns whether anything moved.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let own = self.own.as_mut().ok_or(End::Client("no_server"))?;
-        let shard = self.ctl.id as usize;
+        let shard = self.ctl.shard();
         let buffers = &self.services.buffers;
         let flushed =
             flushed(self.down.poll_flush(cx, &mut self.stream)).map_err(|_| End::Client("write_error"))?;
@@ -260,7 +260,7 @@ impl Walsender {
     /// Client to server. Returns whether anything moved.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let own = self.own.as_mut().ok_or(End::Client("no_server"))?;
-        let shard = self.ctl.id as usize;
+        let shard = self.ctl.shard();
         let buffers = &self.services.buffers;
         match flushed(self.up.poll_flush(cx, own.stream())) {
             Ok(Some(_)) => {}
@@ -330,7 +330,7 @@ impl Drop for Walsender {
     fn drop(&mut self) {
         self.ctl.set_link(Link::None);
         self.services.clients.remove(self.ctl.id);
-        let shard = self.ctl.id as usize;
+        let shard = self.ctl.shard();
         for lane in [&mut self.up, &mut self.down] {
             lane.clear();
             lane.release(&self.services.buffers, shard);

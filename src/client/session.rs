@@ -147,7 +147,7 @@ impl Session {
                 self.farewell(&e).await;
                 return Next::End("admin");
             }
-            let shard = self.ctl.id as usize;
+            let shard = self.ctl.shard();
             self.up.release(&self.services.buffers, shard);
             self.down.release(&self.services.buffers, shard);
             match self.read_idle().await {
@@ -198,7 +198,7 @@ impl Session {
         });
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
         let (up, ctl, services) = (&mut self.up, &self.ctl, &self.services);
-        let shard = ctl.id as usize;
+        let shard = ctl.shard();
         let read = std::future::poll_fn(|cx| {
             ctl.waker.register(cx.waker());
             if let (Some(l), Some(t)) = (idle_limit, since)
@@ -436,7 +436,7 @@ impl Session {
 
     /// For a wait that may be long: a waiting client keeps just the bytes that it has sent.
     pub(super) fn shrink(&mut self) {
-        self.up.shrink(&self.services.buffers, self.ctl.id as usize);
+        self.up.shrink(&self.services.buffers, self.ctl.shard());
     }
 
     /// Awaits what is worth waiting for, and sees meanwhile whether the client leaves.
@@ -445,7 +445,7 @@ impl Session {
         mut what: impl FnMut(&mut Context<'_>, &Arc<ClientCtl>) -> Poll<T>,
     ) -> Result<T, Goodbye> {
         let ctl = &self.ctl;
-        let shard = ctl.id as usize;
+        let shard = ctl.shard();
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
         let (up, down, services) = (&mut self.up, &mut self.down, &self.services);
         let mut notify_at = self.hot.wait_notify.map(|after| Clock::now() + after);
@@ -746,7 +746,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.ctl.set_link(Link::None);
         self.services.clients.remove(self.ctl.id);
-        let shard = self.ctl.id as usize;
+        let shard = self.ctl.shard();
         for lane in [&mut self.up, &mut self.down] {
             lane.clear();
             lane.release(&self.services.buffers, shard);

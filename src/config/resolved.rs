@@ -246,7 +246,7 @@ impl Budget {
     pub fn of(self, max_connections: u32) -> u32 {
         match self {
             Self::Connections(n) => n,
-            Self::Share(s) => (u64::from(max_connections) * u64::from(s) / 1000) as u32,
+            Self::Share(s) => crate::number::narrow(u64::from(max_connections) * u64::from(s) / 1000),
         }
     }
 }

@@ -241,7 +241,7 @@ fn share(raw: &Raw) -> Result<u32, String> {
     if !(1.0..=1000.0).contains(&thousandths) {
         return Err("out of range".to_owned());
     }
-    Ok(thousandths.round() as u32)
+    Ok(crate::number::rounded(thousandths))
 }
 
 fn budget(raw: &Raw) -> Result<Budget, String> {

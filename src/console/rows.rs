@@ -189,12 +189,13 @@ fn numeric_binary(n: i64) -> Vec<u8> {
         rest /= 10_000;
     }
     digits.reverse();
-    let weight = digits.len().saturating_sub(1) as i16;
+    // At most five digits of base 10 000.
+    let weight = i16::try_from(digits.len().saturating_sub(1)).unwrap_or(i16::MAX);
     while digits.last() == Some(&0) {
         digits.pop();
     }
     let mut out = Vec::with_capacity(8 + 2 * digits.len());
-    out.put_u16(digits.len() as u16);
+    out.put_u16(u16::try_from(digits.len()).unwrap_or(u16::MAX));
     out.put_i16(weight);
     out.put_u16(if n < 0 { 0x4000 } else { 0 });
     out.put_u16(0);

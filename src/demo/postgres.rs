@@ -181,8 +181,9 @@ impl Cluster {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         let pids = process::family(server.id());
         match how {
-            Stop::Fast => process::signal("INT", &pids[..1])?,
-            Stop::Immediate => process::signal("QUIT", &pids[..1])?,
+            // The first is the postmaster.
+            Stop::Fast => process::signal("INT", pids.get(..1).unwrap_or_default())?,
+            Stop::Immediate => process::signal("QUIT", pids.get(..1).unwrap_or_default())?,
             Stop::Kill => process::signal("KILL", &pids)?,
         }
         // A suspended server acts on none of these until it goes on.
@@ -378,7 +379,7 @@ impl Cluster {
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
     }
 }
 

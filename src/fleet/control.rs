@@ -228,7 +228,7 @@ impl Host {
         let me = control.member(&places, wish.wants);
         let has = me.used + me.opening;
         let share = control.seen.as_ref().map_or(0, |(_, view)| control.terms.share_of(view, &me));
-        let unused = places.granted as u32;
+        let unused = crate::number::count(places.granted);
         let lack = wish.lack.saturating_sub(unused);
         let mut wanted = lack.min(share.max(me.minimum).saturating_sub(has));
         // More than its share only by closing something else.
@@ -306,11 +306,11 @@ impl Host {
         // Replication connections are their clients' own, and so is the wait for one.
         let waiting = self.services.ledger.tickets_without_place(&self.host);
         let owned: usize = self.services.pools.all().iter().map(|p| p.owned_at(&self.host)).sum();
-        let (mut wants, mut lack) = ((owned + waiting) as u32, waiting as u32);
+        let (mut wants, mut lack) = (crate::number::count(owned + waiting), crate::number::count(waiting));
         for pool in pools {
             let (busy, missing) = pool.demand(now);
-            wants += busy as u32;
-            lack += missing as u32;
+            wants += crate::number::count(busy);
+            lack += crate::number::count(missing);
         }
         while self.wishes.back().is_some_and(|(_, w)| *w <= wants) {
             self.wishes.pop_back();

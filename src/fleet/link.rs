@@ -163,8 +163,8 @@ impl Control {
         Member {
             id: self.id.clone(),
             minimum: self.terms.minimum,
-            used: places.open as u32,
-            opening: (places.granted + places.dialling + places.lingering) as u32,
+            used: crate::number::count(places.open),
+            opening: crate::number::count(places.granted + places.dialling + places.lingering),
             wants,
         }
     }

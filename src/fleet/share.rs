@@ -51,7 +51,7 @@ impl Terms {
 
     /// How many of `wanted` an instance may open now. The control connection of `me` is among the backends.
     pub fn grant(&self, view: &View, me: &Member, wanted: u32) -> u32 {
-        let others = view.others.len() as u32;
+        let others = crate::number::count(view.others.len());
         let absent = self.instances.saturating_sub(others + 1);
         // Own connections come unasked, so their places are kept.
         let kept = (self.instances * self.own).saturating_sub(view.own) + absent;
@@ -66,7 +66,7 @@ impl Terms {
     /// The pooled connections that each member should have: its minimum, and of the rest what it wants, up to a
     /// level that is the same for all. In the order of `members`.
     pub fn shares(&self, members: &[Member]) -> Vec<u32> {
-        let count = self.instances.max(members.len() as u32);
+        let count = self.instances.max(crate::number::count(members.len()));
         let mut rest = self.pooled().saturating_sub(count.saturating_mul(self.minimum));
         let more: Vec<u32> = members.iter().map(|m| m.wants.saturating_sub(self.minimum)).collect();
         let mut given = vec![0; members.len()];
@@ -75,7 +75,7 @@ impl Terms {
             if hungry.is_empty() {
                 break;
             }
-            let each = (rest / hungry.len() as u32).max(1);
+            let each = (rest / crate::number::count(hungry.len())).max(1);
             for i in hungry {
                 let (Some(g), Some(m)) = (given.get_mut(i), more.get(i)) else { continue };
                 let take = each.min(*m - *g).min(rest);
@@ -92,7 +92,7 @@ impl Terms {
         members.push(me.clone());
         members.sort();
         let shares = self.shares(&members);
-        let absent = self.instances.saturating_sub(members.len() as u32);
+        let absent = self.instances.saturating_sub(crate::number::count(members.len()));
         let kept = (self.instances * self.own).saturating_sub(view.own) + absent * (1 + self.minimum);
         let (mut deficit, mut excess, mut mine, mut opening) = (0u32, 0u32, 0u32, 0u32);
         for (m, share) in members.iter().zip(&shares) {
@@ -111,7 +111,7 @@ impl Terms {
             return 0;
         }
         // In proportion to what each has too much, rounded up: what is given too much is there to be lent.
-        let part = (u64::from(need) * u64::from(mine)).div_ceil(u64::from(excess)) as u32;
+        let part = crate::number::narrow((u64::from(need) * u64::from(mine)).div_ceil(u64::from(excess)));
         part.min(mine)
     }
 

@@ -317,7 +317,13 @@ impl Number {
             Self::Count(n) => text.push_str(itoa::Buffer::new().format(n)),
             // Most are whole, and those are written fast.
             Self::Float(f) if f.is_sign_positive() && f < 1e15 && f.fract() == 0.0 => {
-                text.push_str(itoa::Buffer::new().format(f as u64));
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a whole number from 0 to below 10^15, as the condition says"
+                )]
+                let whole = f as u64;
+                text.push_str(itoa::Buffer::new().format(whole));
             }
             Self::Float(f) => {
                 let _ = write!(text, "{f}");

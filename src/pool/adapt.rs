@@ -247,7 +247,7 @@ impl Limiter {
         {
             self.longest_pause = PAUSES.0;
             // Beyond what it can use, throughput stands still: so much of the size is of use now.
-            let usable = (self.limit as f64 * m.rate / old.rate).round() as usize;
+            let usable = crate::number::rounded(self.limit as f64 * m.rate / old.rate) as usize;
             if usable.max(self.lower) < self.limit {
                 return self.start(now, usable, m, Reason::Slower);
             }
@@ -256,7 +256,7 @@ impl Limiter {
             self.pause -= 1;
             return None;
         }
-        let step = ((self.limit as f64 * self.stride).round() as usize).max(1);
+        let step = (crate::number::rounded(self.limit as f64 * self.stride) as usize).max(1);
         if !self.fewer && self.limit < self.upper {
             return self.start(now, self.limit + step, m, Reason::TryMore);
         }

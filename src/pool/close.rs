@@ -46,7 +46,7 @@ impl CloseGuard {
                 pool = %self.pool.key,
                 host = %conn.host,
                 pid = conn.pid,
-                limit_ms = close::CLOSE_TIMEOUT.as_millis() as u64,
+                limit_ms = crate::number::millis(close::CLOSE_TIMEOUT),
                 "the server has not closed its side of a connection; its place is given away"
             );
         }

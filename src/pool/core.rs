@@ -380,7 +380,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
                 since: c.since,
                 caused: c.caused,
                 target: c.target.as_ref(),
-                id: ConnId { index: index as u32, generation: c.generation },
+                id: ConnId { index: crate::number::count(index), generation: c.generation },
                 lease: c.lease,
             })
         })
@@ -515,7 +515,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         let generation = self.next_generation();
         let waiter = Waiter { generation, since, state: WaiterState::Waiting, waker: None };
         self.counts.waiting += 1;
-        WaiterId { index: self.waiters.insert(waiter) as u32, generation }
+        WaiterId { index: crate::number::count(self.waiters.insert(waiter)), generation }
     }
 
     #[inline]
@@ -754,7 +754,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
             target: None,
         });
         self.counts.opening += 1;
-        ConnId { index: index as u32, generation }
+        ConnId { index: crate::number::count(index), generation }
     }
 
     pub fn opened(
@@ -1089,7 +1089,8 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// The time that clients have waited since the last tick is shared by those who held connections.
     fn charge(&mut self, now: Instant) {
         let since = self.last_tick.replace(now).unwrap_or(now);
-        let (waiting, leased) = (self.counts.waiting as u32, self.counts.leased as u32);
+        let (waiting, leased) =
+            (crate::number::count(self.counts.waiting), crate::number::count(self.counts.leased));
         if waiting == 0 || leased == 0 {
             return;
         }

@@ -117,7 +117,7 @@ impl Pool {
         let worst = holders.first().map_or("nobody holds a connection", String::as_str);
         tracing::warn!(
             pool = %self.key,
-            waited_ms = waited.as_millis() as u64,
+            waited_ms = crate::number::millis(waited),
             in_use = c.leased + c.parked + c.repairing,
             size,
             waiting = c.waiting,
@@ -172,7 +172,7 @@ impl Pool {
             client = h.ctl.id,
             peer = %h.ctl.peer,
             application = ?h.application,
-            idle_ms = h.in_state.as_millis() as u64,
+            idle_ms = crate::number::millis(h.in_state),
             waiter_seconds = h.caused.as_secs_f64(),
             statement = h.statement.as_deref().unwrap_or_default(),
             action,

@@ -366,7 +366,7 @@ pub struct Pool {
     canonical: Mutex<Spellings>,
     /// Raised when connections opened before must not be used any more.
     epoch: AtomicU64,
-    next_host: AtomicU64,
+    next_host: AtomicUsize,
     /// Which of the hosts have failed since one has worked.
     failed_hosts: Mutex<Vec<usize>>,
     /// Raised with every new configuration.
@@ -419,7 +419,7 @@ impl Pool {
             welcome: Mutex::new(None),
             canonical: Mutex::default(),
             epoch: AtomicU64::new(0),
-            next_host: AtomicU64::new(0),
+            next_host: AtomicUsize::new(0),
             failed_hosts: Mutex::default(),
             version: AtomicU64::new(0),
             hot: Mutex::default(),
@@ -943,7 +943,7 @@ impl Pool {
     }
 
     fn in_turn(&self, spec: &PoolSpec, fits: impl Fn(&HostAddr) -> bool) -> Option<usize> {
-        let first = self.next_host.load(Ordering::Relaxed) as usize;
+        let first = self.next_host.load(Ordering::Relaxed);
         let n = spec.hosts.len().max(1);
         (first..first + n).map(|i| i % n).find(|i| spec.hosts.get(*i).is_some_and(&fits))
     }
@@ -952,7 +952,7 @@ impl Pool {
     /// turn it is.
     fn next_index(&self, spec: &PoolSpec) -> usize {
         let role = || self.in_turn(spec, |h| self.may_dial(h));
-        let turn = || self.next_host.load(Ordering::Relaxed) as usize % spec.hosts.len().max(1);
+        let turn = || self.next_host.load(Ordering::Relaxed) % spec.hosts.len().max(1);
         self.dialable(spec, Clock::now()).or_else(role).unwrap_or_else(turn)
     }
 
@@ -1084,7 +1084,8 @@ impl Inner {
         if r.partial {
             return;
         }
-        let (all, client, stall) = (r.transaction.as_micros() as u64, r.stats.client_us, r.stats.stall_us);
+        let (all, client, stall) =
+            (crate::number::micros(r.transaction), r.stats.client_us, r.stats.stall_us);
         t.transaction.add(all);
         t.query_us += all.saturating_sub(client);
         t.server.add(all.saturating_sub(client + stall));
@@ -1332,7 +1333,7 @@ impl Pool {
     fn host_failed(&self, index: usize, f: OpenFailure, spec: &PoolSpec) -> OpenFailure {
         let n = spec.hosts.len();
         let tried = self.next_host.load(Ordering::Relaxed);
-        if tried as usize % n == index {
+        if tried % n == index {
             // Attempts run in parallel: only the first of those that failed moves on.
             let _ = self.next_host.compare_exchange(tried, tried + 1, Ordering::Relaxed, Ordering::Relaxed);
         }

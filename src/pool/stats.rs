@@ -76,7 +76,7 @@ impl Figures {
     /// Of a growth: counts and bytes per second, times per transaction, query and assignment.
     #[must_use]
     pub fn averaged(&self, over: Duration) -> Self {
-        let ms = (over.as_millis() as u64).max(1);
+        let ms = crate::number::millis(over).max(1);
         let rate = |n: u64| n.saturating_mul(1000) / ms;
         Self {
             transaction_us: self.transaction_us.checked_div(self.transactions).unwrap_or(0),

@@ -77,6 +77,17 @@ pub fn header(buf: &[u8], max: u32) -> Result<Option<Header>, BadLength> {
     Ok(Some(Header { tag, total: length as usize + 1 }))
 }
 
+/// The length word of a message whose body has this many bytes.
+///
+/// Howdah puts messages together from parts of others, whose own lengths were bounded as they came, so that the sum
+/// fits. Should it not, the length word is one that no message can have: the peer ends the connection with a protocol
+/// error. A length that has wrapped would have it take the rest of the body for further messages.
+#[inline]
+pub fn length(body: usize) -> [u8; 4] {
+    let counted = body.checked_add(4).and_then(|n| i32::try_from(n).ok());
+    counted.unwrap_or(-1).to_be_bytes()
+}
+
 /// The largest length word that a frontend message of this type may carry: those without a variable part have
 /// a fixed size, so a larger one is an attack or a lost boundary. `None` for a type that no frontend sends.
 pub fn frontend_limit(tag: u8, max_message: u32) -> Option<u32> {
@@ -109,6 +120,15 @@ mod tests {
             header(b"Q\xff\xff\xff\xff", u32::MAX - 1),
             Err(BadLength { tag: b'Q', length: u32::MAX })
         );
+    }
+
+    #[test]
+    fn a_length_that_does_not_fit_is_one_that_no_message_has() {
+        assert_eq!(length(0), [0, 0, 0, 4]);
+        assert_eq!(length(0x7fff_fffb), [0x7f, 0xff, 0xff, 0xff]);
+        for body in [0x7fff_fffc, 0xffff_fffb, 0xffff_fffc, usize::MAX - 3, usize::MAX] {
+            assert_eq!(length(body), [0xff; 4], "{body}");
+        }
     }
 
     #[test]

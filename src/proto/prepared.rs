@@ -53,7 +53,7 @@ impl Kept {
     /// What was set under the same settings.
     pub fn get(&self, generation: u32) -> Option<u32> {
         let kept = self.0.load(Ordering::Relaxed);
-        let bits = (kept & u64::from(u32::MAX)) as u32;
+        let bits = (kept & 0xffff_ffff) as u32;
         (kept >> 32 == u64::from(generation) && bits != 0).then_some(bits)
     }
 
@@ -91,9 +91,7 @@ fn text_of(body: &[u8]) -> &[u8] {
 }
 
 fn push_length(out: &mut Vec<u8>, body: usize) {
-    // Bounded by the message limit, which is below 2^31.
-    let n = u32::try_from(body + 4).unwrap_or(u32::MAX);
-    out.extend_from_slice(&n.to_be_bytes());
+    out.extend_from_slice(&super::frame::length(body));
 }
 
 /// A Parse message from a name and what follows it.

@@ -25,7 +25,7 @@ fn bucket(us: u64) -> usize {
 
 /// The middle of a bucket.
 fn middle(bucket: usize) -> u64 {
-    let (high, quarter) = (bucket as u32 / 4 + 2, bucket as u64 % 4);
+    let (high, quarter) = (crate::number::count(bucket) / 4 + 2, bucket as u64 % 4);
     let width = 1_u64 << (high - 2);
     (4 + quarter) * width + width / 2
 }

@@ -51,7 +51,7 @@ impl Template {
         let mut hole = |from: usize, to: usize, kind| {
             let between = sql.get(end..from).unwrap_or_default();
             fixed.extend_from_slice(between);
-            holes.push(Hole { before: between.len() as u16, kind });
+            holes.push(Hole { before: u16::try_from(between.len()).unwrap_or(u16::MAX), kind });
             end = to;
         };
         loop {

@@ -369,8 +369,7 @@ fn error(
             down.discard(h.total);
             let out = down.insert();
             out.push(be::ERROR);
-            let length = u32::try_from(b.len() + 4).unwrap_or(u32::MAX);
-            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&frame::length(b.len()));
             out.extend_from_slice(&b);
         }
         None => down.forward(h.total),

@@ -132,7 +132,7 @@ impl Flow<'_> {
     }
 
     fn shard(&self) -> usize {
-        self.ctl.id as usize
+        self.ctl.shard()
     }
 
     /// Cancel safe: all state is in what the flow borrows.
@@ -559,7 +559,7 @@ impl Flow<'_> {
         let out = self.up.insert();
         let text = b"query_timeout\0";
         out.push(frame::fe::COPY_FAIL);
-        out.extend_from_slice(&(text.len() as u32 + 4).to_be_bytes());
+        out.extend_from_slice(&frame::length(text.len()));
         out.extend_from_slice(text);
         conn.state.pipeline.sent(crate::proto::pipeline::Expect::CopyEnd);
         self.ctl.waker.wake();

@@ -130,7 +130,7 @@ fn tell(c: &mut ClientProto, conn: &ServerConn, down: &mut Lane) {
         if c.view.get(name) != Some(value) {
             let out = down.insert();
             out.push(be::PARAMETER_STATUS);
-            out.extend_from_slice(&((name.len() + value.len() + 6) as u32).to_be_bytes());
+            out.extend_from_slice(&frame::length(name.len() + value.len() + 2));
             out.extend_from_slice(name.as_bytes());
             out.push(0);
             out.extend_from_slice(value);

@@ -71,7 +71,7 @@ fn keep_for_replay(up: &Lane, c: &mut ClientProto, s: &ServerState, env: &Env<'_
 fn first_batch(bytes: &[u8]) -> Option<&[u8]> {
     let mut at = 0;
     loop {
-        let h = frame::header(bytes.get(at..)?, REPLAY as u32).ok()??;
+        let h = frame::header(bytes.get(at..)?, crate::number::count(REPLAY)).ok()??;
         at += h.total;
         if at > REPLAY {
             return None;

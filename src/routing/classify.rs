@@ -62,7 +62,8 @@ impl Verdict {
 
     /// From 1, so that 0 is free for "not known".
     pub fn to_bits(self) -> u32 {
-        let class = Class::ALL.iter().position(|c| *c == self.class).unwrap_or_default() as u32 + 1;
+        let class =
+            crate::number::count(Class::ALL.iter().position(|c| *c == self.class).unwrap_or_default()) + 1;
         let hint = match self.hint {
             None => 0,
             Some(Hint::Primary) => 1,

@@ -132,7 +132,7 @@ fn first_word(text: &[u8], word: &[u8]) -> bool {
 /// CommandComplete.
 fn complete(tag: &str) -> Vec<u8> {
     let mut m = vec![b'C'];
-    m.extend_from_slice(&(tag.len() as u32 + 5).to_be_bytes());
+    m.extend_from_slice(&frame::length(tag.len() + 1));
     m.extend_from_slice(tag.as_bytes());
     m.push(0);
     m

@@ -122,7 +122,7 @@ fn leaves_behind(tag: &[u8]) -> Option<&'static str> {
 fn fail_copy(conn: &mut ServerConn, out: &mut Vec<u8>) {
     let text = b"the client has left\0";
     out.push(fe::COPY_FAIL);
-    out.extend_from_slice(&(text.len() as u32 + 4).to_be_bytes());
+    out.extend_from_slice(&frame::length(text.len()));
     out.extend_from_slice(text);
     conn.state.pipeline.sent(Expect::CopyEnd);
 }

@@ -3,6 +3,8 @@
 //!
 //! What is not on the machine is *left out*, aloud: [`left_out`] prints a line that `make test` shows. A tool
 //! that is there and fails is a failure.
+
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(
     dead_code,
     unused_imports,

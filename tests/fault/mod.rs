@@ -1,5 +1,7 @@
 //! What the fault tests share: a Howdah before a real or a scripted server, other clients that must not notice
 //! anything, and the invariants that hold after every fault.
+
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
 
 use std::io;

@@ -1,4 +1,6 @@
 //! What the feature tests share: configurations in one line, the ops port, sessions that panic with reasons.
+
+#![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
 
 pub mod clinic;

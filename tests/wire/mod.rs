@@ -5,6 +5,11 @@
 //! Everything but the swarm is blocking and has a deadline on every read, so a hang is a failed
 //! assertion with a name and never a stuck job.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
 // Every test binary that says `mod wire;` compiles all of it and uses a part.
 #![allow(dead_code, unreachable_pub)]
 

@@ -5,6 +5,12 @@
 //! very next comparison. Some clients are aborted (RST) at random moments, most of them with
 //! something in flight, and replaced.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "the numbers are the test's own, and a panic is a failed test"
+)]
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;

@@ -43,9 +43,9 @@ pub(in crate::console) fn lists(view: &View) -> Vec<Row> {
     vec![
         row!["databases", view.config.databases.len() + 1],
         row!["users", view.config.users.len() + usize::from(!view.config.users.contains_key(PGBOUNCER))],
-        row!["peers", view.config.compat.peers.others.len() as i64],
+        row!["peers", view.config.compat.peers.others.len()],
         row!["pools", pools.len() + 1],
-        row!["peer_pools", view.config.compat.peers.others.len() as i64],
+        row!["peer_pools", view.config.compat.peers.others.len()],
         row!["free_clients", 0],
         row!["used_clients", clients.len()],
         row!["login_clients", clients.logging_in.load(Ordering::Relaxed)],

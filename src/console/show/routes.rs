@@ -154,7 +154,7 @@ fn one(view: &View, r: &Routes, a: &Answer, host: &HostAddr) -> Row {
         role,
         standing,
         number(lag.map(|l| l.bytes)),
-        number(lag.map(|l| l.time.as_micros() as u64)),
+        number(lag.map(|l| crate::number::micros(l.time))),
         outstanding(view, r, host)
     ]
 }

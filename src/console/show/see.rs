@@ -79,9 +79,9 @@ pub(in crate::console) fn holders(view: &View) -> Vec<Row> {
                 h.ctl.peer.to_string(),
                 &h.application,
                 h.state.as_str(),
-                h.held.as_micros() as u64,
-                h.in_state.as_micros() as u64,
-                h.caused.as_micros() as u64,
+                crate::number::micros(h.held),
+                crate::number::micros(h.in_state),
+                crate::number::micros(h.caused),
                 server,
                 pid.unsigned_abs() as u64,
                 h.statement.clone().unwrap_or_default()

@@ -27,7 +27,7 @@ pub(super) fn pool(pooler: &Pooler, p: &Pool, found: &mut Vec<Finding>) {
         && mean_wait < WAIT_SECONDS
         && p.min_size < p.size
     {
-        let enough = ((busy * 4.0).ceil() as u32).max(4).max(p.min_size);
+        let enough = crate::number::rounded((busy * 4.0).ceil()).max(4).max(p.min_size);
         found.push(Finding {
             urgency: Urgency::Low,
             code: Code::PoolTooLarge,

@@ -27,6 +27,11 @@ const STARTS: u8 = 2;
 const CONTINUES: u8 = 4;
 
 /// What a byte can be; one load where there would be six comparisons.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "worked out by the compiler, up to 255"
+)]
 const CLASS: [u8; 256] = {
     let mut table = [0; 256];
     let mut i = 0;
@@ -47,20 +52,27 @@ const CLASS: [u8; 256] = {
     table
 };
 
+#[inline]
+const fn class(b: u8) -> u8 {
+    #[expect(clippy::indexing_slicing, reason = "the table has a place for every byte")]
+    let class = CLASS[b as usize];
+    class
+}
+
 /// White space of PostgreSQL's lexer, with the vertical tab of version 16.
 #[inline]
 pub(super) const fn is_space(b: u8) -> bool {
-    CLASS[b as usize] & SPACE != 0
+    class(b) & SPACE != 0
 }
 
 #[inline]
 const fn starts_word(b: u8) -> bool {
-    CLASS[b as usize] & STARTS != 0
+    class(b) & STARTS != 0
 }
 
 #[inline]
 const fn continues_word(b: u8) -> bool {
-    CLASS[b as usize] & CONTINUES != 0
+    class(b) & CONTINUES != 0
 }
 
 #[derive(Debug, Clone, Copy)]
