@@ -198,6 +198,20 @@ impl Cluster {
             std::thread::sleep(POLL);
         }
         if how == Stop::Kill {
+            // A server does not start while a process of the one before it has its shared memory. Those that were
+            // killed may still be ending, and one may have been born while the signals were on their way.
+            let home = self.data_dir().canonicalize()?;
+            loop {
+                let left = process::working_in(&home);
+                if left.is_empty() {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(Error::Setup(format!("processes of PostgreSQL did not end: {left:?}")));
+                }
+                process::signal("KILL", &left)?;
+                std::thread::sleep(POLL);
+            }
             // The number may soon be somebody else's.
             drop(std::fs::remove_file(self.data_dir().join("postmaster.pid")));
         }

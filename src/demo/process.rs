@@ -1,6 +1,7 @@
 //! Processes and ports of this machine, through what the standard library and a POSIX shell offer.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,6 +36,13 @@ pub fn family(parent: u32) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|e| e.file_name().to_str()?.parse().ok());
     std::iter::once(parent).chain(pids.filter(|pid| parent_of(*pid) == Some(parent))).collect()
+}
+
+/// The processes whose working directory this is; one that has ended and was not waited for has none.
+pub fn working_in(directory: &Path) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let here = entries.filter(|e| std::fs::read_link(e.path().join("cwd")).is_ok_and(|cwd| cwd == directory));
+    here.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn parent_of(pid: u32) -> Option<u32> {

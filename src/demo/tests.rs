@@ -118,6 +118,22 @@ fn a_cluster_stops_restarts_suspends_and_leaves_nothing() {
 }
 
 #[test]
+fn nothing_of_a_killed_cluster_goes_on() {
+    if !installed() {
+        return;
+    }
+    let mut cluster = Cluster::start_new(ClusterOptions::default()).unwrap();
+    let home = std::path::PathBuf::from(cluster.value("SHOW data_directory").unwrap());
+    let mut client = wire::Client::connect(&wire::Target::Tcp(cluster.tcp()), SUPERUSER, SUPERUSER).unwrap();
+    client.set_timeout(Some(Duration::from_millis(200))).unwrap();
+    // A process that is no child of the postmaster.
+    assert!(client.query("COPY (SELECT 1) TO PROGRAM 'exec sleep 60'").is_err(), "it goes on");
+    cluster.stop(Stop::Kill).unwrap();
+    assert!(process::working_in(&home).is_empty());
+    cluster.start().unwrap();
+}
+
+#[test]
 fn a_cluster_that_cannot_start_says_why() {
     if !installed() {
         return;
