@@ -1,14 +1,15 @@
 //! `auth_query`: the secrets of users that are not listed, asked of the server on a connection of its own.
 //!
 //! Nothing of a client's reaches that connection but its name, as a bound parameter; its search_path is pg_catalog
-//! (CVE-2025-12819). An answer belongs to one database and one user.
+//! (CVE-2025-12819). An answer belongs to the question, the database in which it was asked, and one user.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::auth::source::{BySource, Source};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, Lookup, Profile, Role, Secret};
 use crate::error::{Error, ServerError};
@@ -24,8 +25,65 @@ const QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() 
 /// Answers, and the connections on which they are asked for.
 #[derive(Default)]
 pub struct Lookups {
-    answers: Mutex<HashMap<(String, String), Answer>>,
+    answers: Mutex<BySource<Answer>>,
     lanes: Mutex<HashMap<(String, String), Arc<Lane>>>,
+    /// How long the last answers took, by their questions.
+    paces: Mutex<HashMap<Source, Pace>>,
+}
+
+/// How long the last answers to a question took.
+#[derive(Debug, Default)]
+struct Pace {
+    last: VecDeque<Duration>,
+}
+
+impl Pace {
+    /// Enough to draw from that one slow answer does not stand out.
+    const KEPT: usize = 64;
+    /// A server that is slower is not imitated: a listed user does not depend on it.
+    const MOST: Duration = Duration::from_millis(50);
+    /// What timers can tell apart.
+    const STEP: Duration = Duration::from_millis(1);
+
+    fn add(&mut self, took: Duration) {
+        if self.last.len() >= Self::KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(took.min(Self::MOST));
+    }
+
+    /// One of the last, by a number that is drawn.
+    fn one(&self, drawn: u32) -> Duration {
+        let n = u32::try_from(self.last.len()).unwrap_or(1).max(1);
+        self.last.get((drawn % n) as usize).copied().unwrap_or_default()
+    }
+
+    /// When a client is told what its secret is asked for with, if finding that out took so long.
+    fn steps(took: Duration) -> Duration {
+        let steps = took.as_micros() / Self::STEP.as_micros() + 1;
+        Self::STEP * u32::try_from(steps).unwrap_or(u32::MAX)
+    }
+}
+
+/// Waits as long as a client waits whose secret the server is asked for, so that the time of the first answer does not tell
+/// whom the configuration lists, nor whom the server was asked about lately. `began` is when the login got so far;
+/// `asked` says that the server was asked for this one, or its answer was at hand.
+pub async fn keep_pace(services: &Services, source: &Source, began: Instant, asked: Asked) {
+    let took = match asked {
+        Asked::Now => Clock::now().saturating_duration_since(began),
+        Asked::Not => {
+            let paces = services.lookups.paces.lock();
+            paces.get(source).map_or(Duration::ZERO, |p| p.one(rand::random()))
+        }
+    };
+    tokio::time::sleep_until((began + Pace::steps(took)).into()).await;
+}
+
+/// Whether the server was asked for this login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    Now,
+    Not,
 }
 
 impl std::fmt::Debug for Lookups {
@@ -65,14 +123,9 @@ impl Found {
 struct Lane(tokio::sync::Mutex<Option<(Arc<Config>, Own)>>);
 
 impl Lookups {
-    /// The last answer, however old: what a pool logs in with.
-    pub fn known(&self, database: &str, user: &str) -> Option<Secret> {
-        self.answer(database, user).and_then(|a| a.found.secret())
-    }
-
     /// A login failed with it: the next one asks.
-    pub fn distrust(&self, database: &str, user: &str) {
-        if let Some(a) = self.answers.lock().get_mut(&(database.to_owned(), user.to_owned())) {
+    pub fn distrust(&self, source: &Source, user: &str) {
+        if let Some(a) = self.answers.lock().get_mut(source, user) {
             a.at = None;
         }
     }
@@ -85,20 +138,35 @@ impl Lookups {
     }
 
     /// Of roles that exist alone: strangers could fill the memory with names.
-    fn keep(&self, database: &str, user: &str, found: &Found, now: Instant) {
-        let key = (database.to_owned(), user.to_owned());
+    fn keep(&self, source: &Source, user: &str, found: &Found, now: Instant) {
         let mut answers = self.answers.lock();
         match found {
-            Found::Nobody => drop(answers.remove(&key)),
+            Found::Nobody => answers.remove(source, user),
             Found::NoSecret | Found::Secret(_) => {
-                answers.insert(key, Answer { found: found.clone(), at: Some(now) });
+                answers.put(source, user, Answer { found: found.clone(), at: Some(now) });
             }
         }
     }
 
-    fn answer(&self, database: &str, user: &str) -> Option<Answer> {
-        self.answers.lock().get(&(database.to_owned(), user.to_owned())).cloned()
+    fn answer(&self, source: &Source, user: &str) -> Option<Answer> {
+        self.answers.lock().get(source, user).cloned()
     }
+}
+
+/// How the secret of an unlisted user of this database is asked for, if at all.
+pub fn how(config: &Config, database: &str) -> Option<Lookup> {
+    let how = match config.database(database) {
+        Some(db) => db.lookup.clone(),
+        // The console is no database to ask in.
+        None if config.is_console(database) => {
+            // PgBouncer takes its console for the place to ask in, and fails.
+            let asks = |l: &&Lookup| l.database.is_some() || config.profile == Profile::PgBouncer;
+            Some(&config.access.lookup).filter(asks)?.clone()
+        }
+        // Nowhere to ask in: the login fails as a wrong password does.
+        None => return None,
+    };
+    how.user.is_some().then_some(how)
 }
 
 /// What the server says of this user, by an answer that is young enough or by a new one. `database` is that which
@@ -109,15 +177,16 @@ pub async fn ask(
     database: &str,
     how: &Lookup,
     user: &str,
-) -> Result<Found, Error> {
+) -> Result<(Found, Asked), Error> {
     let began = Clock::now();
     let oldest = began.checked_sub(config.access.lifetime).unwrap_or(began);
+    let source = Source::asked(how, database);
     let young = |since: Instant| {
-        services.lookups.answer(database, user).filter(|a| a.at.is_some_and(|at| at >= since))
+        services.lookups.answer(&source, user).filter(|a| a.at.is_some_and(|at| at >= since))
     };
     if let Some(a) = young(oldest).filter(|_| !config.access.lifetime.is_zero()) {
         services.counters.count("auth_lookups_total", "cached");
-        return Ok(a.found);
+        return Ok((a.found, Asked::Not));
     }
     let (place, asker) =
         (how.database.as_deref().unwrap_or(database), how.user.as_deref().unwrap_or_default());
@@ -126,7 +195,7 @@ pub async fn ask(
     // Somebody else may have asked the same while we waited.
     if let Some(a) = young(began) {
         services.counters.count("auth_lookups_total", "shared");
-        return Ok(a.found);
+        return Ok((a.found, Asked::Now));
     }
     // Out of its place while it is asked: a login that is given up leaves it in the middle of an answer.
     let open = lane.take().filter(|(c, _)| Arc::ptr_eq(c, config)).map(|(_, own)| own);
@@ -134,10 +203,12 @@ pub async fn ask(
     match asked {
         Ok((found, own)) => {
             *lane = Some((config.clone(), own));
-            services.lookups.keep(database, user, &found, Clock::now());
+            services.lookups.keep(&source, user, &found, Clock::now());
             let outcome = if found == Found::Nobody { "nobody" } else { "found" };
             services.counters.count("auth_lookups_total", outcome);
-            Ok(found)
+            let took = Clock::now().saturating_duration_since(began);
+            services.lookups.paces.lock().entry(source).or_default().add(took);
+            Ok((found, Asked::Now))
         }
         Err(reason) => {
             // A name that leads nowhere leaves nothing either.
@@ -279,17 +350,39 @@ mod tests {
         assert!(found(&rows(2, &[&[Some("u"), None], &[Some("u"), Some("p")]])).is_err());
     }
 
+    /// Both ends of a login's time are multiples of what a timer can tell apart, drawn from the same figures.
     #[test]
-    fn an_answer_is_of_one_database_and_user() {
+    fn whoever_is_not_asked_about_waits_as_those_who_are() {
+        let ms = Duration::from_millis;
+        let mut pace = Pace::default();
+        assert_eq!(pace.one(7), Duration::ZERO, "nobody was asked about yet");
+        for n in 0..200 {
+            pace.add(Duration::from_micros(200 + n));
+        }
+        assert_eq!(pace.last.len(), Pace::KEPT);
+        for drawn in 0..1000 {
+            assert_eq!(Pace::steps(pace.one(drawn)), ms(1));
+        }
+        pace.add(Duration::from_secs(5));
+        assert_eq!(pace.one(63), Pace::MOST, "a server that hangs does not hold up who is listed");
+        for (took, told) in [(0, 1), (999, 1), (1000, 2), (1001, 2), (7300, 8)] {
+            assert_eq!(Pace::steps(Duration::from_micros(took)), ms(told));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_of_one_question_and_user() {
         let l = Lookups::default();
-        l.keep("d", "u", &Found::Secret(Secret::classify("p")), Clock::now());
-        assert!(l.known("d", "u").is_some());
-        assert_eq!((l.known("e", "u"), l.known("d", "v")), (None, None));
-        l.distrust("d", "u");
-        assert!(l.answer("d", "u").expect("it").at.is_none());
-        l.keep("d", "nobody", &Found::Nobody, Clock::now());
-        assert!(l.answer("d", "nobody").is_none(), "a name that is no role leaves nothing");
-        l.keep("d", "u", &Found::Nobody, Clock::now());
-        assert!(l.answer("d", "u").is_none(), "nor does a role that is gone");
+        let how = Lookup { user: Some("asker".to_owned()), ..Lookup::default() };
+        let (d, e) = (Source::asked(&how, "d"), Source::asked(&how, "e"));
+        l.keep(&d, "u", &Found::Secret(Secret::classify("p")), Clock::now());
+        assert!(l.answer(&d, "u").is_some());
+        assert!(l.answer(&e, "u").is_none() && l.answer(&d, "v").is_none());
+        l.distrust(&d, "u");
+        assert!(l.answer(&d, "u").expect("it").at.is_none());
+        l.keep(&d, "nobody", &Found::Nobody, Clock::now());
+        assert!(l.answer(&d, "nobody").is_none(), "a name that is no role leaves nothing");
+        l.keep(&d, "u", &Found::Nobody, Clock::now());
+        assert!(l.answer(&d, "u").is_none(), "nor does a role that is gone");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::auth::failures::Failures;
+use crate::auth::source::{BySource, Keyring, Source};
 use crate::auth::{DeriveJob, MockSecret, ScramKeys};
 use crate::client::ctl::ClientCtl;
 use crate::clock::Clock;
@@ -76,9 +77,9 @@ pub struct Services {
     pub failures: Mutex<Failures>,
     /// Keys of clients that may be derived at one time.
     derivations: Arc<tokio::sync::Semaphore>,
-    pub scram_cache: ScramCache,
-    /// With which clients that proved a verifier are logged in to servers.
-    pub passkeys: ScramCache,
+    pub derived: Derived,
+    /// With what the pools log in to servers, where their clients have brought it.
+    pub keyring: Mutex<Keyring>,
     pub lookups: Lookups,
     pub pam: PamPlaces,
     /// Clients that were accepted and are not gone; a drain waits for it.
@@ -153,8 +154,8 @@ impl Services {
             failures: Mutex::default(),
             mock_secret,
             derivations,
-            scram_cache: ScramCache::default(),
-            passkeys: ScramCache::default(),
+            derived: Derived::default(),
+            keyring: Mutex::default(),
             lookups: Lookups::default(),
             pam,
             gone: tokio::sync::Notify::new(),
@@ -405,24 +406,22 @@ fn give_back(taken: &Taken, name: &Arc<str>) {
 
 /// Keys that were derived from plain secrets, so that PBKDF2 runs once for a user and not once for a login.
 #[derive(Default)]
-pub struct ScramCache {
-    keys: Mutex<HashMap<String, (Secret, ScramKeys)>>,
-}
+pub struct Derived(Mutex<BySource<(Secret, ScramKeys)>>);
 
-impl std::fmt::Debug for ScramCache {
+impl std::fmt::Debug for Derived {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ScramCache(..)")
+        f.write_str("Derived(..)")
     }
 }
 
-impl ScramCache {
+impl Derived {
     /// The keys of this user and this same secret.
-    pub fn get(&self, user: &str, secret: &Secret) -> Option<ScramKeys> {
-        self.keys.lock().get(user).filter(|(s, _)| s == secret).map(|(_, k)| k.clone())
+    pub fn get(&self, source: &Source, user: &str, secret: &Secret) -> Option<ScramKeys> {
+        self.0.lock().get(source, user).filter(|(s, _)| s == secret).map(|(_, k)| k.clone())
     }
 
-    pub fn put(&self, user: &str, secret: &Secret, keys: &ScramKeys) {
-        self.keys.lock().insert(user.to_owned(), (secret.clone(), keys.clone()));
+    pub fn put(&self, source: &Source, user: &str, secret: &Secret, keys: &ScramKeys) {
+        self.0.lock().put(source, user, (secret.clone(), keys.clone()));
     }
 }
 

@@ -270,3 +270,117 @@ fn guesses_side_by_side_have_one_limit() {
     let text = said.field(b'M').unwrap_or_default();
     assert!(text.contains("too many failed logins"), "{text}");
 }
+
+/// A cluster whose role app has this password, as SCRAM verifier with a salt of its own, and one who may read it.
+fn tenant(password: &str) -> Option<common::Cluster> {
+    let options = Options::default()
+        .hba("host all app 127.0.0.1/32 scram-sha-256")
+        .hba("host all asker 127.0.0.1/32 trust")
+        .sql("CREATE DATABASE app")
+        .sql(&format!("CREATE ROLE app LOGIN PASSWORD '{password}'"))
+        .sql("CREATE ROLE asker SUPERUSER LOGIN");
+    cluster(15, options)
+}
+
+fn two_tenants(a: &common::Cluster, b: &common::Cluster, more: &str) -> Howdah {
+    let database = |name: &str, at: &common::Cluster| {
+        format!("[databases.{name}]\ndbname = \"app\"\nhost = \"{}\"\npool_size = 3\n", at.tcp())
+    };
+    Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"scram-sha-256\"\n\
+         auth_user = \"asker\"\n{more}[users.asker]\npassword = \"x\"\n{}{}",
+        database("a", a),
+        database("b", b),
+    ))
+}
+
+/// Ends all server connections of the role app; the next transaction needs a new one.
+fn end_sessions(cluster: &common::Cluster) {
+    let end = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = 'app'";
+    cluster.value(end).expect("ended");
+}
+
+/// The same name, and with it the same password, of two servers: each server's verifier has a salt of its own.
+#[test]
+fn one_role_of_two_clusters_is_logged_in_to_each_with_its_own_keys() {
+    let (Some(a), Some(b)) = (tenant(PASSWORD), tenant(PASSWORD)) else { return };
+    let howdah = two_tenants(&a, &b, "");
+    let mut of_a = login(&howdah, "app", "a", PASSWORD).expect("a login");
+    let mut of_b = login(&howdah, "app", "b", PASSWORD).expect("a login");
+    let port = "SELECT inet_server_port()";
+    for _ in 0..2 {
+        for (session, cluster) in [(&mut of_a, &a), (&mut of_b, &b)] {
+            end_sessions(cluster);
+            assert_eq!(session.select(port), [cluster.port().to_string()]);
+        }
+    }
+    // Nor does a reload take anything away from users that the server knows.
+    howdah.rewrite_config(
+        &std::fs::read_to_string(howdah.config_path()).expect("it").replace("pool_size = 3", "pool_size = 4"),
+    );
+    howdah.hup();
+    howdah.await_log("configuration reloaded", SOON);
+    for (session, cluster) in [(&mut of_a, &a), (&mut of_b, &b)] {
+        end_sessions(cluster);
+        assert_eq!(session.select(port), [cluster.port().to_string()]);
+    }
+}
+
+/// Whoever runs a server decides what it says of its roles, of one that is called as somebody else's, too.
+#[test]
+fn a_tenants_server_takes_nothing_from_another_tenant() {
+    let (Some(a), Some(b)) = (tenant(PASSWORD), tenant("canary-b")) else { return };
+    let howdah = two_tenants(&a, &b, "max_login_failures = 3\nauth_query_lifetime = \"0\"\n");
+    let mut of_a = login(&howdah, "app", "a", PASSWORD).expect("a login");
+    let mut superuser = b.connect(common::SUPERUSER, "app").expect("a login");
+    for n in 0..5 {
+        superuser.query(&format!("ALTER ROLE app PASSWORD 'canary-b{n}'")).expect("another verifier");
+        login(&howdah, "app", "b", &format!("canary-b{n}")).expect("a login to the tenant's own");
+        end_sessions(&a);
+        assert_eq!(of_a.select("SELECT current_user"), ["app"]);
+    }
+    // The very verifier of the other server, and its owner's proof: what the proof shows is for that server alone.
+    let verifier = a.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'").expect("it");
+    end_sessions(&a);
+    superuser.query(&format!("ALTER ROLE app PASSWORD '{verifier}'")).expect("the same verifier");
+    assert_eq!(of_a.select("SELECT current_user"), ["app"]);
+    superuser.query("ALTER ROLE app PASSWORD 'canary-b'").expect("its own");
+    // A login to the tenant's own server is no reason to forget guesses at the other's secret, and makes none of them.
+    let mut wrong = Vec::new();
+    for _ in 0..5 {
+        wrong.push(refused(&howdah, "app", "a", "canary-b"));
+        login(&howdah, "app", "b", "canary-b").expect("a login to the tenant's own");
+    }
+    let told = |w: &&String| w.contains("28P01");
+    // Who has come in from there is told so too, after a guess that was compared.
+    assert_eq!(wrong.iter().filter(told).count(), 3, "{wrong:?}");
+    login(&howdah, "app", "a", PASSWORD).expect("the owner comes in all the same");
+}
+
+/// Somebody guesses, with one address before him and the application: as behind NAT, or beside it in a pod.
+#[test]
+fn the_owner_comes_in_while_somebody_guesses_behind_the_same_address() {
+    let Some(cluster) = shared(15) else { return };
+    let start = || {
+        Howdah::start(&format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nmax_login_failures = 3\n\
+         [users.app]\npassword = \"right\"\n[databases.app]\nhost = \"{}\"\npool_size = 1\n",
+            cluster.tcp()
+        ))
+    };
+    let howdah = start();
+    login(&howdah, "app", "app", "right").expect("the owner, once");
+    let mut told = Vec::new();
+    for _ in 0..20 {
+        told.push(refused(&howdah, "app", "app", "wrong"));
+    }
+    assert!(told[..3].iter().all(|t| t.contains("28P01")), "{told:?}");
+    assert!(told[3..].iter().all(|t| t.contains("too many failed logins")), "{told:?}");
+    login(&howdah, "app", "app", "right").expect("the owner");
+    // Where nobody has come in yet, a right guess among too many is none.
+    let howdah = start();
+    for _ in 0..3 {
+        refused(&howdah, "app", "app", "wrong");
+    }
+    assert!(refused(&howdah, "app", "app", "right").contains("max_login_failures is 3"));
+}

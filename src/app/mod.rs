@@ -273,7 +273,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
     }
     let new = Arc::new(new);
     services.set_config(new.clone());
-    let gone = services.pools.reconfigure(&new);
+    let gone = services.pools.reconfigure(&old, &new, services);
     services.clients.each(|c| {
         let removed = gone.iter().any(|k| k.database == c.database && k.user == c.user)
             || !(new.database(&c.database).is_some() || new.is_console(&c.database));

@@ -11,6 +11,7 @@ pub mod md5;
 mod message;
 pub mod scram;
 mod server;
+pub mod source;
 pub mod verifier;
 
 pub use client::{Action, ClientAuth};

@@ -8,13 +8,15 @@ use zeroize::Zeroizing;
 
 use super::login::{gone, message};
 use crate::auth::access::{self, Caller, Identity};
-use crate::auth::{Action, ClientAuth, failures};
+use crate::auth::failures::{self, Claim, Standing};
+use crate::auth::source::{Shown, Source};
+use crate::auth::{Action, ClientAuth, ScramKeys};
 use crate::clock::Clock;
 use crate::config::hba::{ClientCert, Rule};
-use crate::config::resolved::{AuthMethod, Config, Lookup, Profile, Secret, User};
+use crate::config::resolved::{AuthMethod, Config, Profile, Secret, User};
 use crate::directory;
 use crate::error::Error;
-use crate::lookup::{self, Found};
+use crate::lookup::{self, Asked, Found};
 use crate::net::interfaces::interfaces;
 use crate::net::stream::{Peer, Stream};
 use crate::proto::encode;
@@ -30,7 +32,8 @@ pub(super) struct Arrival {
     pub(super) deadline: Instant,
 }
 
-/// Lets the client in, or says why not; a user that does not exist fails where a wrong password does.
+/// Lets the client in, or says why not; a user that does not exist fails where a wrong password does. Returns what the
+/// client has shown of its secret, for the pool's own logins to the server.
 pub(super) async fn authenticate(
     stream: &mut Stream,
     buf: &mut Vec<u8>,
@@ -38,33 +41,54 @@ pub(super) async fn authenticate(
     config: &Arc<Config>,
     startup: &Startup,
     Arrival { peer, end_point, deadline }: Arrival,
-) -> Result<(), Error> {
+) -> Result<Option<Shown>, Error> {
     let rule = rule(stream, peer, config, startup)?;
+    let method = rule.map_or(config.auth_method, |r| r.method);
     let (user, limit) = (startup.user.as_str(), config.limits.max_login_failures);
     let address = address(peer);
+    let source = source(config, startup, method);
+    let way = Way { rule, method, address, end_point, deadline, source: &source };
+    // Nothing can be guessed where no secret is asked for, and what comes in that way proves none.
+    if matches!(method, AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Peer) {
+        return by_rule(stream, buf, services, config, startup, way).await;
+    }
+    let who = Claim::new(address, &source, user);
     let too_many =
         || Err(Error::TooManyFailures { user: user.to_owned(), from: failures::origin(address), limit });
-    if !services.failures.lock().may_try(Clock::now(), limit, address, user) {
+    let before = services.failures.lock().standing(Clock::now(), limit, &who);
+    if before == Standing::LockedOut {
         return too_many();
     }
-    let way = Way { rule, address, end_point, deadline };
     let proved = by_rule(stream, buf, services, config, startup, way).await;
     let mut failures = services.failures.lock();
+    let now = Clock::now();
     match &proved {
         // Others may have guessed meanwhile: one that was right among too many is no proof.
-        Ok(()) if !failures.may_try(Clock::now(), limit, address, user) => return too_many(),
-        Ok(()) => failures.succeeded(address, user),
+        Ok(_) if failures.standing(now, limit, &who) == Standing::LockedOut => return too_many(),
+        Ok(_) => failures.succeeded(now, limit, &who),
         Err(
-            Error::AuthenticationFailed { .. }
-            | Error::IdentityUnproved { .. }
-            | Error::DirectoryRefused { .. }
-            | Error::NoSuchUser { .. },
+            Error::AuthenticationFailed { .. } | Error::DirectoryRefused { .. } | Error::NoSuchUser { .. },
         ) => {
-            failures.failed(Clock::now(), limit, address, user);
+            failures.failed(now, limit, &who);
+            if before == Standing::LockedOutButKnown {
+                return too_many();
+            }
         }
         Err(_) => {}
     }
     proved
+}
+
+/// By whose word this client's secret is right.
+fn source(config: &Config, startup: &Startup, method: AuthMethod) -> Source {
+    if matches!(method, AuthMethod::Ldap | AuthMethod::Pam) {
+        return Source::Directory;
+    }
+    let listed = config.users.get(&startup.user).is_some_and(|u| u.secret.is_some());
+    match lookup::how(config, &startup.database).filter(|_| !listed) {
+        Some(how) => Source::asked(&how, &startup.database),
+        None => Source::Listed,
+    }
 }
 
 fn address(peer: Peer) -> Option<IpAddr> {
@@ -77,6 +101,8 @@ fn address(peer: Peer) -> Option<IpAddr> {
 /// How, and from where.
 struct Way<'c> {
     rule: Option<&'c Rule>,
+    method: AuthMethod,
+    source: &'c Source,
     address: Option<IpAddr>,
     end_point: Option<Vec<u8>>,
     deadline: Instant,
@@ -90,28 +116,31 @@ async fn by_rule(
     config: &Arc<Config>,
     startup: &Startup,
     way: Way<'_>,
-) -> Result<(), Error> {
-    let rule = way.rule;
-    let method = rule.map_or(config.auth_method, |r| r.method);
+) -> Result<Option<Shown>, Error> {
+    let began = Clock::now();
+    let (rule, method) = (way.rule, way.method);
     prove_identity(stream, config, rule, method, &startup.user).await?;
     let user = startup.user.as_str();
     if method == AuthMethod::Ldap {
         let ldap = rule.map_or(&config.access.ldap, |r| &r.ldap).clone();
         let ldap = ldap.ok_or_else(|| Error::Internal("ldap without its options".to_owned()))?;
         let ask = async |password: &str| Ok(directory::check(&ldap, user, password).await);
-        return by_directory(stream, buf, "LDAP", user, ask).await;
+        return by_directory(stream, buf, "LDAP", user, ask).await.map(|()| None);
     }
     if method == AuthMethod::Pam {
         let service = rule.and_then(|r| r.pam_service.as_ref()).unwrap_or(&config.access.pam_service);
         let ask = async |password: &str| ask_pam(services, &way, service, user, password).await;
-        return by_directory(stream, buf, "PAM", user, ask).await;
+        return by_directory(stream, buf, "PAM", user, ask).await.map(|()| None);
     }
     let known = config.users.get(user);
     let mut secret = known.and_then(|u| u.secret.clone());
-    let asked = match how(config, &startup.database).filter(|_| secret.is_none()) {
-        Some(how) => Some(lookup::ask(services, config, &startup.database, &how, user).await?),
+    let how = lookup::how(config, &startup.database);
+    let asked = match how.as_ref().filter(|_| secret.is_none()) {
+        Some(how) => Some(lookup::ask(services, config, &startup.database, how, user).await?),
         None => None,
     };
+    let now = asked.as_ref().map_or(Asked::Not, |(_, asked)| *asked);
+    let asked = asked.map(|(found, _)| found);
     if let Some(found) = &asked {
         if *found == Found::Nobody && config.profile == Profile::PgBouncer {
             return Err(Error::NoSuchUser { user: user.to_owned() });
@@ -121,13 +150,19 @@ async fn by_rule(
     if matches!(method, AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Peer) {
         let listed = |u: &User| u.listed || config.profile == Profile::Native;
         let exists = known.is_some_and(listed) || asked.is_some_and(|f| f != Found::Nobody);
-        return if exists { Ok(()) } else { Err(Error::AuthenticationFailed { user: user.to_owned() }) };
+        let shown = secret.map(|secret| Shown { secret, keys: None });
+        return if exists { Ok(shown) } else { Err(Error::AuthenticationFailed { user: user.to_owned() }) };
     }
-    let proved = prove_secret(stream, buf, services, method, user, secret.as_ref(), way.end_point).await;
+    // PgBouncer's profile tells in so many words who does not exist.
+    if let Some(how) = how.filter(|_| config.profile == Profile::Native) {
+        lookup::keep_pace(services, &Source::asked(&how, &startup.database), began, now).await;
+    }
+    let proved = prove_secret(stream, buf, services, &way, user, secret.as_ref()).await;
     if proved.is_err() && asked.is_some() {
-        services.lookups.distrust(&startup.database, user);
+        services.lookups.distrust(way.source, user);
     }
-    proved
+    let keys = proved?;
+    Ok(secret.map(|secret| Shown { secret, keys }))
 }
 
 /// The rule for this client, where rules decide.
@@ -270,53 +305,34 @@ async fn prove_identity(
     }
 }
 
-/// How the secret of an unlisted user of this database is asked for, if at all.
-fn how(config: &Config, database: &str) -> Option<Lookup> {
-    let how = match config.database(database) {
-        Some(db) => db.lookup.clone(),
-        // The console is no database to ask in.
-        None if config.is_console(database) => {
-            // PgBouncer takes its console for the place to ask in, and fails.
-            let asks = |l: &&Lookup| l.database.is_some() || config.profile == Profile::PgBouncer;
-            Some(&config.access.lookup).filter(asks)?.clone()
-        }
-        // Nowhere to ask in: the login fails as a wrong password does.
-        None => return None,
-    };
-    how.user.is_some().then_some(how)
-}
-
 async fn prove_secret(
     stream: &mut Stream,
     buf: &mut Vec<u8>,
     services: &Arc<Services>,
-    method: AuthMethod,
+    way: &Way<'_>,
     user: &str,
     secret: Option<&Secret>,
-    end_point: Option<Vec<u8>>,
-) -> Result<(), Error> {
-    let cached = secret.and_then(|s| services.scram_cache.get(user, s));
+) -> Result<Option<ScramKeys>, Error> {
+    let cached = secret.and_then(|s| services.derived.get(way.source, user, s));
     let mut auth =
-        ClientAuth::new(method, user, secret, &services.mock_secret(), cached.as_ref(), &mut rand::rng())
-            .bound_to(end_point);
+        ClientAuth::new(way.method, user, secret, &services.mock_secret(), cached.as_ref(), &mut rand::rng())
+            .bound_to(way.end_point.clone());
     let mut action = auth.start();
     loop {
         action = match action {
-            Action::Accept => return Ok(()),
+            Action::Accept => return Ok(None),
             Action::SendThenAccept(bytes) => {
+                stream.write_all(&bytes).await.map_err(gone)?;
                 // With a verifier alone, the client's own proof opens the server.
-                if let (Some(s @ Secret::Scram(_)), Some(keys)) = (secret, auth.take_keys()) {
-                    services.passkeys.put(user, s, &keys);
-                }
-                return stream.write_all(&bytes).await.map_err(gone);
+                return Ok(auth.take_keys().filter(|_| matches!(secret, Some(Secret::Scram(_)))));
             }
             Action::Fail(e) => return Err(e),
             Action::Derive(job) => {
                 let keys = services.derive(job).await?;
-                if method == AuthMethod::ScramSha256
+                if way.method == AuthMethod::ScramSha256
                     && let Some(s) = secret
                 {
-                    services.scram_cache.put(user, s, &keys);
+                    services.derived.put(way.source, user, s, &keys);
                 }
                 auth.resume(&keys)
             }

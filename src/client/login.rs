@@ -14,6 +14,7 @@ use super::ctl::{CancelSecret, ClientCtl};
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
+use crate::auth::source::Shown;
 use crate::cancel;
 use crate::clock::Clock;
 use crate::config::CONSOLE;
@@ -51,7 +52,7 @@ pub struct Visitor {
     pub ctl: Arc<ClientCtl>,
     /// Bytes that came behind the login.
     pub early: Vec<u8>,
-    /// The user that runs Howdah, over the Unix socket: an admin without a password.
+    /// The user that runs Howdah, over the Unix socket: in PgBouncer's profile, an admin without a password.
     pub trusted: bool,
     /// Among the clients of its user and of the console; held as long as it is here.
     pub places: Box<Places>,
@@ -307,16 +308,17 @@ async fn admit(
         let bytes = encode::negotiate_protocol_version(n.newest_minor, &n.unrecognized)?;
         stream.write_all(&bytes).await.map_err(gone)?;
     }
-    if !trusted {
-        authenticate(stream, buf, services, &config, &startup, arrival).await?;
-    }
+    let shown = match trusted {
+        true => None,
+        false => authenticate(stream, buf, services, &config, &startup, arrival).await?,
+    };
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
     if startup.replication != Replication::No {
-        return enter_replication(stream, peer, services, &config, &startup).await;
+        return enter_replication(stream, peer, services, &config, &startup, shown).await;
     }
-    let Entered { session, welcome, places } = enter(peer, services, &config, &startup).await?;
+    let Entered { session, welcome, places } = enter(peer, services, &config, &startup, shown).await?;
     stream.write_all(&welcome).await.map_err(gone)?;
     Ok(Admitted::Session(Box::new(session), places))
 }
@@ -362,7 +364,7 @@ fn may_log_in(
     Ok(())
 }
 
-/// Whether the other end of the Unix socket is run by the same system user as Howdah, and says so.
+/// Whether the other end of the Unix socket is run by the same system user as Howdah, and says so: PgBouncer's admin.
 fn is_ourselves(stream: &Stream, user: &str) -> bool {
     use std::os::unix::fs::MetadataExt;
     const OURSELVES: &str = "pgbouncer";
@@ -399,6 +401,7 @@ fn pool_of<'c>(
     services: &Arc<Services>,
     config: &'c Config,
     startup: &Startup,
+    shown: Option<Shown>,
 ) -> Result<Belongs<'c>, Error> {
     let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
     let db = config.database(&startup.database).ok_or_else(unknown)?;
@@ -419,6 +422,11 @@ fn pool_of<'c>(
         tracing::info!(target: "pgbouncer", "registered new auto-database: {}", startup.database.escape_debug());
     }
     let pool = services.pools.obtain(&key, services).ok_or_else(unknown)?;
+    // The client's secret is of use where the pool logs in as the same user.
+    let server_user = pool.spec().server_user.clone();
+    if let Some(shown) = shown.filter(|_| *server_user == startup.user) {
+        services.keyring.lock().put(&pool.key.database, &server_user, shown);
+    }
     Ok((db, pool, places))
 }
 
@@ -446,8 +454,9 @@ async fn enter_replication(
     services: &Arc<Services>,
     config: &Config,
     startup: &Startup,
+    shown: Option<Shown>,
 ) -> Result<Admitted, Error> {
-    let (_, pool, places) = pool_of(services, config, startup)?;
+    let (_, pool, places) = pool_of(services, config, startup, shown)?;
     let ctl = client_of(services, stream, peer, startup, key_for_cancel(config, startup));
     let (opened, reported) = replication::open(config, startup, &pool, &ctl).await?;
     let welcome = welcome_of(&statuses(&reported), &ctl, config.compat.login.notify.as_deref())?;
@@ -467,8 +476,9 @@ async fn enter(
     services: &Arc<Services>,
     config: &Config,
     startup: &Startup,
+    shown: Option<Shown>,
 ) -> Result<Entered, Error> {
-    let (db, pool, places) = pool_of(services, config, startup)?;
+    let (db, pool, places) = pool_of(services, config, startup, shown)?;
     let (asked, version) = (asked(startup), pool.version());
     // With its client's address in it, an application_name is one client's alone.
     let own = config.compat.login.application_name_add_host;

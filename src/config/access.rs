@@ -9,7 +9,7 @@ use super::build::{Builder, source_at};
 use super::ldap::{self, Ldap};
 use super::problem::ConfigError;
 use super::raw::Table;
-use super::resolved::{Config, Profile, Secret};
+use super::resolved::{Config, Database, Profile, Secret};
 use super::{hba, ident};
 use crate::tls::Mode;
 
@@ -89,6 +89,37 @@ impl Lookup {
             database: self.database.clone().or_else(|| global.database.clone()),
             query: self.query.clone().or_else(|| global.query.clone()),
         }
+    }
+}
+
+/// The virtual databases of the console.
+const CONSOLES: [&str; 2] = ["pgbouncer", "howdah"];
+
+impl Config {
+    /// Whether secrets of users that are not listed are asked for.
+    pub fn asks_for_secrets(&self) -> bool {
+        self.databases.values().chain(&self.autodb).any(|d| d.lookup.user.is_some())
+    }
+
+    /// Whether users that the configuration does not list may come in to this database: because its server or a
+    /// directory says who there is.
+    pub fn admits_unlisted(&self, db: &Database) -> bool {
+        let directory = |m: AuthMethod| matches!(m, AuthMethod::Ldap | AuthMethod::Pam);
+        db.lookup.user.is_some()
+            || directory(self.auth_method)
+            || (self.auth_method == AuthMethod::Hba
+                && self.access.hba.rules.iter().any(|r| directory(r.method)))
+    }
+
+    /// Whether this database is the console. A database of that name in the configuration comes first; `pgbouncer`
+    /// cannot be one.
+    pub fn is_console(&self, database: &str) -> bool {
+        CONSOLES.contains(&database) && !self.databases.contains_key(database)
+    }
+
+    /// Whether this user may come in there.
+    pub fn may_use_console(&self, user: &str) -> bool {
+        self.admin_users.iter().chain(&self.stats_users).any(|u| u == user)
     }
 }
 

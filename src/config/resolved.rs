@@ -538,15 +538,7 @@ impl PoolSettings {
     }
 }
 
-/// The virtual databases of the console.
-const CONSOLES: [&str; 2] = ["pgbouncer", "howdah"];
-
 impl Config {
-    /// Whether secrets of users that are not listed are asked for.
-    pub fn asks_for_secrets(&self) -> bool {
-        self.databases.values().chain(&self.autodb).any(|d| d.lookup.user.is_some())
-    }
-
     /// The database of this name, or what `*` makes of it.
     pub fn database(&self, name: &str) -> Option<Cow<'_, Database>> {
         if let Some(d) = self.databases.get(name) {
@@ -558,17 +550,6 @@ impl Config {
         }
         name.clone_into(&mut d.name);
         Some(Cow::Owned(d))
-    }
-
-    /// Whether this database is the console. A database of that name in the configuration comes first; `pgbouncer`
-    /// cannot be one.
-    pub fn is_console(&self, database: &str) -> bool {
-        CONSOLES.contains(&database) && !self.databases.contains_key(database)
-    }
-
-    /// Whether this user may come in there.
-    pub fn may_use_console(&self, user: &str) -> bool {
-        self.admin_users.iter().chain(&self.stats_users).any(|u| u == user)
     }
 
     /// The settings of one pool. Precedence, strongest first: `[[pools]]` entry with user and role, with user,

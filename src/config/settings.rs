@@ -367,7 +367,8 @@ settings! {
         "connections that say nothing must not use up the places of those that do",
         Live, NATIVE.preset("1000000"), Config |c, Count(v)| c.limits.max_login_connections = *v;
     /// Failed logins of one user from one address (of IPv6, one /64) in a minute; then such logins are refused, and the
-    /// allowance fills again within a minute. A login that succeeds forgets them. 0 is no limit.
+    /// allowance fills again within a minute. A login that succeeds forgets them, and who has come in from there within
+    /// the last day still does with the right secret. 0 is no limit.
     max_login_failures: GLOBAL, Kind::Count { min: 0, max: 1_000_000 }, Is("60"),
         "passwords are not guessed at one a second, and a deploy with a wrong one is told why it is refused",
         Live, NATIVE.preset("0"), Config |c, Count(v)| c.limits.max_login_failures = *v;

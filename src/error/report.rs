@@ -288,7 +288,7 @@ pub fn report(error: &Error) -> Report {
                     format!("too many failed logins of user \"{user}\" from {from}"),
                 ),
                 format!(
-                    "max_login_failures is {limit} in a minute; more logins are refused meanwhile, whatever the password."
+                    "max_login_failures is {limit} in a minute; more logins are refused meanwhile, whatever the password, unless this user has logged in from there within the last day."
                 ),
             ),
             "Correct the password and try again in a minute; raise max_login_failures, or 0 for no limit.",

@@ -1167,15 +1167,16 @@ pub enum Checkout {
 }
 
 impl Pool {
-    /// What a dial needs, with what clients have shown of their secrets.
+    /// What a dial needs, with what clients of this database have shown of their secrets.
     pub fn target(&self, spec: &PoolSpec) -> Target {
         let mut target = spec.target();
+        let keyring = self.services.keyring.lock();
+        let shown = keyring.get(&self.key.database, &spec.server_user);
         if target.secret.is_none() {
-            target.secret = self.services.lookups.known(&self.key.database, &spec.server_user);
+            target.secret = shown.map(|s| s.secret.clone());
         }
-        if let Some(s @ crate::config::resolved::Secret::Scram(_)) = &target.secret {
-            target.keys = self.services.passkeys.get(&spec.server_user, s);
-        }
+        target.keys =
+            shown.filter(|s| target.secret.as_ref() == Some(&s.secret)).and_then(|s| s.keys.clone());
         target
     }
 }

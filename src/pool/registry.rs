@@ -1,6 +1,6 @@
 //! All pools by their keys: made on first use, reconfigured on reload, removed with their database or user.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -98,6 +98,9 @@ impl Registry {
             }
             old
         });
+        if !freed.is_empty() {
+            self.forget_secrets(services);
+        }
         for pool in freed {
             self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
             services.counters.count("pools_freed_total", "");
@@ -105,15 +108,27 @@ impl Registry {
         }
     }
 
+    /// What clients have shown of their secrets ends with the pools that it was for.
+    fn forget_secrets(&self, services: &Services) {
+        let all = self.all();
+        let used: HashSet<(Arc<str>, Arc<str>)> =
+            all.iter().map(|p| (p.key.database.clone(), p.spec().server_user.clone())).collect();
+        services.keyring.lock().retain(|key| used.contains(key));
+    }
+
     /// Brings every pool to a new configuration; returns the keys of those that are gone.
-    pub fn reconfigure(&self, config: &Config) -> Vec<PoolKey> {
+    pub fn reconfigure(&self, old: &Config, config: &Config, services: &Services) -> Vec<PoolKey> {
         let mut gone = Vec::new();
         for pool in self.all() {
             let spec = config
                 .database(&pool.key.database)
                 .filter(|db| {
                     let forced = db.server_user.as_deref() == Some(&*pool.key.user);
-                    forced || config.users.contains_key(&*pool.key.user)
+                    // Who was never listed is still known to the server or the directory that knew him before.
+                    let never_listed = !old.users.contains_key(&*pool.key.user);
+                    forced
+                        || config.users.contains_key(&*pool.key.user)
+                        || (never_listed && config.admits_unlisted(db))
                 })
                 .and_then(|db| PoolSpec::resolve(config, &db, &pool.key));
             match spec {
@@ -130,6 +145,7 @@ impl Registry {
                 }
             }
         }
+        self.forget_secrets(services);
         gone
     }
 }
