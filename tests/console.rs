@@ -303,17 +303,42 @@ fn rights() {
     assert_eq!(refusal(boss.query("KILL_CLIENT x")).message, "invalid client pointer supplied");
 }
 
-/// The user that runs Howdah needs no password and no list, over the Unix socket alone.
+/// PgBouncer's admin: the user that runs Howdah needs no password and no list, over the Unix socket alone.
 #[test]
-fn who_runs_howdah_is_admin() {
+fn who_runs_howdah_is_admin_in_pgbouncers_profile() {
     let Some(cluster) = shared(MAJOR) else { return };
-    let howdah = Howdah::start(&config(cluster, "unix_socket_dir = \"{dir}\"", "pool_size = 2", ""));
+    let top = "unix_socket_dir = \"{dir}\"\ncompatibility = \"pgbouncer\"";
+    let howdah = Howdah::start(&config(cluster, top, "pool_size = 2", ""));
     let dir = howdah.config_path().parent().expect("a directory").to_owned();
     let target = common::Target::unix(&dir, howdah.port());
     let mut client = Client::connect(&target, "pgbouncer", "pgbouncer").expect("no password");
     assert_eq!(client.query("RELOAD").expect("an admin").tags, ["RELOAD"]);
     assert!(Client::connect(&target, "app", "pgbouncer").is_err(), "another name");
     assert!(howdah.connect("pgbouncer", "pgbouncer").is_err(), "another way");
+}
+
+/// Natively a name alone opens nothing: neither without rules nor where they reject it.
+#[test]
+fn nobody_is_admin_whom_a_native_configuration_does_not_name() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let rules = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(rules.path(), "local pgbouncer pgbouncer reject\nlocal all all trust\n").expect("written");
+    let by_rules = format!("auth_method = \"hba\"\nauth_hba_file = \"{}\"", rules.path().display());
+    let all_trusted = "auth_method = \"trust\"";
+    let cases = [
+        (all_trusted, "pgbouncer", "28P01"),
+        (all_trusted, "howdah", "28P01"),
+        (&by_rules, "pgbouncer", "28000"),
+        (&by_rules, "howdah", "28P01"),
+    ];
+    for (method, database, code) in cases {
+        let config = config(cluster, "unix_socket_dir = \"{dir}\"", "pool_size = 2", "");
+        let howdah = Howdah::start(&config.replace(all_trusted, method));
+        let dir = howdah.config_path().parent().expect("a directory").to_owned();
+        let target = common::Target::unix(&dir, howdah.port());
+        let said = refusal(Client::connect(&target, "pgbouncer", database));
+        assert_eq!(said.code, code, "{method} {database}: {said:?}");
+    }
 }
 
 // ---- commands

@@ -301,7 +301,8 @@ async fn admit(
     let peer = arrival.peer;
     let config = services.config();
     let console = config.is_console(&startup.database);
-    let trusted = console && is_ourselves(stream, &startup.user);
+    // Nobody is privileged whom a native configuration does not name.
+    let trusted = console && config.profile == Profile::PgBouncer && is_ourselves(stream, &startup.user);
     may_log_in(services, &config, &startup, stream, trusted)?;
     if let Some(n) = startup::negotiate(&startup) {
         services.counters.count("protocol_negotiations_total", "version");
