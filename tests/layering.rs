@@ -124,7 +124,7 @@ const RULES: &[Rule] = &[
         ],
         false,
     ),
-    rule("lookup.rs", &["clock", "config", "error", "pool", "server", "services"], false),
+    rule("lookup.rs", &["auth", "clock", "config", "error", "pool", "server", "services"], false),
     rule("journal.rs", &["client", "config", "error", "net", "services"], false),
     rule("control.rs", &["config", "pool"], false),
     rule("console/command.rs", &["error"], true),
