@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use super::telemetry::{self, Logs};
 use super::{Service, papers};
+use crate::config::convert::Aim;
 use crate::config::resolved::Profile;
 use crate::config::units::parse_duration;
 use crate::config::{self, Config, ConfigError, Flags, Overrides};
@@ -60,10 +61,14 @@ enum Command {
         #[arg(long, value_name = "FILE", requires = "ops_cert")]
         ops_key: Option<PathBuf>,
     },
-    /// Write the TOML that a pgbouncer.ini comes to, and on standard error what became of each key.
+    /// Write the TOML that a pgbouncer.ini comes to, and on standard error what became of each key. The TOML behaves as
+    /// the ini did. The exit code is 1 where something is left to decide.
     Convert {
         /// The pgbouncer.ini.
         file: PathBuf,
+        /// Take Howdah's own defaults where the ini states nothing; the report names each change of behaviour.
+        #[arg(long, visible_alias = "modernize")]
+        modernise: bool,
     },
     /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
     Demo {
@@ -132,7 +137,9 @@ pub fn main() -> ExitCode {
                 }
             }
         }
-        Some(Command::Convert { file }) => convert(&file),
+        Some(Command::Convert { file, modernise }) => {
+            convert(&file, if modernise { Aim::Modernise } else { Aim::Keep })
+        }
         Some(Command::Demo { duration }) => run_demo(duration),
         None => run(&cli.serve),
     }
@@ -280,12 +287,12 @@ fn doctor(serve: &Serve, json: bool, wish: &Wish) -> ExitCode {
     }
 }
 
-fn convert(file: &std::path::Path) -> ExitCode {
-    match config::convert::convert(file) {
+fn convert(file: &std::path::Path, aim: Aim) -> ExitCode {
+    match config::convert::convert(file, aim) {
         Ok(c) => {
             let _ = write!(io::stdout(), "{}", c.toml);
             let _ = write!(io::stderr(), "{}", c.report);
-            ExitCode::SUCCESS
+            if c.undecided { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(e) => complain(&e),
     }

@@ -13,7 +13,7 @@ use crate::auth::source::{Shown, Source};
 use crate::auth::{Action, ClientAuth, ScramKeys};
 use crate::clock::Clock;
 use crate::config::hba::{ClientCert, Rule};
-use crate::config::resolved::{AuthMethod, Config, Profile, Secret, User};
+use crate::config::resolved::{AuthMethod, Config, Profile, Secret};
 use crate::directory;
 use crate::error::Error;
 use crate::lookup::{self, Asked, Found};
@@ -148,8 +148,7 @@ async fn by_rule(
         secret = found.clone().secret();
     }
     if matches!(method, AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Peer) {
-        let listed = |u: &User| u.listed || config.profile == Profile::Native;
-        let exists = known.is_some_and(listed) || asked.is_some_and(|f| f != Found::Nobody);
+        let exists = known.is_some_and(|u| u.listed) || asked.is_some_and(|f| f != Found::Nobody);
         let shown = secret.map(|secret| Shown { secret, keys: None });
         return if exists { Ok(shown) } else { Err(Error::AuthenticationFailed { user: user.to_owned() }) };
     }

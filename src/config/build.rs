@@ -80,7 +80,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     builder.tls(tree, &mut config);
     for (name, path, table) in builder.sections(tree, "users", "") {
         let mut user = builder.user(table, &path, &global);
-        user.listed = !builder.context.ini || config.users.get(name).is_some_and(|u| u.listed);
+        user.listed |= config.users.get(name).is_some_and(|u| u.listed);
         if user.secret.is_none() {
             // The section adds to an entry of the user list.
             user.secret = config.users.get(name).and_then(|u| u.secret.clone());
@@ -257,7 +257,8 @@ impl Builder<'_, '_> {
         let mut section = Section::default();
         self.apply(Level::User, table, path, &mut section, None);
         let secret = self.secret(&section, table, path);
-        self.user_of(section, global, secret)
+        let listed = section.listed.unwrap_or(!self.context.ini);
+        User { listed, ..self.user_of(section, global, secret) }
     }
 
     fn user_of(&self, section: Section, global: &Section, secret: Option<Secret>) -> User {

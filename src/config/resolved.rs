@@ -291,7 +291,8 @@ impl Secret {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct User {
     pub secret: Option<Secret>,
-    /// It is in the user list; in PgBouncer's profile a section alone says only how its pools are.
+    /// The user is known: by the user list, or by a section that does not say `listed = false`. A section of a
+    /// pgbouncer.ini says only what holds for its user.
     pub listed: bool,
     pub max_connections: Option<u32>,
     pub max_client_connections: Option<u32>,

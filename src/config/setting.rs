@@ -178,6 +178,7 @@ pub(super) struct Section {
     pub password: Option<Zeroizing<String>>,
     pub password_file: Option<String>,
     pub password_env: Option<String>,
+    pub listed: Option<bool>,
     pub auth_file: Option<String>,
     pub lookup: super::resolved::Lookup,
     pub ops_token_file: Option<String>,

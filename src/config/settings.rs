@@ -20,6 +20,7 @@ const WITH_PEERS: &[Level] = &[Level::Database, Level::Role, Level::Peer];
 const FLEET: &[Level] = &[Level::Fleet];
 const ASKED: &[Level] = &[Level::Global, Level::Database];
 const NAMED: &[Level] = &[Level::Database, Level::User];
+const USER: &[Level] = &[Level::User];
 /// Settings of a pool can be stated at every level; the narrowest one wins.
 const ANY: &[Level] = &Level::ALL;
 
@@ -548,6 +549,10 @@ settings! {
     /// Environment variable that holds the password.
     password_env: NAMED, Kind::Text, Unset, "a secret has no default",
         Live, NATIVE, Section |s, Text(v)| s.password_env = Some(v.clone());
+    /// Whether the section makes its user known. With `false` it only says what holds for the user, who must be in
+    /// `auth_file` or be found by `auth_query` to come in.
+    listed: USER, Kind::Boolean, Is("true"), "a section is there for a user who is meant to come in",
+        Live, NATIVE, Section |s, Boolean(v)| s.listed = Some(*v);
     /// What to do with a read-only transaction when no replica can take it: `primary` sends it there, `wait`
     /// lets it wait, `error` refuses it. Only where there is a replica section.
     when_no_replica: DATABASE, Kind::Word(&["primary", "wait", "error"]), Mandatory,

@@ -220,6 +220,7 @@ impl Checks<'_> {
             let key = join("users", name);
             let why = match (&user.secret, method) {
                 (None, _) if self.errors.iter().any(|e| e.key.starts_with(&key)) => continue,
+                (None, _) if !user.listed && self.config.profile == Profile::Native => continue,
                 (None, _) => "has no password and cannot log in",
                 (Some(Secret::Md5(_)), AuthMethod::ScramSha256) => {
                     "has an md5 secret, with which scram-sha-256 is impossible"
