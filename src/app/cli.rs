@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+use super::start::Examined;
 use super::telemetry::{self, Logs};
-use super::{Service, papers};
+use super::{Service, commands, papers};
 use crate::config::convert::Aim;
 use crate::config::resolved::Profile;
 use crate::config::units::parse_duration;
@@ -43,7 +44,8 @@ enum Command {
     /// configuration fits; its exit code is 1 where serving would be refused.
     Plan(Serve),
     /// Read the servers' catalogues and the figures of a running Howdah, and advise: what should be changed,
-    /// why, and how. The exit code is 1 where there is advice.
+    /// why, and how. The exit code is 1 where there is advice, and 2 where there is none but a server, a database or
+    /// the running Howdah could not be examined.
     Doctor {
         #[command(flatten)]
         serve: Serve,
@@ -80,7 +82,7 @@ enum Command {
 
 #[derive(Debug, Clone, clap::Args)]
 struct Serve {
-    /// A configuration: TOML, or PgBouncer's if the name ends in .ini.
+    /// A configuration: TOML, or PgBouncer's if its name ends in .ini or it has a section [pgbouncer].
     config: Option<PathBuf>,
     /// Serve this database without a file: postgres://user:password@host:port/name.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
@@ -97,7 +99,8 @@ struct Serve {
     /// Any setting by its key path, over file and variables: --set query_timeout=30s.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Log warnings and errors only; with a pgbouncer.ini: nothing on standard error.
+    /// Log warnings and errors only; with a pgbouncer.ini: nothing on standard error. `check` then prints problems and
+    /// warnings only.
     #[arg(short, long)]
     quiet: bool,
     /// Run in the background; needs a pid file, and a log file or the syslog.
@@ -120,6 +123,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if let Some(why) = commands::unknown(std::env::args_os().nth(1).as_deref(), &Cli::command()) {
+        let _ = writeln!(io::stderr(), "howdah: {why}");
+        return ExitCode::from(2);
+    }
     let cli = Cli::parse();
     if cli.version {
         return version(&cli.serve);
@@ -181,9 +188,9 @@ fn read(serve: &Serve) -> Result<Config, Vec<ConfigError>> {
         std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
     let mut overrides = Overrides::from_environment(variables);
     for s in &serve.set {
-        let (key, value) = s.split_once('=').unwrap_or((s, ""));
-        overrides = overrides.flag(key, value);
+        overrides = overrides.set(s);
     }
+    let nothing = overrides.is_empty();
     if serve.quiet && !serve.is_ini() {
         overrides = overrides.flag("log_level", "warn");
     }
@@ -206,14 +213,19 @@ fn read(serve: &Serve) -> Result<Config, Vec<ConfigError>> {
             },
             &overrides,
         ),
-        (None, None) => Err(Vec::new()),
+        (None, None) if nothing => Err(Vec::new()),
+        (None, None) => config::from_overrides(&overrides),
     }
 }
 
 fn complain(errors: &[ConfigError]) -> ExitCode {
     let mut err = io::stderr().lock();
     if errors.is_empty() {
-        let _ = writeln!(err, "howdah: a configuration file or --database is needed; see howdah --help");
+        let _ = writeln!(
+            err,
+            "howdah: there is nothing to serve: name a configuration file, or give --database URL with --pool-size, or \
+             state databases and users by HOWDAH_* variables or --set; see howdah --help"
+        );
     }
     for e in errors {
         let _ = writeln!(err, "howdah: {e}");
@@ -238,9 +250,12 @@ fn check(serve: &Serve) -> ExitCode {
     match read(serve) {
         Ok(c) => {
             let mut out = io::stdout().lock();
-            let _ = write!(out, "{}", config::summary(&c));
-            for w in &c.notes.warnings {
-                let _ = writeln!(out, "warning: {w}");
+            if serve.quiet {
+                for warning in &c.notes.warnings {
+                    let _ = writeln!(out, "warning: {warning}");
+                }
+            } else {
+                let _ = write!(out, "{}", config::summary(&c));
             }
             ExitCode::SUCCESS
         }
@@ -276,9 +291,13 @@ fn doctor(serve: &Serve, json: bool, wish: &Wish) -> ExitCode {
         Err(e) => return complain(&e),
     };
     match super::start::doctor(config, json, wish) {
-        Ok((text, advice)) => {
+        Ok((text, came)) => {
             let _ = write!(io::stdout().lock(), "{text}");
-            if advice { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+            match came {
+                Examined::WithoutAdvice => ExitCode::SUCCESS,
+                Examined::WithAdvice => ExitCode::FAILURE,
+                Examined::Incompletely => ExitCode::from(2),
+            }
         }
         Err(e) => {
             let _ = writeln!(io::stderr(), "howdah: {e}");
@@ -340,8 +359,17 @@ fn run(serve: &Serve) -> ExitCode {
     match super::run_to_end(config, &logs, detached, move || read(&again)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!("{e}");
-            serve.fatal(&e);
+            // Standard error gets it once: as a line of the log where lines are for machines, else as it is.
+            let for_machines = logs.writes_json();
+            if !for_machines {
+                logs.mute_stderr();
+            }
+            for line in e.lines() {
+                tracing::error!("{line}");
+            }
+            if !for_machines {
+                serve.fatal(&e);
+            }
             ExitCode::FAILURE
         }
     }

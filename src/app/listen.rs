@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 
+use super::taken;
 use crate::client::ctl::ClientCtl;
 use crate::client::login::{self, Login};
 use crate::client::replication::Walsender;
@@ -64,6 +65,10 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
     // Nobody is let in before every address is had: whoever reaches one of them reaches all.
     let listen = &config.listen;
     let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
+    let setting = match config.profile {
+        Profile::Native => "listen",
+        Profile::PgBouncer => "listen_addr, listen_port",
+    };
     let mut tcp = Vec::new();
     for addr in &listen.tcp {
         let socket = match bind_tcp(*addr, &config.compat.listen) {
@@ -73,7 +78,7 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
                 tracing::warn!("cannot listen on {addr}: {e}");
                 continue;
             }
-            Err(e) => return Err(format!("cannot listen on {addr}: {e}")),
+            Err(e) => return Err(taken::cannot_listen(*addr, setting, &e)),
         };
         tcp.push((*addr, socket));
     }
@@ -83,13 +88,13 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
         let path = dir.join(format!(".s.PGSQL.{port}"));
         let group = config.compat.listen.unix_group.as_deref();
         let l = bind_unix(&path, listen.unix_mode, backlog, group)
-            .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+            .map_err(|e| format!("cannot listen on {} (unix_socket_dir): {e}", path.display()))?;
         unix = Some(Bound::Unix(l, path));
     }
     let mut bound = Vec::new();
     for (addr, socket) in tcp {
         let listener = socket.listen(backlog).and_then(|()| TcpListener::from_std(socket.into()));
-        let l = listener.map_err(|e| format!("cannot listen on {addr}: {e}"))?;
+        let l = listener.map_err(|e| taken::cannot_listen(addr, setting, &e))?;
         tracing::info!("listening on {}", l.local_addr().unwrap_or(addr));
         bound.push(Bound::Tcp(l));
     }

@@ -2,6 +2,7 @@
 
 mod advice;
 pub mod cli;
+mod commands;
 mod janitor;
 mod listen;
 mod names;
@@ -9,6 +10,7 @@ mod papers;
 mod pause;
 mod start;
 mod statistics;
+mod taken;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -99,9 +101,8 @@ impl Service {
         let hangups = reloads.then(|| watch(SignalKind::hangup())).transpose()?;
         let mut tasks = Vec::new();
         if let Some(addr) = config.listen.ops {
-            tasks.push(
-                ops::start(addr, services.clone()).map_err(|e| format!("cannot listen on {addr}: {e}"))?,
-            );
+            let started = ops::start(addr, services.clone());
+            tasks.push(started.map_err(|e| taken::cannot_listen(addr, "ops_listen", &e))?);
         }
         tasks.push(tokio::spawn(janitor::run(services.clone())));
         tasks.push(tokio::spawn(names::run(services.clone())));
@@ -241,8 +242,10 @@ pub async fn reload_checked(
         && let Err(why) = capacity::admit::admit(services, &Arc::new(config.clone())).await
     {
         services.counters.count("reload_failures_total", "");
-        tracing::error!("configuration not reloaded: {why}");
-        return Err(why.to_string());
+        for line in why.lines() {
+            tracing::error!("configuration not reloaded: {line}");
+        }
+        return Err(why);
     }
     reload(services, new)
 }

@@ -92,11 +92,12 @@ async fn acquire(pools: &[Arc<Pool>], config: &Config) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
-    let missing = missing.join("\n");
     if config.capacity.startup_requires_server {
-        return Err(format!("{missing}\nstartup_requires_server is true"));
+        return Err(format!("{}\nstartup_requires_server is true", missing.join("\n")));
     }
-    tracing::warn!("{missing}; serving nevertheless, since startup_requires_server is false");
+    for one in missing {
+        tracing::warn!("{one}; serving nevertheless, since startup_requires_server is false");
+    }
     Ok(())
 }
 
@@ -150,13 +151,27 @@ pub(super) fn plan(config: Config) -> Result<(String, bool), String> {
     Ok((text, refused))
 }
 
-/// What `howdah doctor` prints, and whether there is advice.
-pub(super) fn doctor(config: Config, json: bool, wish: &Wish) -> Result<(String, bool), String> {
+/// What came of `howdah doctor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Examined {
+    WithoutAdvice,
+    WithAdvice,
+    /// Nothing is advised, but somebody who should have answered did not.
+    Incompletely,
+}
+
+/// What `howdah doctor` prints, and what came of it.
+pub(super) fn doctor(config: Config, json: bool, wish: &Wish) -> Result<(String, Examined), String> {
     let runtime = super::runtime(1).map_err(|e| format!("cannot start the runtime: {e}"))?;
     let services = Services::new(Arc::new(config));
     let config = services.config();
     let evidence = runtime.block_on(doctor::ask::collect(&services, &config, wish));
     let found = doctor::examine(&evidence);
     let print = if json { doctor::report::json } else { doctor::report::text };
-    Ok((print(&evidence, &found), !found.is_empty()))
+    let came = match (found.is_empty(), evidence.unreached) {
+        (false, _) => Examined::WithAdvice,
+        (true, 0) => Examined::WithoutAdvice,
+        (true, _) => Examined::Incompletely,
+    };
+    Ok((print(&evidence, &found), came))
 }

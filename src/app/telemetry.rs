@@ -30,6 +30,7 @@ struct Outputs {
     syslog: Option<Syslog>,
     /// Each event is one line; PgBouncer's have continued ones, and JSON has escapes of its own.
     one_line: bool,
+    json: bool,
     dropped: Arc<AtomicU64>,
 }
 
@@ -217,6 +218,7 @@ impl Logs {
             stderr: AtomicBool::new(!quiet),
             file: Mutex::new(papers.log_file.as_deref().map(open).transpose()?),
             syslog,
+            json: p.log_format == LogFormat::Json,
             one_line: config.profile == Profile::Native && p.log_format == LogFormat::Text,
             dropped: Arc::default(),
         });
@@ -244,6 +246,11 @@ impl Logs {
     /// Lines that some output did not take.
     pub(super) fn dropped(&self) -> Arc<AtomicU64> {
         self.outputs.dropped.clone()
+    }
+
+    /// Whether lines are objects of JSON.
+    pub(super) fn writes_json(&self) -> bool {
+        self.outputs.json
     }
 
     pub(super) fn mute_stderr(&self) {

@@ -80,7 +80,9 @@ pub async fn admit(services: &Arc<Services>, config: &Arc<Config>) -> Result<boo
             if f.severity == Severity::Refuse && config.capacity.check == CapacityCheck::Refuse {
                 refused.push(f.text);
             } else {
-                tracing::warn!("{}", f.text);
+                for line in f.text.lines() {
+                    tracing::warn!("{line}");
+                }
             }
         }
         fitting.push(asked);

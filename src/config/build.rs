@@ -19,7 +19,8 @@ use super::resolved::{
 use super::setting::{Level, Put, Section};
 use super::settings::{self, SETTINGS};
 use super::units::parse_duration;
-use super::{secrets, userlist, validate};
+use super::value::Kind;
+use super::{foreign, secrets, userlist, validate};
 
 /// What building needs to know beside the tree.
 pub(super) struct Context<'a> {
@@ -173,18 +174,20 @@ impl Builder<'_, '_> {
     ) {
         let full = join(path, key);
         let Some(setting) = settings::find(level, key) else {
-            self.errors.push(unknown(level, key, node, &full));
+            self.errors.push(foreign::unknown(level, key, node, &full));
             return;
         };
         let value = match setting.kind.read(&node.raw) {
             Ok(value) => value,
             Err(why) => {
-                let secret = setting.kind == super::value::Kind::Secret;
-                self.errors.push(
-                    ConfigError::new(&node.source, &full, why)
-                        .value((!secret).then(|| node.raw.shown()))
-                        .allowed(setting.kind.allowed()),
-                );
+                let secret = setting.kind == Kind::Secret;
+                let e = ConfigError::new(&node.source, &full, why)
+                    .value((!secret).then(|| node.raw.shown()))
+                    .allowed(setting.kind.allowed());
+                self.errors.push(match (setting.kind, &node.raw) {
+                    (Kind::Word(words), Raw::Text(t) | Raw::Loose(t)) => e.nearest(t, words.iter().copied()),
+                    _ => e,
+                });
                 return;
             }
         };
@@ -390,7 +393,7 @@ impl Builder<'_, '_> {
                 Ok(host) => parsed.push(host),
                 Err(why) => self.errors.push(
                     ConfigError::new(source.as_ref().unwrap_or(&Source::Default), &full, why)
-                        .value(Some(format!("\"{}\"", host.escape_debug())))
+                        .value(shown_host(host))
                         .allowed("\"name\", \"name:port\", \"[::1]:port\" or \"/directory/of/the/socket\""),
                 ),
             }
@@ -465,16 +468,9 @@ fn note(key: &'static str, value: &super::value::Value, node: &Node, config: Opt
     }
 }
 
-fn unknown(level: Level, key: &str, node: &Node, full: &str) -> ConfigError {
-    let elsewhere: Vec<&str> =
-        SETTINGS.iter().filter(|s| s.key == key).flat_map(|s| s.levels.iter().map(|l| l.title())).collect();
-    if !elsewhere.is_empty() {
-        let why = format!("cannot be set here; it belongs in {}", elsewhere.join(" or "));
-        return ConfigError::new(&node.source, full, why);
-    }
-    let candidates = settings::keys(level).chain(level.children().iter().copied());
-    // No value: a misspelt `password` must not show what follows it.
-    ConfigError::new(&node.source, full, "unknown setting").nearest(key, candidates)
+/// What is meant as a URL may hold a password.
+fn shown_host(host: &str) -> Option<String> {
+    (!host.contains('@') && !host.contains("://")).then(|| format!("\"{}\"", host.escape_debug()))
 }
 
 fn not_a_section(node: &Node, path: &str, section: &str) -> ConfigError {

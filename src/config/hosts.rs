@@ -7,6 +7,11 @@ pub(super) fn host_addr(text: &str, port: u16) -> Result<HostAddr, String> {
     if text.starts_with('/') || (text.starts_with('@') && text.len() > 1) {
         return Ok(HostAddr::Unix { dir: text.into(), port });
     }
+    if text.contains("://") {
+        let why = "is a URL; its host, port, database, user and password are settings of their own here \
+                   (host, port, dbname, user, password), or it is the whole of --database";
+        return Err(why.to_owned());
+    }
     let number = |p: &str| {
         p.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| "not a port from 1 to 65535".to_owned())
     };

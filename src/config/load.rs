@@ -9,14 +9,17 @@ use zeroize::Zeroizing;
 
 use super::build::{self, Context, join};
 use super::draft::{Draft, Parts};
+use super::file::{self, is_ini};
 use super::pgbouncer;
 use super::problem::{ConfigError, nearest};
 use super::raw::{self, Node, Raw, Source, Table};
 use super::resolved::{Config, Profile};
 use super::setting::Level;
-use super::settings::{self, SETTINGS};
+use super::settings;
 
 const PREFIX: &str = "HOWDAH_";
+/// What a configuration without a file is called in messages.
+const NO_FILE: &str = "variables and flags";
 
 /// What is put over the file: first variables, then flags.
 ///
@@ -28,12 +31,14 @@ const PREFIX: &str = "HOWDAH_";
 pub struct Overrides {
     variables: BTreeMap<String, String>,
     flags: Vec<(String, String)>,
+    /// Of `--set`, what has no `=`.
+    without_value: Vec<String>,
 }
 
 impl Overrides {
     /// All variables of the process; those that are no settings may still be named by a `password_env`.
     pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { variables: variables.into_iter().collect(), flags: Vec::new() }
+        Self { variables: variables.into_iter().collect(), ..Self::default() }
     }
 
     /// A flag for a key path such as `query_timeout` or `databases.app.pool_size`; the strongest of all.
@@ -43,6 +48,23 @@ impl Overrides {
         self
     }
 
+    /// `--set KEY=VALUE`, as it was written.
+    #[must_use]
+    pub fn set(mut self, text: &str) -> Self {
+        match text.split_once('=') {
+            Some((key, value)) => self.flag(key.trim(), value),
+            None => {
+                self.without_value.push(text.to_owned());
+                self
+            }
+        }
+    }
+
+    /// Whether anything is stated that could make a configuration without a file.
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty() && self.without_value.is_empty() && !self.variables.keys().any(|n| is_meant(n))
+    }
+
     /// Whether a flag or a variable states the setting at this key path.
     pub(super) fn states(&self, path: &str) -> bool {
         let variable = format!("{PREFIX}{}", path.replace('.', "__").to_uppercase());
@@ -50,12 +72,20 @@ impl Overrides {
     }
 }
 
-/// Whether the file is read as PgBouncer's.
-pub fn is_ini(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("ini"))
+/// The configuration that variables and `--set` make, without a file.
+pub fn from_overrides(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let start = Start {
+        origin: Arc::from(NO_FILE),
+        dir: PathBuf::new(),
+        profile: Profile::Native,
+        ini: false,
+        warnings: Vec::new(),
+        errors: Vec::new(),
+    };
+    finish(Table::new(), start, overrides)
 }
 
-/// Reads a TOML file, or a `pgbouncer.ini` if the file's name ends in `.ini`.
+/// Reads a TOML file, or a `pgbouncer.ini` if [`is_ini`] takes it for one.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
     let origin: Arc<str> = Arc::from(path.display().to_string().as_str());
     let whole = Source::File { path: origin.clone(), line: None };
@@ -63,6 +93,9 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigErro
         .map(Zeroizing::new)
         .map_err(|e| vec![ConfigError::new(&whole, "", format!("cannot be read: {e}"))])?;
     let is_ini = is_ini(path);
+    if let Some(why) = file::misnamed(path, &text) {
+        return Err(vec![ConfigError::new(&whole, "", why)]);
+    }
     // PgBouncer's paths are relative to where it was started.
     let dir = if is_ini { None } else { path.parent() };
     let dir = dir.map_or_else(PathBuf::new, Path::to_path_buf);
@@ -99,8 +132,12 @@ pub(super) fn finish(
 ) -> Result<Config, Vec<ConfigError>> {
     let Start { origin, dir, profile, ini, warnings, mut errors } = start;
     put_variables(&mut tree, &overrides.variables, &mut errors);
+    for text in &overrides.without_value {
+        let e = ConfigError::new(&Source::Set(text.clone()), "", "has no value");
+        errors.push(e.allowed("--set KEY=VALUE, such as --set query_timeout=30s"));
+    }
     for (path, value) in &overrides.flags {
-        let source = Source::Flag(path.replace('_', "-"));
+        let source = Source::Set(path.clone());
         let segments: Vec<&str> = path.split('.').collect();
         if !put(&mut tree, &segments, Node::loose(value.clone(), &source)) {
             errors.push(ConfigError::new(&source, path, "there is no such section"));
@@ -162,17 +199,13 @@ fn put_variables(tree: &mut Table, variables: &BTreeMap<String, String>, errors:
     let mut secrets = BTreeSet::new();
     named_by_password_env(tree, &mut secrets);
     for (name, value) in variables {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        if secrets.contains(name) || is_service_link(rest) || is_tool_variable(rest) || rest.is_empty() {
+        let Some(rest) = name.strip_prefix(PREFIX).filter(|_| is_meant(name) && !secrets.contains(name))
+        else {
             continue;
-        }
+        };
         let source = Source::Variable(name.clone());
         let Some(path) = path_of(tree, rest) else {
-            let known: Vec<String> =
-                SETTINGS.iter().filter(|s| s.at(Level::Global)).map(|s| s.variable()).collect();
-            let mut e = ConfigError::new(&source, "", "this variable is no setting");
-            e.nearest = nearest(name, known.iter().map(String::as_str));
-            errors.push(e);
+            errors.push(no_setting(&source, rest));
             continue;
         };
         let segments: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -202,6 +235,30 @@ fn forget_other_secrets(tree: &mut Table, path: &[&str]) {
     }
 }
 
+/// Whether a variable is meant for the configuration.
+fn is_meant(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    !(rest.is_empty() || is_service_link(rest) || is_tool_variable(rest))
+}
+
+/// A variable that means nothing, with what it may have been meant to be.
+fn no_setting(source: &Source, rest: &str) -> ConfigError {
+    let mut e = ConfigError::new(source, "", "this variable is no setting");
+    let path: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+    let (level, key) = (level_of(&path).map(|(level, _)| level), path.last().map_or("", String::as_str));
+    let sections = rest.rsplit_once("__").map_or_else(String::new, |(sections, _)| format!("{sections}__"));
+    e.nearest = level
+        .and_then(|level| nearest(key, settings::keys(level)))
+        .map(|key| format!("{PREFIX}{sections}{}", key.to_uppercase()));
+    let allowed = match rest.split('_').next() {
+        _ if e.nearest.is_some() || level.is_some_and(|l| l != Level::Global) => return e,
+        Some("DATABASES" | "DATABASE") => "HOWDAH_DATABASES__NAME__KEY, with two underscores each time",
+        Some("USERS" | "USER") => "HOWDAH_USERS__NAME__KEY, with two underscores each time",
+        _ => return e,
+    };
+    e.allowed(allowed)
+}
+
 /// Variables of the demo, the tests and the benchmark, which share the prefix and are no settings.
 fn is_tool_variable(rest: &str) -> bool {
     matches!(rest, "PG_BIN" | "BIN" | "PGBENCH_SECONDS") || rest.starts_with("TEST_")
@@ -227,11 +284,10 @@ fn named_by_password_env(table: &Table, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The key path that a variable means, if it can mean one.
-fn path_of(tree: &Table, rest: &str) -> Option<Vec<String>> {
-    let segments: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
-    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let (level, name) = match parts.as_slice() {
+/// The kind of section that a path leads to, and the name in it.
+fn level_of(path: &[String]) -> Option<(Level, Option<&str>)> {
+    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    Some(match *parts.as_slice() {
         [_] => (Level::Global, None),
         ["databases", name, _] => (Level::Database, Some(name)),
         ["databases", name, "replica" | "admin", _] => (Level::Role, Some(name)),
@@ -239,11 +295,18 @@ fn path_of(tree: &Table, rest: &str) -> Option<Vec<String>> {
         ["pools", _, _] => (Level::Pool, None),
         ["fleet", _] => (Level::Fleet, None),
         _ => return None,
-    };
+    })
+}
+
+/// The key path that a variable means, if it can mean one.
+fn path_of(tree: &Table, rest: &str) -> Option<Vec<String>> {
+    let segments: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (level, name) = level_of(&segments)?;
     settings::find(level, parts.last()?)?;
     let mut path = segments.clone();
     if let (Some(name), Some(slot)) = (name, path.get_mut(1)) {
-        *slot = existing(tree, parts.first()?, name).unwrap_or_else(|| (*name).to_owned());
+        *slot = existing(tree, parts.first()?, name).unwrap_or_else(|| name.to_owned());
     }
     Some(path)
 }

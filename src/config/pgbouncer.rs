@@ -290,7 +290,12 @@ impl Reader<'_> {
                     .chain(ELSEWHERE.iter().map(|(k, _)| *k))
                     .chain(WITHOUT_MEANING.iter().map(|(k, _)| *k));
                 let e = ConfigError::new(&line.source, "", format!("unknown parameter: pgbouncer/{key}"));
-                self.errors.push(e.nearest(key, known));
+                // Howdah's own name of a setting that has another one in this file.
+                let own = SETTINGS.iter().find(|s| s.at(Level::Global) && s.key == key);
+                self.errors.push(match own.and_then(|s| s.pgbouncer.main) {
+                    Some(theirs) => e.means(theirs),
+                    None => e.nearest(key, known),
+                });
             }
         }
     }
@@ -369,7 +374,13 @@ impl Reader<'_> {
                 let why = format!("unrecognized connection parameter: {}", key.escape_debug());
                 let known =
                     SETTINGS.iter().filter_map(|s| s.pgbouncer.database).chain(STARTUP.iter().copied());
-                self.errors.push(ConfigError::new(&line.source, &place(line), why).nearest(key, known));
+                let e = ConfigError::new(&line.source, &place(line), why);
+                let meant =
+                    |s: &&Setting| s.at(Level::Database) && (s.key == key || s.pgbouncer.main == Some(key));
+                self.errors.push(match SETTINGS.iter().find(meant).and_then(|s| s.pgbouncer.database) {
+                    Some(theirs) => e.means(theirs),
+                    None => e.nearest(key, known),
+                });
             }
         }
     }

@@ -42,6 +42,12 @@ impl ConfigError {
         self
     }
 
+    /// What was surely meant.
+    pub(super) fn means(mut self, key: &str) -> Self {
+        self.nearest = Some(key.to_owned());
+        self
+    }
+
     pub(super) fn nearest<'a>(
         mut self,
         written: &str,
@@ -67,14 +73,14 @@ impl ConfigError {
     pub fn file(&self) -> Option<&str> {
         match &self.source {
             Source::File { path, .. } => Some(path),
-            Source::Variable(_) | Source::Flag(_) | Source::Console | Source::Default => None,
+            _ => None,
         }
     }
 
     pub fn line(&self) -> Option<usize> {
         match self.source {
             Source::File { line, .. } => line,
-            Source::Variable(_) | Source::Flag(_) | Source::Console | Source::Default => None,
+            _ => None,
         }
     }
 }
@@ -100,14 +106,21 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The candidate that a typo was probably meant to be: at most a third of it may differ.
+/// The candidate that was probably meant: at most a third of what was written differs, or one begins with the other.
 pub(super) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    /// Shorter beginnings are those of too many.
+    const TELLING: usize = 4;
+    let (exactly, written) = (written, written.to_lowercase());
     let limit = (written.chars().count() / 3).max(2);
+    let begins = |c: &str| {
+        let (long, short) = if c.len() > written.len() { (c, &*written) } else { (&*written, c) };
+        short.len() >= TELLING && long.starts_with(short)
+    };
     candidates
         .into_iter()
-        .filter(|c| *c != written)
-        .map(|c| (strsim::damerau_levenshtein(&written.to_lowercase(), &c.to_lowercase()), c))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter(|c| *c != exactly)
+        .map(|c| (strsim::damerau_levenshtein(&written, &c.to_lowercase()), c))
+        .filter(|(distance, c)| *distance <= limit || begins(c))
         .min()
         .map(|(_, c)| c.to_owned())
 }

@@ -21,6 +21,8 @@ pub enum Source {
     },
     Variable(String),
     Flag(String),
+    /// `--set KEY=VALUE`
+    Set(String),
     /// SET on the console.
     Console,
     Default,
@@ -33,6 +35,7 @@ impl fmt::Display for Source {
             Self::File { path, line: None } => f.write_str(path),
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::Flag(name) => write!(f, "--{name}"),
+            Self::Set(key) => write!(f, "--set {key}"),
             Self::Console => f.write_str("SET"),
             Self::Default => f.write_str("default"),
         }

@@ -294,7 +294,10 @@ fn wrong_variables_and_flags_are_told() {
     assert!(told.iter().any(|t| t.contains("variable HOWDAH_BACKLOG: backlog = x")), "{told:?}");
     let o = Overrides::default().flag("query_wait_timeout", "5");
     let told = in_dir("howdah.toml", MINIMAL, &[], &o).unwrap_err()[0].to_string();
-    assert!(told.starts_with("--query-wait-timeout: query_wait_timeout = 5: a unit is missing"), "{told}");
+    assert!(
+        told.starts_with("--set query_wait_timeout: query_wait_timeout = 5: a unit is missing"),
+        "{told}"
+    );
 }
 
 #[test]

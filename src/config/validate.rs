@@ -18,10 +18,11 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     checks.users();
     checks.fleet();
     checks.readiness();
+    checks.log_level();
+    checks.operators();
     let pgbouncer = checks.config.profile == Profile::PgBouncer;
     if checks.config.databases.is_empty() && !tree.contains_key("databases") && !pgbouncer {
-        let e = ConfigError::new(whole, "databases", "there is no database").allowed("[databases.NAME]");
-        checks.errors.push(e);
+        checks.no_database();
     }
     for database in checks.config.databases.values().chain(&checks.config.autodb) {
         checks.database(database);
@@ -65,6 +66,65 @@ impl Checks<'_> {
         let source = source_at(self.tree, path, self.whole);
         let key = path.iter().fold(String::new(), |path, key| join(&path, key));
         self.warnings.push(ConfigError::new(&source, &key, why).to_string());
+    }
+
+    fn no_database(&mut self) {
+        if misspelt_section(self.errors, "databases") {
+            return;
+        }
+        let allowed = "[databases.NAME]; as variables HOWDAH_DATABASES__NAME__HOST and \
+                       HOWDAH_DATABASES__NAME__POOL_SIZE";
+        self.error(&["databases"], "there is no database", Some(allowed));
+    }
+
+    /// A level that is none would be taken for the name of a part of the program, and silence all others.
+    fn log_level(&mut self) {
+        const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+        let text = &self.config.process.log_level;
+        let part = |p: &&str| p.starts_with("howdah") || p.starts_with("pgbouncer") || p.contains("::");
+        let wrong = text
+            .split(',')
+            .map(str::trim)
+            .find(|p| !p.contains(['=', '[']) && !LEVELS.contains(&p.to_lowercase().as_str()) && !part(p));
+        let why = match wrong {
+            Some(word) => format!("\"{}\" is no level", word.escape_debug()),
+            None => match tracing_subscriber::EnvFilter::try_new(text) {
+                Err(e) => e.to_string(),
+                Ok(_) => return,
+            },
+        };
+        let source = source_at(self.tree, &["log_level"], self.whole);
+        let e = ConfigError::new(&source, "log_level", why)
+            .value(Some(format!("\"{}\"", text.escape_debug())))
+            .allowed("error, warn, info, debug, trace, or directives such as \"info,howdah::pool=debug\"");
+        self.errors.push(e.nearest(wrong.unwrap_or_default(), LEVELS));
+    }
+
+    /// Whoever is named for the console must be able to come in.
+    fn operators(&mut self) {
+        let config = self.config;
+        let listed = matches!(
+            config.auth_method,
+            AuthMethod::Trust
+                | AuthMethod::Password
+                | AuthMethod::Md5
+                | AuthMethod::ScramSha256
+                | AuthMethod::Cert
+        );
+        if !listed || config.asks_for_secrets() || unreadable(self.errors, "", "auth_file") {
+            return;
+        }
+        for (key, names) in [("admin_users", &config.admin_users), ("stats_users", &config.stats_users)] {
+            let own = |name: &str| config.profile == Profile::PgBouncer && name == super::CONSOLE;
+            for name in names.iter().filter(|n| !config.users.contains_key(*n) && !own(n)) {
+                let known = config.users.keys().map(String::as_str);
+                let near = super::problem::nearest(name, known);
+                let meant = near.map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+                let name = name.escape_debug();
+                let why = format!("there is no user \"{name}\", so nobody can come in as \"{name}\"{meant}");
+                self.warn(&[key], &why);
+            }
+        }
     }
 
     /// A database that /readyz is to ask for must be there.
@@ -209,7 +269,7 @@ impl Checks<'_> {
             return;
         }
         if self.config.users.is_empty() && !self.errors.iter().any(|e| e.key.starts_with("users")) {
-            if !unreadable(self.errors, "", "auth_file") {
+            if !unreadable(self.errors, "", "auth_file") && !misspelt_section(self.errors, "users") {
                 let why = "there is no user, so nobody could log in";
                 self.native(&["users"], why, Some("[users.NAME], auth_file, or auth_method = \"trust\""));
             }
@@ -345,6 +405,12 @@ impl Checks<'_> {
             self.native(&path, &format!("{host} is where Howdah itself listens"), None);
         }
     }
+}
+
+/// Whether a section with another name was probably meant to be this one.
+fn misspelt_section(errors: &[ConfigError], name: &str) -> bool {
+    let start = format!("[{name}.");
+    errors.iter().any(|e| e.nearest.as_deref().is_some_and(|n| n.starts_with(&start)))
 }
 
 /// Whether this key was given, or meant, and could not be read, so that its absence is no second problem.

@@ -13,6 +13,19 @@ pub struct Evidence {
     pub scanned: Vec<Scanned>,
     /// What could not be asked, and why.
     pub unasked: Vec<String>,
+    /// How many of these are servers, databases or a running Howdah that should have answered: without them "no advice"
+    /// says little.
+    pub unreached: usize,
+    /// What was seen in part only, and what would show the rest.
+    pub partial: Vec<String>,
+}
+
+impl Evidence {
+    /// Somebody should have answered, and did not.
+    pub(super) fn missed(&mut self, said: String) {
+        self.unasked.push(said);
+        self.unreached += 1;
+    }
 }
 
 #[derive(Debug, Clone, Default)]

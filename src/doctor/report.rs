@@ -25,11 +25,19 @@ pub fn text(evidence: &Evidence, found: &[Finding]) -> String {
     for u in &evidence.unasked {
         out.push_str(&format!("not examined: {u}\n"));
     }
-    let n = found.len();
-    out.push_str(&match n {
-        0 => "no advice\n".to_owned(),
-        1 => "1 piece of advice\n".to_owned(),
-        n => format!("{n} pieces of advice\n"),
+    for p in &evidence.partial {
+        out.push_str(&format!("examined in part: {p}\n"));
+    }
+    let advice = match found.len() {
+        0 => "no advice".to_owned(),
+        1 => "1 piece of advice".to_owned(),
+        n => format!("{n} pieces of advice"),
+    };
+    let seen = evidence.hosts.len() + evidence.databases.len() + usize::from(evidence.pooler.is_some());
+    out.push_str(&match (seen, evidence.unreached) {
+        (_, 0) => format!("{advice}\n"),
+        (0, _) => "nothing could be examined, so there is no advice\n".to_owned(),
+        (_, n) => format!("{advice}, and {n} could not be examined\n"),
     });
     out
 }
@@ -50,6 +58,11 @@ fn told(step: &Step) -> String {
 
 /// For machines.
 pub fn json(evidence: &Evidence, found: &[Finding]) -> String {
-    let all = serde_json::json!({ "advice": found, "not_examined": evidence.unasked });
+    let all = serde_json::json!({
+        "advice": found,
+        "complete": evidence.unreached == 0,
+        "examined_in_part": evidence.partial,
+        "not_examined": evidence.unasked,
+    });
     format!("{all:#}\n")
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use crate::config::resolved::{Config, Notes};
+use super::super::resolved::{Config, Notes};
 
 /// What differs, each as one clause; where a configuration came from is no difference.
 pub(super) fn differences(before: &Config, after: &Config) -> Vec<String> {

@@ -39,7 +39,9 @@ pub async fn collect(services: &Arc<Services>, config: &Config, wish: &Wish) -> 
     match config.listen.ops {
         Some(ops) => match pooler::over_http(ops, config, wish.identity.as_ref()).await {
             Ok(p) => evidence.pooler = Some(p),
-            Err(why) => evidence.unasked.push(format!("a running Howdah at {ops}: {why}")),
+            Err(why) => evidence.missed(format!(
+                "a running Howdah at {ops} (ops_listen): {why}; its pools, routes and statements are not known"
+            )),
         },
         None => evidence.unasked.push("a running Howdah: ops_listen is off".to_owned()),
     }
@@ -63,16 +65,26 @@ async fn servers(services: &Arc<Services>, config: &Config) -> Evidence {
     let mut evidence = Evidence::default();
     for need in needs(config) {
         match host(services, config, &need).await {
-            Ok(host) => evidence.hosts.push(host),
+            Ok((host, hidden)) => {
+                evidence.hosts.push(host);
+                evidence.partial.extend(hidden);
+            }
             Err(why) => {
-                evidence.unasked.push(format!("{}: {why}", need.host));
+                let databases = need.databases().into_iter().collect::<Vec<_>>().join(", ");
+                evidence.missed(format!(
+                    "server {}: {why}; its capacity, its sessions and its databases ({databases}) are not known",
+                    need.host
+                ));
                 continue;
             }
         }
         for name in need.databases() {
             match catalogue::database(services, config, &need, name, &mut evidence.unasked).await {
                 Ok(database) => evidence.databases.push(database),
-                Err(why) => evidence.unasked.push(format!("{}/{name}: {why}", need.host)),
+                Err(why) => evidence.missed(format!(
+                    "database {}/{name}: {why}; its tables and indexes are not known",
+                    need.host
+                )),
             }
         }
     }
@@ -92,12 +104,33 @@ fn text(rows: &Rows, row: usize, column: &str) -> String {
     rows.get(row, column).unwrap_or_default().to_owned()
 }
 
-async fn host(services: &Arc<Services>, config: &Config, need: &HostNeed) -> Result<Host, String> {
+/// What the host says, and what it hides from its login.
+async fn host(
+    services: &Arc<Services>,
+    config: &Config,
+    need: &HostNeed,
+) -> Result<(Host, Option<String>), String> {
     let facts = ask::ask(services, config, need).await?;
     let capacity = check::check(need, &facts, config.capacity.instances);
-    let questions =
-        async |own: &mut Own| examined(own, need, facts, capacity, config.capacity.instances).await;
+    let questions = async |own: &mut Own| {
+        let hidden = hidden(own, need).await?;
+        Ok((examined(own, need, facts, capacity, config.capacity.instances).await?, hidden))
+    };
     ask::with(services, config, need, None, questions).await
+}
+
+/// Sessions of other roles show no state to a login without this role.
+async fn hidden(own: &mut Own, need: &HostNeed) -> Result<Option<String>, String> {
+    let sql = "SELECT current_user AS role, pg_has_role('pg_read_all_stats', 'USAGE') AS all";
+    let rows = query(own, sql).await?;
+    let sees_all = rows.get(0, "all") == Some("t");
+    Ok((!sees_all).then(|| {
+        let role = text(&rows, 0, "role");
+        format!(
+            "server {}: role {role} does not see what sessions of other roles do; GRANT pg_read_all_stats shows it",
+            need.host
+        )
+    }))
 }
 
 async fn examined(

@@ -53,7 +53,7 @@ async fn get(
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {ops}\r\n{token}Connection: close\r\n\r\n");
     let answer = async {
-        let stream = TcpStream::connect(ops).await.map_err(|e| e.to_string())?;
+        let stream = TcpStream::connect(ops).await.map_err(|e| format!("cannot connect: {e}"))?;
         match &config.tls.ops_acceptor {
             None => exchange(stream, &request).await,
             Some(own) => exchange(secured(stream, ops, own, identity).await?, &request).await,
@@ -63,7 +63,13 @@ async fn get(
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("not an answer of HTTP")?;
     if !head.starts_with("HTTP/1.1 200") {
-        return Err(head.lines().next().unwrap_or_default().to_owned());
+        let status = head.lines().next().unwrap_or_default();
+        let help = if status.contains(" 401 ") || status.contains(" 403 ") {
+            "; ops_token of this configuration is what it must be shown"
+        } else {
+            ""
+        };
+        return Err(format!("{status}{help}"));
     }
     Ok(body.to_owned())
 }
