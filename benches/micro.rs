@@ -53,7 +53,7 @@ impl Ends {
     fn new() -> Self {
         let nothing = Arc::new(ParamSet::default());
         Self {
-            client: ClientProto::new(1, nothing.clone(), nothing.clone()),
+            client: ClientProto::new(1, nothing.clone(), nothing.clone(), &Arc::default()),
             server: ServerState::new(nothing.clone(), nothing),
             interner: Interner::default(),
             scope: scope(),
@@ -68,6 +68,9 @@ impl Ends {
             max_statement: 1 << 20,
             max_server_statements: 200,
             max_client_statements: 1000,
+            max_server_memory: 1 << 30,
+            max_client_memory: 1 << 30,
+            max_memory: 1 << 30,
             share_statements: true,
             queries: Some(&self.scope),
         };

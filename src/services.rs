@@ -260,6 +260,11 @@ impl Services {
     }
 }
 
+/// Names of databases whose figures are kept apart, when a pattern takes whatever name a client gives; those of more are
+/// summed up under one name.
+pub const MOST_NAMES: usize = 10_000;
+pub const OTHER_NAMES: &str = "(other)";
+
 /// All clients that are logged in, by number; the number is the pid that they were told.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -346,6 +351,9 @@ impl Clients {
     /// Somebody has proved who they are.
     pub fn count_login(&self, database: &str) {
         let mut logins = self.logins.lock();
+        // Where a pattern takes any name, names are the clients' choice.
+        let database =
+            if logins.len() >= MOST_NAMES && !logins.contains_key(database) { OTHER_NAMES } else { database };
         match logins.get_mut(database) {
             Some(n) => *n += 1,
             None => drop(logins.insert(database.to_owned(), 1)),
@@ -439,6 +447,18 @@ pub(crate) mod tests {
         std::fs::write(&path, text).expect("a file");
         let config = crate::config::load(&path, &crate::config::Overrides::default()).expect("valid");
         Services::new(Arc::new(config))
+    }
+
+    #[test]
+    fn names_of_databases_are_kept_up_to_a_number() {
+        let services = minimal();
+        for n in 0..MOST_NAMES + 500 {
+            services.clients.count_login(&format!("d{n}"));
+        }
+        assert_eq!(services.clients.logins.lock().len(), MOST_NAMES + 1);
+        assert_eq!(services.clients.logins_of(OTHER_NAMES), 500);
+        services.clients.count_login("d1");
+        assert_eq!(services.clients.logins_of("d1"), 2);
     }
 
     #[test]

@@ -527,7 +527,8 @@ async fn enter(
             g
         }
     };
-    let proto = ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone());
+    let proto =
+        ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone(), services.statements.memory());
     let welcome = welcome_of(&greeting.statuses, &ctl, config.compat.login.notify.as_deref())?;
     let mut session = Session::new(services.clone(), ctl, pool, proto);
     session.take_route(route);
@@ -666,7 +667,12 @@ async fn settle(
         }
     }
     let id = ctl.id;
-    let mut proto = ClientProto::new(id, services.params.intern(known), services.params.intern(view));
+    let mut proto = ClientProto::new(
+        id,
+        services.params.intern(known),
+        services.params.intern(view),
+        services.statements.memory(),
+    );
     if all_known {
         return Ok(proto);
     }

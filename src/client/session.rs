@@ -737,6 +737,9 @@ fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &HotSettings) -> Env<'a>
         max_statement: hot.max_statement,
         max_server_statements: hot.max_server_statements,
         max_client_statements: hot.max_client_statements,
+        max_server_memory: hot.max_server_memory,
+        max_client_memory: hot.max_client_memory,
+        max_memory: hot.max_memory,
         share_statements: hot.mode != PoolMode::Session && hot.max_server_statements > 0,
         queries: pool.queries.if_enabled(),
     }

@@ -32,6 +32,8 @@ const MODERNISED: &[(&str, &str)] = &[
     ("max_login_failures", "failed logins of one user from one address have a limit in each minute"),
     ("max_login_connections", "connections that have not logged in yet have a limit of their own"),
     ("max_client_statements", "a client may hold this many prepared statements"),
+    ("max_client_statement_memory", "prepared statements of one client may take this much memory"),
+    ("max_statement_memory", "prepared statements of all clients may take this much memory"),
     ("max_statement_size", "a larger statement cannot be prepared by name"),
     ("track_extra_parameters", "every parameter is tracked for each client"),
     ("server_check_query", "an idle server connection is not asked before it is handed out"),

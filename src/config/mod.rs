@@ -20,6 +20,7 @@ pub mod ident;
 mod ini;
 pub mod keys;
 pub mod ldap;
+mod limits;
 mod load;
 pub mod pattern;
 mod pgbouncer;

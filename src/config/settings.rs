@@ -402,8 +402,8 @@ settings! {
         NewConnections, pgb("max_packet_size").preset("2147483647B"),
         Config |c, Bytes(v)| c.limits.max_message_size = u32::try_from(*v).unwrap_or(u32::MAX);
     /// Largest statement that can be prepared by name, since Howdah keeps its text.
-    max_statement_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 30 }, Is("1MB"),
-        "far above what people write, far below what would fill the memory",
+    max_statement_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 30 }, Is("16MB"),
+        "far above what people write; what many of them may take has limits of its own",
         Live, NATIVE.preset("1GB"), Config |c, Bytes(v)| c.limits.max_statement_size = u32::try_from(*v).unwrap_or(u32::MAX);
     /// Prepared statements that are kept on one server connection; 0 passes names through as they are, which only
     /// session mode can do right.
@@ -411,9 +411,24 @@ settings! {
         "holds what an application uses again and again; each costs memory on the server",
         Live, pgb("max_prepared_statements"), Config |c, Count(v)| c.limits.max_prepared_statements = *v;
     /// Prepared statements that one client may hold.
-    max_client_statements: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("2000"),
-        "no driver keeps so many; a leak is stopped before it fills the memory",
+    max_client_statements: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("10000"),
+        "above what clients are known to keep, which is some thousands; a leak is stopped",
         Live, NATIVE.preset("1000000"), Config |c, Count(v)| c.limits.max_client_statements = *v;
+    /// Memory that the prepared statements of one client may take, names and texts; a text that others have as well counts
+    /// for each. A Parse that goes beyond is refused.
+    max_client_statement_memory: GLOBAL, Kind::Bytes { min: 1 << 16, max: 1 << 40 }, Is("64MB"),
+        "room for tens of thousands of usual statements, or for dozens of the longest",
+        Live, NATIVE.preset("1GB"), Config |c, Bytes(v)| c.limits.max_client_statement_memory = usize::try_from(*v).unwrap_or(usize::MAX);
+    /// Memory that the texts of the statements on one server connection may take. The least recently used are closed
+    /// there to make room, and prepared again when they are needed.
+    max_server_statement_memory: GLOBAL, Kind::Bytes { min: 1 << 16, max: 1 << 40 }, Is("32MB"),
+        "PostgreSQL takes a multiple of it for their plans",
+        Live, NATIVE, Config |c, Bytes(v)| c.limits.max_server_statement_memory = usize::try_from(*v).unwrap_or(usize::MAX);
+    /// Memory that all prepared statements may take, those of all clients and on all servers; a text counts once. A Parse
+    /// that goes beyond is refused.
+    max_statement_memory: GLOBAL, Kind::Bytes { min: 1 << 16, max: 1 << 40 }, Is("2GB"),
+        "a bound that usual clients do not reach, before the system ends the process for all",
+        Live, NATIVE.preset("64GB"), Config |c, Bytes(v)| c.limits.max_statement_memory = usize::try_from(*v).unwrap_or(usize::MAX);
     /// Size of a relay buffer; a connection has one only while bytes are in flight.
     buffer_size: GLOBAL, Kind::Bytes { min: 1 << 10, max: 1 << 24 }, Is("16kB"),
         "takes most queries and results whole; larger ones gain little",

@@ -52,7 +52,13 @@ samples! {
     Error::ProtocolViolation(_) => Error::ProtocolViolation("unexpected message type".to_owned());
     Error::UnsupportedProtocol { .. } => Error::UnsupportedProtocol { major: 2, minor: 0 };
     Error::StatementTooLarge { .. } => Error::StatementTooLarge { size: 2_000_000, limit: 1_048_576 };
-    Error::TooManyStatements { .. } => Error::TooManyStatements { limit: 2000 };
+    Error::TooManyStatements { .. } => Error::TooManyStatements { limit: 10_000 };
+    Error::StatementMemory { .. } =>
+        Error::StatementMemory { held: 66_000_000, count: 70, size: 2_000_000, limit: 67_108_864 };
+    Error::StatementMemoryInAll { .. } =>
+        Error::StatementMemoryInAll { held: 2_147_000_000, size: 2_000_000, limit: 2_147_483_648 };
+    Error::UnnamedNotKept { .. } =>
+        Error::UnnamedNotKept { statement: 16_777_216, client: 67_108_864, all: 2_147_483_648 };
     Error::UnsupportedStartupOption(_) => Error::UnsupportedStartupOption("-x".to_owned());
     Error::FeatureNotSupported(_) => Error::FeatureNotSupported("what was asked for is not supported");
     Error::TransactionInStatementMode => Error::TransactionInStatementMode;

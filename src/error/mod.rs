@@ -82,6 +82,33 @@ impl ServerError {
         Self { body }
     }
 
+    /// The same error in at most some `most` bytes: fields that do not fit are cut, and those behind them left out.
+    #[must_use]
+    pub fn shortened(self, most: usize) -> Self {
+        if self.body.len() <= most {
+            return self;
+        }
+        let mut body = Vec::with_capacity(most);
+        let mut rest = self.body.as_slice();
+        while let Some((&kind, tail)) = rest.split_first() {
+            let Some(end) = memchr::memchr(0, tail).filter(|_| kind != 0) else { break };
+            let room = most.saturating_sub(body.len() + 3);
+            if room == 0 {
+                break;
+            }
+            let text = tail.get(..end).unwrap_or_default();
+            // Not in the middle of a character.
+            let cut =
+                (0..=room.min(text.len())).rev().find(|n| text.get(*n).is_none_or(|b| b & 0xc0 != 0x80));
+            body.push(kind);
+            body.extend_from_slice(text.get(..cut.unwrap_or_default()).unwrap_or_default());
+            body.push(0);
+            rest = tail.get(end + 1..).unwrap_or_default();
+        }
+        body.push(0);
+        Self { body }
+    }
+
     pub fn sqlstate(&self) -> &[u8] {
         self.field(b'C').unwrap_or(b"XX000")
     }
@@ -105,6 +132,14 @@ pub enum Error {
     StatementTooLarge { size: usize, limit: usize },
     #[error("client holds {limit} prepared statements already")]
     TooManyStatements { limit: usize },
+    #[error(
+        "prepared statements of one client take too much memory: {size} bytes beside {held}, at most {limit}"
+    )]
+    StatementMemory { held: usize, count: usize, size: usize, limit: usize },
+    #[error("prepared statements take too much memory: {size} bytes beside {held}, at most {limit}")]
+    StatementMemoryInAll { held: usize, size: usize, limit: usize },
+    #[error("an unnamed prepared statement was too long to be kept")]
+    UnnamedNotKept { statement: usize, client: usize, all: usize },
     #[error("unsupported startup option: {0}")]
     UnsupportedStartupOption(String),
     #[error("feature not supported: {0}")]
@@ -232,6 +267,19 @@ mod tests {
     use super::ServerError;
 
     /// Whatever a server leaves out, or sends beside it.
+    #[test]
+    fn a_long_error_of_a_server_is_shortened_and_keeps_what_it_is() {
+        let long = "\u{e9}".repeat(9000);
+        let body = format!("SFATAL\0VFATAL\0C28000\0M{long}\0D{long}\0\0").into_bytes();
+        let short = ServerError { body: body.clone() }.shortened(8192);
+        assert!(short.body.len() <= 8192 && short.body.ends_with(&[0, 0]), "{}", short.body.len());
+        assert_eq!((short.sqlstate(), short.field(b'S')), (&b"28000"[..], Some(&b"FATAL"[..])));
+        let message = std::str::from_utf8(short.field(b'M').expect("a message")).expect("whole characters");
+        assert!(message.len() > 8000 && long.starts_with(message));
+        assert_eq!(short.field(b'D').unwrap_or_default(), b"");
+        assert_eq!(ServerError { body: body.clone() }.shortened(100_000).body, body);
+    }
+
     #[test]
     fn every_field_of_an_error_may_be_missing() {
         for body in [&b""[..], b"\0", b"C", b"Cx", b"C\0", b"M\0\0", b"Mtext\0", b"\0C42601\0"] {

@@ -119,6 +119,52 @@ pub fn report(error: &Error) -> Report {
             ),
             "Close statements that are no longer used, or raise max_client_statements.",
         ),
+        Error::StatementMemory { held, count, size, limit } => h(
+            d(
+                r(
+                    E,
+                    S::PROGRAM_LIMIT_EXCEEDED,
+                    "statement_memory",
+                    "prepared statements of this session take too much memory".to_owned(),
+                ),
+                format!(
+                    "This client holds {count} named statements, which take {held} bytes with those that are being \
+                     closed; this one takes {size} bytes; max_client_statement_memory is {limit}."
+                ),
+            ),
+            "Close statements that are no longer used, or raise max_client_statement_memory.",
+        ),
+        Error::StatementMemoryInAll { held, size, limit } => h(
+            d(
+                r(
+                    E,
+                    S::OUT_OF_MEMORY,
+                    "statement_memory_in_all",
+                    "prepared statements of all sessions take too much memory".to_owned(),
+                ),
+                format!(
+                    "Texts and names of all clients' and servers' statements take {held} bytes; this one takes {size} \
+                     bytes; max_statement_memory is {limit}."
+                ),
+            ),
+            "SHOW CLIENTS tells who holds how many. Have them closed, lower max_client_statement_memory, or raise \
+             max_statement_memory.",
+        ),
+        Error::UnnamedNotKept { statement, client, all } => h(
+            d(
+                r(
+                    E,
+                    S::INVALID_SQL_STATEMENT_NAME,
+                    "unnamed_not_kept",
+                    "unnamed prepared statement was too long to be kept for another transaction".to_owned(),
+                ),
+                format!(
+                    "Its text was longer than max_statement_size ({statement}), or than what \
+                     max_client_statement_memory ({client}) or max_statement_memory ({all}) left."
+                ),
+            ),
+            "Prepare and run it in one transaction, or raise the setting.",
+        ),
         Error::UnsupportedStartupOption(what) => h(
             r(
                 F,

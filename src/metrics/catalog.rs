@@ -120,6 +120,9 @@ pub const CODES: &[&str] = &[
     "unsupported_protocol",
     "statement_too_large",
     "too_many_statements",
+    "statement_memory",
+    "statement_memory_in_all",
+    "unnamed_not_kept",
     "unsupported_startup_option",
     "feature_not_supported",
     "transaction_in_statement_mode",
@@ -252,6 +255,7 @@ const CLIENT_ENDS: &[&str] = &[
 ];
 
 const SERVER_ENDS: &[&str] = &[
+    "answer_too_long",
     "check_failed",
     "bad_reset_query",
     "eof",
@@ -260,6 +264,7 @@ const SERVER_ENDS: &[&str] = &[
     "idle_eof",
     "idle_error",
     "idle_fatal",
+    "idle_flood",
     "idle_partial",
     "idle_timeout",
     "lease_dropped",
@@ -268,6 +273,7 @@ const SERVER_ENDS: &[&str] = &[
     "parameter_encoding",
     "parameter_source",
     "parameter_timeout",
+    "parameters",
     "partial_message",
     "paused",
     "pool_closed",
@@ -320,6 +326,7 @@ pub const METRICS: &[Metric] = &[
     process("howdah_statements", Gauge, "statements", &[], "Statements of which statistics are kept."),
     process("howdah_statements_dropped_total", Counter, "statements", &[], "Statements whose statistics made room for others, see query_statistics."),
     process("howdah_statement_calls_total", Counter, "calls", &[], "Calls of statements that are counted, of the dropped ones too."),
+    process("howdah_prepared_statement_memory_bytes", Gauge, "bytes", &["kind"], "What prepared statements take: texts (text), each counted once, and clients' names for them with long unnamed statements (name); max_statement_memory bounds their sum."),
     process("howdah_cancels_in_flight", Gauge, "requests", &[], "CancelRequests that are being forwarded to servers."),
 
     pool("howdah_pool_size", Gauge, "connections", POOL, "pool_size; 0 is without limit."),

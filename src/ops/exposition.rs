@@ -62,6 +62,9 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
     out.put("howdah_statements", &[], s.statements.kept as f64);
     out.put("howdah_statements_dropped_total", &[], s.statements.fallen.statements as f64);
     out.put("howdah_statement_calls_total", &[], s.statements.calls as f64);
+    for (kind, bytes) in [("text", s.prepared.texts), ("name", s.prepared.names)] {
+        out.put("howdah_prepared_statement_memory_bytes", &[kind], bytes as f64);
+    }
     for (setting, end) in &s.certificates {
         out.put("howdah_tls_certificate_not_after_seconds", &[setting], *end);
     }

@@ -38,6 +38,7 @@ pub(super) struct Snapshot {
     pub(super) exporter_names: bool,
     pub(super) logins: Histogram,
     pub(super) statements: Statements,
+    pub(super) prepared: Prepared,
     pub(super) cancels_in_flight: usize,
     pub(super) pam_requests_in_flight: usize,
     /// Name, label, count.
@@ -122,6 +123,27 @@ impl Statements {
     }
 }
 
+/// What prepared statements take, in bytes, and max_statement_memory.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Prepared {
+    pub(super) statements: usize,
+    pub(super) texts: usize,
+    pub(super) names: usize,
+    pub(super) limit: usize,
+}
+
+impl Prepared {
+    fn of(services: &Services, config: &Config) -> Self {
+        let memory = services.statements.memory();
+        Self {
+            statements: memory.statements(),
+            texts: memory.texts(),
+            names: memory.names(),
+            limit: config.limits.max_statement_memory,
+        }
+    }
+}
+
 /// Client connections by what they do.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Clients {
@@ -181,6 +203,7 @@ impl Snapshot {
             log_dropped: services.log_dropped.get().map_or(0, |c| c.load(Ordering::Relaxed)),
             logins: services.logins.lock().clone(),
             statements: Statements::of(services),
+            prepared: Prepared::of(services, &config),
             cancels_in_flight: services.cancels_in_flight.load(Ordering::Relaxed),
             pam_requests_in_flight: services.pam.taken(),
             events: services.counters.all(),

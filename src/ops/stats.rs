@@ -20,6 +20,7 @@ struct Stats<'a> {
     uptime_seconds: f64,
     draining: bool,
     clients: Clients,
+    prepared_statements: Prepared,
     pools: Vec<Pool<'a>>,
     /// Who holds server connections, those that caused the most waiting first.
     holders: Vec<HeldBy>,
@@ -48,6 +49,15 @@ struct Clients {
     connected: usize,
     limit: u32,
     states: States,
+}
+
+/// What prepared statements take of the memory: texts, each counted once, and the names of clients.
+#[derive(Serialize)]
+struct Prepared {
+    statements: usize,
+    text_bytes: usize,
+    name_bytes: usize,
+    limit_bytes: usize,
 }
 
 #[derive(Serialize)]
@@ -235,6 +245,12 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
             connected: s.clients.connected,
             limit: s.clients.limit,
             states: s.clients.by_state().into(),
+        },
+        prepared_statements: Prepared {
+            statements: s.prepared.statements,
+            text_bytes: s.prepared.texts,
+            name_bytes: s.prepared.names,
+            limit_bytes: s.prepared.limit,
         },
         pools: s.pools.iter().map(pool).collect(),
         holders: s.holders.iter().map(held_by).collect(),

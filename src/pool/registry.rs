@@ -10,7 +10,7 @@ use super::stats::Statistics;
 use super::{Pool, PoolKey, PoolSpec, PoolTotals};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::services::Services;
+use crate::services::{MOST_NAMES, OTHER_NAMES, Services};
 
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -77,6 +77,16 @@ impl Registry {
         Some(pool)
     }
 
+    /// The figures of a pool that is gone stay, under its database's name as long as there is room for it.
+    fn remember(&self, pool: &Pool) {
+        let mut gone = self.gone.lock();
+        let mut name = pool.key.database.clone();
+        if gone.len() >= MOST_NAMES && !gone.contains_key(&name) {
+            name = OTHER_NAMES.into();
+        }
+        gone.entry(name).or_default().add(&pool.totals());
+    }
+
     /// Frees pools that nobody has used for as long as the configuration says: `pool_idle_timeout` for all that have no
     /// minimum, `autodb_idle_timeout` for those of databases that were made from a pattern.
     pub fn free_idle(&self, services: &Services) {
@@ -102,7 +112,7 @@ impl Registry {
             self.forget_secrets(services);
         }
         for pool in freed {
-            self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
+            self.remember(&pool);
             services.counters.count("pools_freed_total", "");
             tracing::info!(target: "pgbouncer", "cleaning up idle pool {}/{}", pool.key.database, pool.key.user);
         }
@@ -136,7 +146,7 @@ impl Registry {
                 None => {
                     self.pools.write().remove(&pool.key);
                     pool.close();
-                    self.gone.lock().entry(pool.key.database.clone()).or_default().add(&pool.totals());
+                    self.remember(&pool);
                     self.leaving.lock().push(Arc::downgrade(&pool));
                     // Clients of a replica that is gone have others.
                     if pool.key.host.is_none() {

@@ -10,6 +10,24 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+/// Parameters that are kept of one connection: PostgreSQL reports some fifteen.
+pub const MOST: usize = 1000;
+/// Their names and values with what each entry costs.
+pub const MOST_BYTES: usize = 64 * 1024;
+/// What an entry costs beside the bytes of its name and its value.
+const ENTRY: usize = 64;
+
+/// A server reports more parameters than are kept of one connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it reports {count} parameters that take {bytes} bytes, and at most {MOST} parameters and {MOST_BYTES} bytes are \
+     kept of one connection"
+)]
+pub struct Excess {
+    pub count: usize,
+    pub bytes: usize,
+}
+
 /// Parameters by name; names compare without case, as in PostgreSQL. Sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ParamSet(Vec<(Box<str>, Box<[u8]>)>);
@@ -36,6 +54,20 @@ impl ParamSet {
             }
             Err(i) => self.0.insert(i, (name.into(), value.into())),
         }
+    }
+
+    /// Sets it, if the set stays within what may be kept of one connection. A server can report names without end.
+    pub fn set_within(&mut self, name: &str, value: &[u8]) -> Result<(), Excess> {
+        let known = self.get(name);
+        let count = self.len() + usize::from(known.is_none());
+        let others: usize = self.iter().map(|(n, v)| ENTRY + n.len() + v.len()).sum();
+        let replaced = known.map_or(0, |v| ENTRY + name.len() + v.len());
+        let bytes = others - replaced + ENTRY + name.len() + value.len();
+        if count > MOST || bytes > MOST_BYTES {
+            return Err(Excess { count, bytes });
+        }
+        self.set(name, value);
+        Ok(())
     }
 
     pub fn remove(&mut self, name: &str) {
@@ -191,6 +223,30 @@ mod tests {
         let s = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY")]);
         assert_eq!(s.get("timezone"), Some(&b"UTC"[..]));
         assert_eq!(s.get("DATESTYLE"), Some(&b"ISO, MDY"[..]));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_connection_is_bounded_in_number_and_in_bytes() {
+        let mut many = ParamSet::default();
+        let refused = (0..).find_map(|n| many.set_within(&format!("p{n}"), b"").err()).expect("a bound");
+        assert_eq!(
+            (refused.count, many.len()),
+            (966, 965),
+            "of the shortest names the bytes are too many first"
+        );
+        assert!(refused.bytes > MOST_BYTES, "{refused}");
+
+        let mut large = ParamSet::default();
+        for n in 0..3 {
+            large.set_within(&format!("p{n}"), &[b'x'; 20_000]).expect("room");
+        }
+        let refused = large.set_within("p3", &[b'x'; 20_000]).expect_err("no room");
+        assert_eq!((refused.count, large.len()), (4, 3));
+        // A value in place of another counts once.
+        for _ in 0..1000 {
+            large.set_within("P1", &[b'y'; 20_000]).expect("room for what was there");
+        }
+        assert_eq!(large.get("p1").map(<[u8]>::len), Some(20_000));
     }
 
     #[test]

@@ -10,9 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 
+use self::memory::{ClientCharge, TextCharge};
 use super::sql::{TextEffects, fingerprint};
+
+mod memory;
+mod server;
+
+pub use self::memory::Memory;
+pub use self::server::ServerStatements;
 
 /// How Howdah's names on the server begin. A client's name that begins so is renamed like any other.
 pub const SERVER_PREFIX: &[u8] = b"__howdah_";
@@ -43,6 +49,8 @@ pub struct Statement {
     pub verdict: Kept,
     /// A server has accepted it, so that a client's Parse of it needs no server.
     proven: AtomicBool,
+    /// Its share of the memory of all.
+    charge: TextCharge,
 }
 
 /// A number that was worked out once from a text, and under which settings.
@@ -78,6 +86,11 @@ impl Statement {
 
     pub fn text(&self) -> &[u8] {
         text_of(&self.body)
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.charge.bytes()
     }
 
     /// The Parse message that prepares it on a server.
@@ -175,6 +188,7 @@ pub struct Interner {
     shard: Mutex<Shard>,
     /// From 1: 0 is no statement.
     next: AtomicU64,
+    memory: Arc<Memory>,
 }
 
 impl Default for Interner {
@@ -183,11 +197,17 @@ impl Default for Interner {
             hasher: std::collections::hash_map::RandomState::new(),
             shard: Mutex::default(),
             next: AtomicU64::new(1),
+            memory: Arc::default(),
         }
     }
 }
 
 impl Interner {
+    /// What all statements and names take.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     fn hash(&self, body: &[u8], search_path: Option<&[u8]>) -> u64 {
         let mut h = self.hasher.build_hasher();
         body.hash(&mut h);
@@ -221,6 +241,7 @@ impl Interner {
             deallocates: None,
             verdict: Kept::default(),
             proven: AtomicBool::new(false),
+            charge: TextCharge::new(&self.memory, body.len() + search_path.map_or(0, <[u8]>::len)),
         }
     }
 
@@ -269,65 +290,6 @@ impl Interner {
     }
 }
 
-/// The statements that one server connection has, least recently used first out.
-#[derive(Debug, Default)]
-pub struct ServerStatements {
-    /// The ids are counted here, so that nobody can choose them to collide.
-    have: FxHashMap<u64, (Arc<Statement>, u64)>,
-    clock: u64,
-}
-
-impl ServerStatements {
-    /// Whether the server has it; counts as a use.
-    #[inline]
-    pub fn touch(&mut self, s: &Statement) -> bool {
-        self.clock += 1;
-        match self.have.get_mut(&s.id) {
-            Some((_, used)) => {
-                *used = self.clock;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Adds one; the caller then closes what is too much.
-    pub fn insert(&mut self, s: Arc<Statement>) {
-        self.clock += 1;
-        self.have.insert(s.id, (s, self.clock));
-    }
-
-    /// Takes out what must be closed to stay within `limit`, the least recently used first; `None` when enough was.
-    pub fn excess(&mut self, limit: usize) -> Option<Arc<Statement>> {
-        if self.have.len() <= limit.max(1) {
-            return None;
-        }
-        let oldest = self.have.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)?;
-        self.have.remove(&oldest).map(|(s, _)| s)
-    }
-
-    /// Puts back what was to be closed but was not.
-    pub fn restore(&mut self, s: Arc<Statement>) {
-        self.have.insert(s.id, (s, 0));
-    }
-
-    pub fn remove(&mut self, id: u64) -> Option<Arc<Statement>> {
-        self.have.remove(&id).map(|(s, _)| s)
-    }
-
-    pub fn clear(&mut self) {
-        self.have.clear();
-    }
-
-    pub fn len(&self) -> usize {
-        self.have.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.have.is_empty()
-    }
-}
-
 /// Bytes of a name that count: PostgreSQL keeps statements by NAMEDATALEN - 1 bytes of it.
 const NAME: usize = 63;
 
@@ -335,15 +297,28 @@ fn significant(name: &[u8]) -> &[u8] {
     name.get(..NAME).unwrap_or(name)
 }
 
+/// Bytes of unnamed statements that are kept while they are under way; the newest one is kept whatever its size.
+const MOST_PENDING: usize = 1024 * 1024;
+
 /// A queue whose first entry needs no allocation, because there is seldom a second.
 #[derive(Debug, Default)]
 struct Pending {
     front: Option<Option<Vec<u8>>>,
     rest: std::collections::VecDeque<Option<Vec<u8>>>,
+    bytes: usize,
 }
 
 impl Pending {
     fn push_back(&mut self, e: Option<Vec<u8>>) {
+        let size = e.as_ref().map_or(0, Vec::len);
+        if self.bytes + size > MOST_PENDING {
+            // An older text counts only if the newer ones turn out to have been skipped: then it cannot be repeated.
+            for old in self.front.iter_mut().chain(&mut self.rest).flatten() {
+                *old = Vec::new();
+            }
+            self.bytes = 0;
+        }
+        self.bytes += size;
         match self.front {
             None => self.front = Some(e),
             Some(_) => self.rest.push_back(e),
@@ -352,7 +327,9 @@ impl Pending {
 
     fn pop_front(&mut self) -> Option<Option<Vec<u8>>> {
         let next = self.rest.pop_front();
-        std::mem::replace(&mut self.front, next)
+        let popped = std::mem::replace(&mut self.front, next);
+        self.bytes -= popped.as_ref().and_then(Option::as_ref).map_or(0, Vec::len);
+        popped
     }
 
     fn is_empty(&self) -> bool {
@@ -367,9 +344,17 @@ impl Pending {
     }
 }
 
+/// Names that were given up and may still be mentioned: so many of the newest are kept, and half as many where there
+/// are more.
+const MOST_GONE: usize = 1024;
+
+/// An unnamed statement of more bytes counts against the limits.
+const LONG_UNNAMED: usize = 4096;
+
 /// What one client's names mean, and its unnamed statement.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
+    charge: ClientCharge,
     named: HashMap<Box<[u8]>, Arc<Statement>>,
     /// Names given up in this transaction, for answers that still mention them.
     gone: Vec<(Box<[u8]>, u64)>,
@@ -396,14 +381,42 @@ impl ClientStatements {
         self.named.get(significant(name))
     }
 
+    /// Those of a client, which count among those of all.
+    pub fn new(memory: &Arc<Memory>) -> Self {
+        Self { charge: ClientCharge::new(memory), ..Self::default() }
+    }
+
+    /// Bytes that count against the client's limit: of names, of the texts that they stand for, and of a long unnamed
+    /// statement. What was given up counts until nothing under way can bring it back.
+    pub fn bytes(&self) -> usize {
+        self.charge.bytes()
+    }
+
+    /// What a statement of this name, with this Parse message or its body, would add to them.
+    pub fn cost(name: &[u8], body: usize) -> usize {
+        memory::cost(significant(name).len(), body)
+    }
+
     pub fn insert(&mut self, name: &[u8], s: Arc<Statement>) {
-        self.named.insert(significant(name).into(), s);
+        let name = significant(name);
+        self.charge.name_taken(name.len(), s.bytes());
+        if let Some(old) = self.named.insert(name.into(), s) {
+            self.charge.name_given_up(name.len(), old.bytes());
+        }
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Arc<Statement>)> {
         let (name, s) = self.named.remove_entry(significant(name))?;
-        self.gone.push((name.clone(), s.id));
+        self.charge.name_given_up(name.len(), s.bytes());
+        self.note_gone(name.clone(), s.id);
         Some((name, s))
+    }
+
+    fn note_gone(&mut self, name: Box<[u8]>, id: u64) {
+        if self.gone.len() >= MOST_GONE {
+            self.gone.drain(..MOST_GONE / 2);
+        }
+        self.gone.push((name, id));
     }
 
     pub fn len(&self) -> usize {
@@ -422,15 +435,25 @@ impl ClientStatements {
 
     /// DEALLOCATE ALL or DISCARD ALL; both leave the unnamed statement alone.
     pub fn clear(&mut self) {
-        self.gone.extend(std::mem::take(&mut self.named).into_iter().map(|(n, s)| (n, s.id)));
+        for (name, s) in std::mem::take(&mut self.named) {
+            self.charge.name_given_up(name.len(), s.bytes());
+            self.note_gone(name, s.id);
+        }
+    }
+
+    /// Everything that was sent is answered: nothing to come mentions what was given up, or brings it back.
+    #[inline]
+    pub fn answered(&mut self) {
+        if self.charge.is_leaving() {
+            self.charge.settled();
+            self.gone = Vec::new();
+        }
     }
 
     /// The transaction is over: nothing to come mentions what was given up in it.
     #[inline]
     pub fn settle(&mut self) {
-        if !self.gone.is_empty() {
-            self.gone = Vec::new();
-        }
+        self.answered();
         self.pending.settle();
     }
 
@@ -445,9 +468,19 @@ impl ClientStatements {
     /// The oldest unanswered one succeeded.
     pub fn unnamed_done(&mut self) {
         if let Some(Some(v)) = self.pending.pop_front() {
+            self.uncount_unnamed();
             let old = std::mem::replace(&mut self.unnamed, v);
+            if self.unnamed.len() > LONG_UNNAMED {
+                self.charge.own(self.unnamed.len());
+            }
             self.unnamed_valid = true;
             self.keep_spare(old);
+        }
+    }
+
+    fn uncount_unnamed(&mut self) {
+        if self.unnamed.len() > LONG_UNNAMED {
+            self.charge.disown(self.unnamed.len());
         }
     }
 
@@ -484,7 +517,8 @@ impl ClientStatements {
 
     fn drop_unnamed(&mut self) {
         self.unnamed_valid = false;
-        if self.unnamed.capacity() > 4096 {
+        if self.unnamed.capacity() > LONG_UNNAMED {
+            self.uncount_unnamed();
             self.unnamed = Vec::new();
         }
     }
@@ -497,6 +531,11 @@ impl ClientStatements {
     /// The body to repeat; `None` when there is no unnamed statement, empty when it was too large to keep.
     pub fn unnamed(&self) -> Option<&[u8]> {
         self.unnamed_valid.then_some(self.unnamed.as_slice())
+    }
+
+    /// There is an unnamed statement, and its text was not kept: only the server that has it can run it.
+    pub fn unnamed_not_kept(&self) -> bool {
+        self.unnamed_valid && self.unnamed.is_empty()
     }
 }
 
@@ -531,11 +570,79 @@ mod tests {
         let mut l = ServerStatements::default();
         l.insert(s[0].clone());
         l.insert(s[1].clone());
-        assert!(l.excess(2).is_none() && l.touch(&s[0]));
+        assert!(l.excess(2, usize::MAX).is_none() && l.touch(&s[0]));
         l.insert(s[2].clone());
-        assert_eq!(l.excess(2).map(|s| s.id), Some(s[1].id));
-        assert!(l.excess(2).is_none());
-        assert_eq!(l.excess(1).map(|s| s.id), Some(s[0].id), "the limit was lowered");
+        assert_eq!(l.excess(2, usize::MAX).map(|s| s.id), Some(s[1].id));
+        assert!(l.excess(2, usize::MAX).is_none());
+        assert_eq!(l.excess(1, usize::MAX).map(|s| s.id), Some(s[0].id), "the limit was lowered");
+    }
+
+    #[test]
+    fn a_server_keeps_so_many_bytes_of_texts() {
+        let i = Interner::default();
+        let mut l = ServerStatements::default();
+        for n in 0..10 {
+            l.insert(i.intern(format!("{n:0>1000}").as_bytes(), None, false));
+            while l.excess(100, 5000).is_some() {}
+        }
+        assert_eq!((l.len(), l.bytes), (3, 3 * (1000 + 256)));
+        l.insert(i.intern(&[b'x'; 9000], None, false));
+        while l.excess(100, 5000).is_some() {}
+        assert_eq!(l.len(), 1, "one is had, however large it is");
+        assert_eq!((i.memory().statements(), i.memory().texts()), (1, 9256), "nobody holds the others");
+        l.clear();
+        assert_eq!((l.bytes, i.memory().total()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_client_holds_is_added_up_over_its_life() {
+        let i = Interner::default();
+        let (mut a, mut b) = (ClientStatements::new(i.memory()), ClientStatements::new(i.memory()));
+        let s = i.intern(&[b'x'; 1000], None, false);
+        a.insert(b"one", s.clone());
+        b.insert(b"one", s.clone());
+        assert_eq!((a.bytes(), b.bytes()), (99 + 1256, 99 + 1256));
+        assert_eq!(ClientStatements::cost(b"one", 1000), a.bytes());
+        assert_eq!((i.memory().texts(), i.memory().names()), (1256, 198), "the text is shared");
+        for n in 0..50_000 {
+            // What is closed may come back until everything is answered.
+            let before = a.bytes();
+            a.remove(b"one");
+            assert!(a.bytes() >= before && a.gone.len() <= MOST_GONE);
+            a.insert(b"one", s.clone());
+            if n % 100 == 0 {
+                a.answered();
+            }
+        }
+        a.answered();
+        assert_eq!((a.bytes(), a.gone.len(), i.memory().names()), (99 + 1256, 0, 198));
+        a.clear();
+        drop((b, s));
+        assert_eq!((a.charge.is_leaving(), i.memory().total()), (true, 0));
+        a.settle();
+        assert_eq!(a.bytes(), 0);
+    }
+
+    #[test]
+    fn unnamed_texts_under_way_are_bounded_and_a_long_one_counts() {
+        let i = Interner::default();
+        let mut c = ClientStatements::new(i.memory());
+        let long = vec![b'x'; MOST_PENDING / 4];
+        for _ in 0..1000 {
+            c.unnamed_sent(Some(&long));
+            assert!(c.pending.bytes <= MOST_PENDING);
+        }
+        for _ in 0..998 {
+            c.unnamed_done();
+        }
+        assert_eq!((c.unnamed().map(<[u8]>::len), c.bytes()), (Some(long.len()), long.len()));
+        c.unnamed_done();
+        c.unnamed_failed();
+        assert_eq!((c.unnamed(), c.bytes(), i.memory().names()), (None, 0, 0));
+        c.unnamed_sent(Some(&long));
+        c.unnamed_done();
+        drop(c);
+        assert_eq!(i.memory().names(), 0);
     }
 
     #[test]

@@ -18,6 +18,9 @@ const REMEMBERED: usize = 16;
 /// Portals and (in session mode) statement names that are kept; more are counted for the statement bound last.
 const NAMES: usize = 256;
 
+/// Answered calls of one batch that are kept for its end; more are booked with no time, which goes to the last of it.
+const MANY: usize = 4096;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Calls {
@@ -265,6 +268,12 @@ impl Calls {
     pub fn forget(&mut self, executes: usize) {
         let end = (self.answered + executes).min(self.calls.len());
         self.calls.drain(self.answered..end);
+    }
+
+    /// So many calls of one batch are answered that they are booked before its end: a batch can be endless.
+    #[inline]
+    pub fn many_answered(&self) -> bool {
+        self.answered > MANY
     }
 
     /// Whether anything is to be booked.

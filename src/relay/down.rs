@@ -153,7 +153,7 @@ fn step(
             }
             let body = down.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
             let (name, value) = parameter(body)?;
-            s.on_parameter(name, value);
+            s.on_parameter(name, value).map_err(|e| bad(e.to_string()))?;
             let hidden = s.hides(name);
             if hidden || matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
                 down.discard(h.total);
@@ -232,11 +232,13 @@ pub fn emit_local(down: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
         return;
     }
     while let Some(e) = s.pipeline.pop_local() {
-        let _ = &c;
         down.insert().extend_from_slice(match e {
             Expect::LocalParse(_) => encode::PARSE_COMPLETE,
             _ => encode::CLOSE_COMPLETE,
         });
+    }
+    if s.pipeline.is_empty() {
+        c.statements.answered();
     }
 }
 

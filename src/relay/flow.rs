@@ -256,6 +256,11 @@ impl Flow<'_> {
             return None;
         }
         let began = self.timers.batch;
+        if conn.state.calls.many_answered()
+            && let Some(q) = self.env.queries
+        {
+            observe::book(q, self.ctl, &mut conn.state, 0);
+        }
         let p = &conn.state.pipeline;
         let all_answered = p.len() != owed && p.is_empty();
         let in_transaction = all_answered && p.status() != TxStatus::Idle;

@@ -222,6 +222,11 @@ async fn apply(
     ask_all(conn, out, list.len()).await.map(|a| a.errors)
 }
 
+/// What is kept of the rows of an answer: there are some hundred names of parameters.
+const MOST_ANSWER: usize = 1024 * 1024;
+/// What a row costs beside its value.
+const ROW: usize = 32;
+
 /// What the server says to statements of ours.
 #[derive(Default)]
 struct Answer {
@@ -240,7 +245,7 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<An
     }
     conn.stream.write_all(&queries).await.map_err(|_| "write_failed")?;
     let mut answer = Answer::default();
-    let mut error = None;
+    let (mut error, mut kept) = (None, 0);
     let mut buf = Vec::new();
     while answer.errors.len() < n {
         match conn.stream.read_some(&mut buf).await {
@@ -256,7 +261,8 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<An
             match h.tag {
                 be::PARAMETER_STATUS => {
                     let (n, v) = down::parameter(body).map_err(|_| "protocol")?;
-                    conn.state.on_parameter(n, v);
+                    let kept = conn.state.on_parameter(n, v);
+                    kept.map_err(|e| conn.reports_too_much(&e))?;
                 }
                 be::ERROR => {
                     conn.state.pipeline.on_error(&mut Vec::new());
@@ -270,7 +276,12 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<An
                 be::NOTICE | be::NOTIFICATION => {}
                 tag => {
                     if tag == be::DATA_ROW {
-                        answer.rows.push(first_value(body).ok_or("protocol")?.to_vec());
+                        let value = first_value(body).ok_or("protocol")?;
+                        kept += ROW + value.len();
+                        if kept > MOST_ANSWER {
+                            return Err("answer_too_long");
+                        }
+                        answer.rows.push(value.to_vec());
                     }
                     conn.state.pipeline.on_message(tag).map_err(|_| "protocol")?;
                 }

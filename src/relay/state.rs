@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::proto::params::{self, ParamSet};
+use crate::proto::params::{self, Excess, ParamSet};
 use crate::proto::pipeline::Pipeline;
-use crate::proto::prepared::{ClientStatements, Interner, ServerStatements, Statement};
+use crate::proto::prepared::{ClientStatements, Interner, Memory, ServerStatements, Statement};
 use crate::proto::sql::TextEffects;
 use crate::queries::{Scope, calls::Calls};
 
@@ -177,35 +177,35 @@ impl ServerState {
     }
 
     /// ParameterStatus, while a client has the connection.
-    pub fn on_parameter(&mut self, name: &str, value: &[u8]) {
+    pub fn on_parameter(&mut self, name: &str, value: &[u8]) -> Result<(), Excess> {
         if name == RoleWatch::PARAMETER
             && let Some(r) = &mut self.role
         {
             r.heard(value);
-            return;
+            return Ok(());
         }
-        let mut view = (*self.view).clone();
-        view.set(name, value);
-        self.view = Arc::new(view);
+        Arc::make_mut(&mut self.view).set_within(name, value)?;
         self.view_changed = true;
         if params::is_fixed(name) {
             let mut d = (*self.defaults).clone();
             d.set(name, value);
             self.defaults = Arc::new(d);
         }
+        Ok(())
     }
 
     /// ParameterStatus, while nobody has it: the server's configuration changed.
-    pub fn on_parameter_idle(&mut self, name: &str, value: &[u8]) {
-        self.on_parameter(name, value);
+    pub fn on_parameter_idle(&mut self, name: &str, value: &[u8]) -> Result<(), Excess> {
+        self.on_parameter(name, value)?;
         if self.hides(name) {
-            return;
+            return Ok(());
         }
         if self.applied.get(name).is_none() {
             let mut d = (*self.defaults).clone();
             d.set(name, value);
             self.defaults = Arc::new(d);
         }
+        Ok(())
     }
 }
 
@@ -306,10 +306,10 @@ impl TxStats {
 }
 
 impl ClientProto {
-    pub fn new(id: u64, overrides: Arc<ParamSet>, view: Arc<ParamSet>) -> Self {
+    pub fn new(id: u64, overrides: Arc<ParamSet>, view: Arc<ParamSet>, memory: &Arc<Memory>) -> Self {
         Self {
             id,
-            statements: ClientStatements::default(),
+            statements: ClientStatements::new(memory),
             overrides,
             view,
             effects: TextEffects::default(),
@@ -332,6 +332,10 @@ pub struct Env<'a> {
     pub max_statement: usize,
     pub max_server_statements: usize,
     pub max_client_statements: usize,
+    /// Bytes of the statements that one server connection keeps, that one client holds, and of all there are.
+    pub max_server_memory: usize,
+    pub max_client_memory: usize,
+    pub max_memory: usize,
     /// Statements are renamed and shared; false in session mode, where everything passes as it is.
     pub share_statements: bool,
     /// Where statements are counted, if they are.

@@ -200,7 +200,7 @@ impl World {
                 sent: 0,
                 up: Lane::default(),
                 down: Lane::default(),
-                proto: ClientProto::new(i as u64, nothing.clone(), nothing.clone()),
+                proto: ClientProto::new(i as u64, nothing.clone(), nothing.clone(), &Arc::default()),
                 server: None,
                 at_end: false,
                 skip_to_sync: false,
@@ -234,6 +234,9 @@ impl World {
             max_statement: 1 << 16,
             max_server_statements: *limit,
             max_client_statements: 100,
+            max_server_memory: 1 << 30,
+            max_client_memory: 1 << 30,
+            max_memory: 1 << 30,
             share_statements: true,
             queries: None,
         };

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use crate::error::{Error, report};
+use crate::net::buffer::LARGE;
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, fe};
 use crate::proto::pipeline::{Expect, TxStatus};
-use crate::proto::prepared::{self, SERVER_PREFIX, Statement};
+use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
 use crate::relay::state::{ClientProto, Env, Retry, ServerState, Stalled, Unnamed};
@@ -97,7 +98,8 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
                 return Ok(Up::NeedMore);
             }
         }
-        if s.full() {
+        // A short Bind can need a long Parse ahead of it: what is there goes out first.
+        if s.full() || up.backlog() > LARGE {
             return Ok(Up::Full);
         }
         s.barrier = false;
@@ -332,7 +334,7 @@ fn provoke(up: &mut Lane, total: usize, s: &mut ServerState, error: &Error) {
 /// lowered.
 fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
     s.statements.insert(stmt.clone());
-    while let Some(old) = s.statements.excess(env.max_server_statements) {
+    while let Some(old) = s.statements.excess(env.max_server_statements, env.max_server_memory) {
         c.stats.statement_evictions += 1;
         prepared::write_close(up.insert(), &old.server_name);
         s.pipeline.sent(Expect::InjectedClose(old));
@@ -350,6 +352,24 @@ fn ensure(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut Ser
     stmt.write_parse(up.insert());
     c.stats.server_parses += 1;
     s.pipeline.sent(Expect::InjectedParse(stmt.clone()));
+}
+
+/// Whether a client may hold a statement more, with a text of so many bytes.
+fn room(c: &ClientProto, env: &Env<'_>, name: &[u8], text: usize) -> Result<(), Error> {
+    let (held, size) = (c.statements.bytes(), ClientStatements::cost(name, text));
+    if held + size > env.max_client_memory {
+        return Err(Error::StatementMemory {
+            held,
+            count: c.statements.len(),
+            size,
+            limit: env.max_client_memory,
+        });
+    }
+    let held = env.interner.memory().total();
+    if held + size > env.max_memory {
+        return Err(Error::StatementMemoryInAll { held, size, limit: env.max_memory });
+    }
+    Ok(())
 }
 
 fn parse(
@@ -377,6 +397,15 @@ fn parse(
             c.statements.unnamed_id = s.calls.long_parse(q, h.total);
         }
         return Ok(forward_unnamed_parse(up, h, c, s));
+    }
+    // A long message is not collected only to be refused.
+    if !unnamed
+        && h.total > LOOK
+        && c.statements.get(name).is_none()
+        && let Err(e) = room(c, env, name, h.total)
+    {
+        provoke(up, h.total, s, &e);
+        return Ok(true);
     }
     if !whole(up, h.total) {
         return Ok(false);
@@ -412,7 +441,8 @@ fn parse(
     if unnamed {
         c.stats.client_parses += 1;
         c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };
-        c.statements.unnamed_sent(Some(body));
+        let kept = body.len() <= LOOK || room(c, env, b"", body.len()).is_ok();
+        c.statements.unnamed_sent(kept.then_some(body));
         if let Some(found) = found {
             let id = s.calls.parse(&found, h.total);
             if name.is_empty() {
@@ -466,6 +496,10 @@ fn named_parse(
         provoke(up, h.total, s, &e);
         return;
     }
+    if let Err(e) = room(c, env, &name, body.len()) {
+        provoke(up, h.total, s, &e);
+        return;
+    }
     let search_path = s.view.get("search_path").or_else(|| c.overrides.get("search_path"));
     let stmt = if c.set_in_transaction {
         env.interner.private(body, marks)
@@ -507,7 +541,8 @@ pub enum Alone {
 /// answered at once. Without it, a client that prepares would queue behind transactions that may be waiting for
 /// that very client.
 pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Result<Alone, Error> {
-    if !env.share_statements || h.total > env.max_statement {
+    // A client that has no server keeps at most so much of a message that has not come whole.
+    if !env.share_statements || h.total > env.max_statement.min(LOOK) {
         return Ok(Alone::NeedsServer);
     }
     if !whole(up, h.total) {
@@ -528,6 +563,9 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
     let Some((name, body)) = frame::cstr(rest) else { return Ok(Alone::NeedsServer) };
     if name.is_empty() || c.statements.get(name).is_some() || c.statements.len() >= env.max_client_statements
     {
+        return Ok(Alone::NeedsServer);
+    }
+    if room(c, env, name, body.len()).is_err() {
         return Ok(Alone::NeedsServer);
     }
     let search_path = c.view.get("search_path").or_else(|| c.overrides.get("search_path"));
@@ -574,6 +612,16 @@ fn short(up: &mut Lane, h: Header, s: &mut ServerState, e: Expect) -> Result<boo
     }
     up.reserve(h.total.min(LOOK));
     Ok(false)
+}
+
+/// The client's unnamed statement was too long to be kept, and this server has another one.
+fn unnamed_is_gone(c: &ClientProto, s: &ServerState) -> bool {
+    let mine = Unnamed::Client { id: c.id, generation: c.statements.generation };
+    c.statements.unnamed_not_kept() && !c.statements.unnamed_pending() && s.unnamed != mine
+}
+
+fn not_kept(env: &Env<'_>) -> Error {
+    Error::UnnamedNotKept { statement: env.max_statement, client: env.max_client_memory, all: env.max_memory }
 }
 
 /// Sees to it that the server's unnamed statement is this client's, or nobody's.
@@ -632,6 +680,10 @@ fn bind(
         return Ok(true);
     }
     if name.is_empty() {
+        if unnamed_is_gone(c, s) {
+            provoke(up, h.total, s, &not_kept(env));
+            return Ok(true);
+        }
         ensure_unnamed(up, c, s);
         if let Some(name) = c.statements.unnamed_deallocates.clone() {
             before_deallocate(up, c, s, name);
@@ -708,6 +760,10 @@ fn describe(
         return Ok(false);
     }
     if name.is_empty() {
+        if unnamed_is_gone(c, s) {
+            provoke(up, h.total, s, &not_kept(env));
+            return Ok(true);
+        }
         ensure_unnamed(up, c, s);
         s.pipeline.sent(Expect::Describe(0));
         up.forward(h.total);

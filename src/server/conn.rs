@@ -9,9 +9,14 @@ use crate::net::stream::Stream;
 use crate::pool::holders::Socket;
 use crate::pool::ledger::Room;
 use crate::proto::frame::{self, be};
+use crate::proto::params::Excess;
 use crate::relay::down;
 use crate::relay::state::ServerState;
 use crate::tls::Connector;
+
+/// Bytes that a server may send while nobody has its connection: notices, notifications, and parameters after a reload
+/// of its configuration.
+const MOST_IDLE: usize = 1024 * 1024;
 
 #[derive(Debug)]
 pub struct ServerConn {
@@ -91,6 +96,11 @@ impl ServerConn {
         }
         let mut chunk = [0; 1024];
         loop {
+            if self.idle_bytes.len() > MOST_IDLE {
+                let (host, bytes) = (&self.host, self.idle_bytes.len());
+                tracing::warn!(%host, bytes, "an idle server sends without end: its connection is closed");
+                return Quiet::Dead("idle_flood");
+            }
             match self.stream.try_read(&mut chunk) {
                 Ok(0) => return Quiet::Dead("idle_eof"),
                 Ok(n) => self.idle_bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
@@ -123,7 +133,11 @@ impl ServerConn {
             let body = message.get(frame::HEADER..).unwrap_or_default();
             match h.tag {
                 be::PARAMETER_STATUS => match down::parameter(body) {
-                    Ok((name, value)) => self.state.on_parameter_idle(name, value),
+                    Ok((name, value)) => {
+                        if let Err(e) = self.state.on_parameter_idle(name, value) {
+                            return Quiet::Dead(self.reports_too_much(&e));
+                        }
+                    }
                     Err(_) => return Quiet::Dead("protocol"),
                 },
                 be::NOTICE => {}
@@ -133,6 +147,13 @@ impl ServerConn {
             }
             rest = after;
         }
+    }
+
+    /// Says that the connection is discarded because of the parameters that the server reports on it; returns the reason
+    /// as it is counted.
+    pub fn reports_too_much(&self, excess: &Excess) -> &'static str {
+        tracing::warn!(host = %self.host, "a server connection is discarded: {excess}");
+        "parameters"
     }
 
     /// Takes over what a relay has read beyond its boundary: nothing may be left of it.

@@ -15,7 +15,7 @@ use crate::pool::core::OpenFailure;
 use crate::pool::ledger::Room;
 use crate::proto::encode;
 use crate::proto::frame::{self, be};
-use crate::proto::params::ParamSet;
+use crate::proto::params::{self, ParamSet};
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down;
 use crate::relay::state::ServerState;
@@ -43,8 +43,15 @@ pub struct Target {
     pub binding: ChannelBinding,
 }
 
-/// Bytes that a login may bring before it is taken for an attack.
+/// Bytes of a login in all, and again of each answer to a statement of `on_connect`. A login of PostgreSQL's brings some
+/// hundred.
 const MAX_LOGIN_BYTES: usize = 1024 * 1024;
+/// Bytes that are kept of the error that refuses a login.
+const MAX_ERROR: usize = 8 * 1024;
+/// ParameterStatus messages of a login in all.
+const MAX_LOGIN_PARAMETERS: usize = params::MOST;
+/// Bytes of the key that a cancel must show (protocol 3.2 allows so many).
+const MAX_CANCEL_KEY: usize = 256;
 
 fn io_error(host: &HostAddr, e: &io::Error) -> OpenFailure {
     let error = |what: &str| Error::ServerUnreachable { host: host.to_string(), reason: what.to_owned() };
@@ -134,6 +141,10 @@ struct Login<'a> {
     host: &'a HostAddr,
     max: u32,
     proved: &'static str,
+    /// Bytes that were read of this login, or of the present answer.
+    read: usize,
+    /// ParameterStatus messages that came.
+    parameters: usize,
 }
 
 impl Login<'_> {
@@ -148,17 +159,32 @@ impl Login<'_> {
                 .map_err(|b| self.protocol(&format!("message announces {} bytes", b.length)))?;
             if let Some(h) = h {
                 if h.total > MAX_LOGIN_BYTES {
-                    return Err(self.protocol("a message of the login is too long"));
+                    return Err(self.protocol(&format!(
+                        "a message of the login has {} bytes, and a login may have {MAX_LOGIN_BYTES}",
+                        h.total
+                    )));
                 }
                 if self.buf.len() >= h.total {
                     let rest = self.buf.split_off(h.total);
                     let mut message = std::mem::replace(&mut self.buf, rest);
+                    if h.tag == be::PARAMETER_STATUS {
+                        self.parameters += 1;
+                    }
+                    if self.parameters > MAX_LOGIN_PARAMETERS {
+                        return Err(self.protocol(&format!(
+                            "the login reports more than {MAX_LOGIN_PARAMETERS} parameters"
+                        )));
+                    }
                     return Ok((h.tag, message.split_off(frame::HEADER)));
                 }
             }
             let n = self.stream.read_some(&mut self.buf).await.map_err(|e| io_error(self.host, &e))?;
             if n == 0 {
                 return Err(io_error(self.host, &io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.read += n;
+            if self.read > MAX_LOGIN_BYTES {
+                return Err(self.protocol(&format!("the login has more than {MAX_LOGIN_BYTES} bytes")));
             }
         }
     }
@@ -168,7 +194,8 @@ impl Login<'_> {
     }
 
     fn refused(&self, body: Vec<u8>) -> OpenFailure {
-        let e = ServerError { body };
+        // It is kept as the pool's last error, and each client that waits gets a copy.
+        let e = ServerError { body }.shortened(MAX_ERROR);
         match e.sqlstate() {
             b"57P03" | b"53300" => OpenFailure::Transient(Error::ServerLogin(e)),
             // A server that shuts down will be back, or not: the backoff finds out.
@@ -204,7 +231,10 @@ async fn open_inner(
         match tag {
             be::PARAMETER_STATUS => {
                 let (n, v) = down::parameter(&body).map_err(|e| l.protocol(&e.0))?;
-                defaults.set(n, v);
+                defaults.set_within(n, v).map_err(|e| l.protocol(&e.to_string()))?;
+            }
+            be::BACKEND_KEY_DATA if body.len() > 4 + MAX_CANCEL_KEY => {
+                return Err(l.protocol(&format!("BackendKeyData of {} bytes", body.len())));
             }
             be::BACKEND_KEY_DATA => {
                 let Some((p, k)) = body.split_first_chunk::<4>() else {
@@ -266,7 +296,8 @@ async fn begin<'a>(host: &'a HostAddr, t: &Target, attempt: Attempt) -> Result<L
         Failure::Io(e) => Begin::from(io_error(host, &e)),
         Failure::Tls(e) => Begin { failure: OpenFailure::Fatal(e), about_tls: true },
     })?;
-    let mut l = Login { stream, buf: Vec::new(), host, max: t.max_message, proved: "none" };
+    let mut l =
+        Login { stream, buf: Vec::new(), host, max: t.max_message, proved: "none", read: 0, parameters: 0 };
     let mut params = vec![("user", &*t.user), ("database", t.dbname.as_str())];
     params.extend(t.startup.iter().map(|(n, v)| (n.as_str(), v.as_str())));
     let hello = encode::startup_message(&params).map_err(OpenFailure::Fatal)?;
@@ -333,6 +364,7 @@ async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Re
 async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<TxStatus, OpenFailure> {
     let q = encode::query(sql).map_err(OpenFailure::Fatal)?;
     l.send(&q).await?;
+    l.read = 0;
     let mut failed = None;
     let status = loop {
         let (tag, body) = l.next().await?;
@@ -340,7 +372,7 @@ async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<Tx
             be::ERROR => failed = Some(body),
             be::PARAMETER_STATUS => {
                 let (n, v) = down::parameter(&body).map_err(|e| l.protocol(&e.0))?;
-                defaults.set(n, v);
+                defaults.set_within(n, v).map_err(|e| l.protocol(&e.to_string()))?;
             }
             be::COPY_IN | be::COPY_BOTH => return Err(l.protocol("on_connect began a COPY")),
             be::READY => {
@@ -351,7 +383,9 @@ async fn run(l: &mut Login<'_>, sql: &str, defaults: &mut ParamSet) -> Result<Tx
         }
     };
     match failed {
-        Some(body) => Err(OpenFailure::Fatal(Error::ServerLogin(ServerError { body }.fatal()))),
+        Some(body) => {
+            Err(OpenFailure::Fatal(Error::ServerLogin(ServerError { body }.shortened(MAX_ERROR).fatal())))
+        }
         None => Ok(status),
     }
 }

@@ -29,6 +29,9 @@ pub const NAMES: [&str; 3] = [APPLICATION, MONITOR, AUTH_QUERY];
 /// More than any question of ours is answered with; a server that says more is not believed.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
+/// What a message of an answer costs beside its bytes.
+const MESSAGE: usize = 64;
+
 /// One open connection. Callers bound the time of each call; a call that was given up leaves the connection in the
 /// middle of an answer, and it must then be dropped.
 #[derive(Debug)]
@@ -143,7 +146,8 @@ impl Own {
         let (mut answer, mut refused, mut taken) = (Rows::default(), None, 0);
         loop {
             let (tag, body) = self.next().await?;
-            taken += body.len();
+            // A row costs more than its bytes.
+            taken += body.len() + MESSAGE;
             if taken > MAX_ANSWER_BYTES {
                 return Err(OwnError::Lost(format!("an answer of more than {MAX_ANSWER_BYTES} bytes")));
             }

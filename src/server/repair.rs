@@ -217,7 +217,8 @@ fn digest(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<
             be::PARAMETER_STATUS => {
                 let (n, v) = down::parameter(body).map_err(|_| "protocol")?;
                 let (n, v) = (n.to_owned(), v.to_vec());
-                conn.state.on_parameter(&n, &v);
+                let kept = conn.state.on_parameter(&n, &v);
+                kept.map_err(|e| conn.reports_too_much(&e))?;
             }
             be::NOTICE | be::NOTIFICATION => {}
             tag => {
