@@ -308,6 +308,7 @@ impl Session {
             self.farewell(&Error::ProtocolViolation("PQexec disallowed".to_owned())).await;
             return Some("protocol_violation");
         }
+        self.proto.stats.queued_us = 0;
         let got = if self.route.is_some() {
             Box::pin(self.routed()).await
         } else {
@@ -345,6 +346,9 @@ impl Session {
                 Err(out) => return out,
             }
         }
+        if let Some(conn) = lease.conn() {
+            conn.state.calls.queue_us = self.proto.stats.queued_us;
+        }
         let end = self.relay(&mut lease).await;
         self.ctl.set_deadline(0);
         let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, c));
@@ -364,12 +368,7 @@ impl Session {
             Checkout::Wait(w) => w,
             Checkout::Refused(e) => return Err(Unserved::Error(e)),
         };
-        let mut lease = self.wait(&mut waiting).await?;
-        let waited = Clock::us(now, lease.since);
-        if let Some(conn) = lease.conn() {
-            conn.state.calls.queue_us = waited;
-        }
-        Ok(lease)
+        self.wait(&mut waiting).await
     }
 
     /// Tells the client, where there is still somebody to be told.
@@ -439,11 +438,13 @@ impl Session {
         self.up.shrink(&self.services.buffers, self.ctl.shard());
     }
 
-    /// Awaits what is worth waiting for, and sees meanwhile whether the client leaves.
+    /// Awaits what is worth waiting for, and sees meanwhile whether the client leaves. Whatever a client waits for
+    /// before it has a server, it waits here, and here the time of that is booked.
     pub(super) async fn while_waiting<T>(
         &mut self,
         mut what: impl FnMut(&mut Context<'_>, &Arc<ClientCtl>) -> Poll<T>,
     ) -> Result<T, Goodbye> {
+        let began = Clock::now();
         let ctl = &self.ctl;
         let shard = ctl.shard();
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
@@ -482,6 +483,7 @@ impl Session {
             Poll::Pending
         })
         .await;
+        self.proto.stats.queued_us += Clock::us(began, Clock::now());
         match got {
             Ok(r) => Ok(r),
             Err("admin") => Err(Box::pin(self.sent_away()).await),

@@ -262,6 +262,8 @@ pub struct TxStats {
     /// In a transaction, its client had the turn for so long; and it took nothing of its results for so long.
     pub client_us: u64,
     pub stall_us: u64,
+    /// Its client waited so long for a server, in whatever queues.
+    pub queued_us: u64,
     /// Writes that a read-only transaction refused (25006).
     pub refused_writes: u64,
     /// Serialization failures, which recovery conflicts are (40001).
