@@ -1,7 +1,7 @@
 //! What the operator has put in force while the process runs, and what is asked of it from inside: databases that
 //! are paused or disabled, and orders that only [`crate::app`] can carry out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::Config;
+use crate::error::Standstill;
 use crate::pool::core::Hold;
 
 /// How the process is to end.
@@ -35,7 +36,8 @@ pub enum Order {
 struct State {
     /// For all databases.
     halt: Hold,
-    paused: BTreeSet<Arc<str>>,
+    /// And whether it was KILL that paused them.
+    paused: BTreeMap<Arc<str>, bool>,
     disabled: BTreeSet<Arc<str>>,
 }
 
@@ -72,7 +74,7 @@ impl Control {
 
     /// The database itself is paused, whatever holds for all of them.
     pub fn is_paused(&self, database: &str) -> bool {
-        self.state.lock().paused.contains(database)
+        self.state.lock().paused.contains_key(database)
     }
 
     pub fn any_paused(&self) -> bool {
@@ -82,13 +84,43 @@ impl Control {
     /// What holds for the pools of this database.
     pub fn hold(&self, database: &str) -> Hold {
         let state = self.state.lock();
-        if state.paused.contains(database) { Hold::Paused } else { state.halt }
+        if state.paused.contains_key(database) { Hold::Paused } else { state.halt }
     }
 
-    /// Returns whether that changed anything.
-    pub fn set_paused(&self, database: &str, paused: bool) -> bool {
-        let set = &mut self.state.lock().paused;
-        if paused { set.insert(database.into()) } else { set.remove(database) }
+    pub fn set_paused(&self, database: &str, paused: bool) {
+        let all = &mut self.state.lock().paused;
+        if paused {
+            all.entry(database.into()).or_insert(false);
+        } else {
+            all.remove(database);
+        }
+    }
+
+    /// Paused by KILL.
+    pub fn set_killed(&self, database: &str) {
+        self.state.lock().paused.insert(database.into(), true);
+    }
+
+    /// By what order no pool gives out anything.
+    pub fn held_all(&self) -> Option<Standstill> {
+        match self.halt() {
+            Hold::Paused => Some(Standstill::Paused { all: true }),
+            Hold::Suspended => Some(Standstill::Suspended),
+            Hold::No => None,
+        }
+    }
+
+    /// By what order the pools of this database give out nothing.
+    pub fn held(&self, database: &str) -> Option<Standstill> {
+        let state = self.state.lock();
+        match state.paused.get(database) {
+            Some(true) => Some(Standstill::Killed),
+            Some(false) => Some(Standstill::Paused { all: false }),
+            None => {
+                drop(state);
+                self.held_all()
+            }
+        }
     }
 
     pub fn is_disabled(&self, database: &str) -> bool {

@@ -1,6 +1,6 @@
 //! What every part of one running Howdah shares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -245,6 +245,31 @@ impl Services {
     /// Whether clients see PgBouncer's ways.
     pub fn pgbouncer(&self) -> bool {
         self.config.read().profile == Profile::PgBouncer
+    }
+
+    /// Every database that serves: those that are configured, and those of a pattern that clients came for.
+    pub fn databases(&self) -> BTreeSet<String> {
+        let config = self.config();
+        let mut all: BTreeSet<String> = self.pools.databases().into_iter().collect();
+        // What was removed serves no more.
+        all.retain(|name| config.database(name).is_some());
+        all.extend(config.databases.keys().cloned());
+        all
+    }
+
+    /// The configuration, with a section for each database of a pattern that serves: for those who look at every
+    /// database.
+    pub fn config_as_served(&self) -> Arc<Config> {
+        let config = self.config();
+        let of_patterns = self.databases().into_iter().filter(|name| !config.databases.contains_key(name));
+        let of_patterns: Vec<_> =
+            of_patterns.filter_map(|name| Some((config.database(&name)?.into_owned(), name))).collect();
+        if of_patterns.is_empty() {
+            return config;
+        }
+        let mut whole = (*config).clone();
+        whole.databases.extend(of_patterns.into_iter().map(|(database, name)| (name, database)));
+        Arc::new(whole)
     }
 
     /// What a database stands at, its logins with it.

@@ -126,7 +126,7 @@ const RULES: &[Rule] = &[
     ),
     rule("lookup.rs", &["auth", "clock", "config", "error", "pool", "server", "services"], false),
     rule("journal.rs", &["client", "config", "error", "net", "services"], false),
-    rule("control.rs", &["config", "pool"], false),
+    rule("control.rs", &["config", "error", "pool"], false),
     rule("console/command.rs", &["error"], true),
     rule("console/message.rs", &["proto"], true),
     rule("console/rows.rs", &["console"], true),

@@ -34,12 +34,12 @@ pub(super) async fn run(services: Arc<Services>) {
 
 async fn look(services: &Arc<Services>) {
     let _turn = services.examining.lock().await;
-    let config = services.config();
+    let config = services.config_as_served();
     let evidence = doctor::ask::collect_here(services, &config).await;
     let found = doctor::examine(&evidence);
     let mut look = doctor::figures::of(&evidence, &found);
-    for name in config.databases.keys() {
-        doctor::figures::none(&mut look, name);
+    for name in services.databases() {
+        doctor::figures::none(&mut look, &name);
     }
     look.at_ms = services.clock.now_ms();
     let complete = evidence.unasked.is_empty();

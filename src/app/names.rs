@@ -36,7 +36,8 @@ pub(super) async fn run(services: Arc<Services>) {
 }
 
 fn named(config: &Config) -> BTreeSet<String> {
-    let hosts = config.databases.values().flat_map(|d| d.roles.values()).flat_map(|r| &r.hosts);
+    let databases = config.databases.values().chain(&config.autodb);
+    let hosts = databases.flat_map(|d| d.roles.values()).flat_map(|r| &r.hosts);
     hosts
         .filter_map(|h| match h {
             HostAddr::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.clone()),

@@ -38,9 +38,11 @@ pub(super) async fn run(services: Arc<Services>) {
 
 /// What every database stands at.
 fn all(services: &Services) -> HashMap<String, Figures> {
-    let config = services.config();
-    let figures = |name: &String| (name.clone(), services.figures_of(name));
-    let mut all: HashMap<_, _> = config.databases.keys().map(figures).collect();
+    let figures = |name: String| {
+        let figures = services.figures_of(&name);
+        (name, figures)
+    };
+    let mut all: HashMap<_, _> = services.databases().into_iter().map(figures).collect();
     all.insert(CONSOLE.to_owned(), services.figures_of_console());
     all
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use super::login::{gone, message};
+use super::progress::Progress;
 use crate::auth::access::{self, Caller, Identity};
 use crate::auth::failures::{self, Claim, Standing};
 use crate::auth::source::{Shown, Source};
@@ -30,6 +31,7 @@ pub(super) struct Arrival {
     pub(super) end_point: Option<Vec<u8>>,
     /// When the login is over, come what may.
     pub(super) deadline: Instant,
+    pub(super) progress: Progress,
 }
 
 /// Lets the client in, or says why not; a user that does not exist fails where a wrong password does. Returns what the
@@ -40,14 +42,15 @@ pub(super) async fn authenticate(
     services: &Arc<Services>,
     config: &Arc<Config>,
     startup: &Startup,
-    Arrival { peer, end_point, deadline }: Arrival,
+    Arrival { peer, end_point, deadline, progress }: Arrival,
 ) -> Result<Option<Shown>, Error> {
     let rule = rule(stream, peer, config, startup)?;
     let method = rule.map_or(config.auth_method, |r| r.method);
     let (user, limit) = (startup.user.as_str(), config.limits.max_login_failures);
     let address = address(peer);
     let source = source(config, startup, method);
-    let way = Way { rule, method, address, end_point, deadline, source: &source };
+    let progress = &progress;
+    let way = Way { rule, method, address, end_point, deadline, progress, source: &source };
     // Nothing can be guessed where no secret is asked for, and what comes in that way proves none.
     if matches!(method, AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Peer) {
         return by_rule(stream, buf, services, config, startup, way).await;
@@ -60,6 +63,7 @@ pub(super) async fn authenticate(
         return too_many();
     }
     let proved = by_rule(stream, buf, services, config, startup, way).await;
+    progress.client();
     let mut failures = services.failures.lock();
     let now = Clock::now();
     match &proved {
@@ -106,6 +110,7 @@ struct Way<'c> {
     address: Option<IpAddr>,
     end_point: Option<Vec<u8>>,
     deadline: Instant,
+    progress: &'c Progress,
 }
 
 /// By the rule that was chosen, or the one method for all.
@@ -124,21 +129,31 @@ async fn by_rule(
     if method == AuthMethod::Ldap {
         let ldap = rule.map_or(&config.access.ldap, |r| &r.ldap).clone();
         let ldap = ldap.ok_or_else(|| Error::Internal("ldap without its options".to_owned()))?;
-        let ask = async |password: &str| Ok(directory::check(&ldap, user, password).await);
+        let ask = async |password: &str| {
+            way.progress.answer("the directory was asked by LDAP");
+            Ok(directory::check(&ldap, user, password).await)
+        };
         return by_directory(stream, buf, "LDAP", user, ask).await.map(|()| None);
     }
     if method == AuthMethod::Pam {
         let service = rule.and_then(|r| r.pam_service.as_ref()).unwrap_or(&config.access.pam_service);
-        let ask = async |password: &str| ask_pam(services, &way, service, user, password).await;
+        let ask = async |password: &str| {
+            way.progress.answer("PAM was asked");
+            ask_pam(services, &way, service, user, password).await
+        };
         return by_directory(stream, buf, "PAM", user, ask).await.map(|()| None);
     }
     let known = config.users.get(user);
     let mut secret = known.and_then(|u| u.secret.clone());
     let how = lookup::how(config, &startup.database);
     let asked = match how.as_ref().filter(|_| secret.is_none()) {
-        Some(how) => Some(lookup::ask(services, config, &startup.database, how, user).await?),
+        Some(how) => {
+            way.progress.answer("the secret of this user was asked for by auth_query");
+            Some(lookup::ask(services, config, &startup.database, how, user).await?)
+        }
         None => None,
     };
+    way.progress.client();
     let now = asked.as_ref().map_or(Asked::Not, |(_, asked)| *asked);
     let asked = asked.map(|(found, _)| found);
     if let Some(found) = &asked {

@@ -11,6 +11,7 @@ use zeroize::Zeroize as _;
 
 use super::authenticate::{Arrival, authenticate};
 use super::ctl::{CancelSecret, ClientCtl};
+use super::progress::Progress;
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
@@ -91,7 +92,10 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
         }
         Ok(Opening::Done) => return Login::Done,
         Ok(Opening::Refused(e)) => return refuse(&mut stream, services, peer, &e, None).await,
-        Err(_) => return timed_out(&mut stream, services, peer, limit, None).await,
+        Err(_) => {
+            let e = Error::LoginTimeout { after: limit };
+            return timed_out(&mut stream, services, peer, &e, None).await;
+        }
     };
     let who = (startup.user.clone(), startup.database.clone());
     let limit = config.database(&startup.database).map_or(config.pool.client_login_timeout, |db| {
@@ -101,7 +105,8 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
     // Of the certificate that this client was shown, whatever a reload has brought since.
     let acceptor = config.tls.acceptor.as_ref().filter(|_| stream.tls().is_some());
     let end_point = acceptor.and_then(|a| a.end_point().map(<[u8]>::to_vec));
-    let arrival = Arrival { peer, end_point, deadline };
+    let progress = Progress::default();
+    let arrival = Arrival { peer, end_point, deadline, progress: progress.clone() };
     let admitted = admit(&mut stream, arrival, services, startup, &mut buf);
     match tokio::time::timeout_at(deadline.into(), admitted).await {
         Ok(Ok(Admitted::Session(mut session, places))) => {
@@ -117,7 +122,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
             Login::Replication(Box::new(Walsender::new(services, ctl, stream, *opened, &buf, places)))
         }
         Ok(Err(e)) => refuse(&mut stream, services, peer, &e, Some(who)).await,
-        Err(_) => timed_out(&mut stream, services, peer, limit, Some(who)).await,
+        Err(_) => timed_out(&mut stream, services, peer, &progress.timed_out(limit), Some(who)).await,
     }
 }
 
@@ -125,12 +130,11 @@ async fn timed_out(
     stream: &mut Stream,
     services: &Services,
     peer: Peer,
-    after: Duration,
+    e: &Error,
     who: Option<(String, String)>,
 ) -> Login {
     services.counters.count("timeouts_total", "client_login_timeout");
-    let e = Error::LoginTimeout { after };
-    let told = refuse(stream, services, peer, &e, who);
+    let told = refuse(stream, services, peer, e, who);
     // One that does not read either is not waited for once more.
     let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
     Login::Refused
@@ -298,7 +302,7 @@ async fn admit(
     startup: Startup,
     buf: &mut Vec<u8>,
 ) -> Result<Admitted, Error> {
-    let peer = arrival.peer;
+    let (peer, progress) = (arrival.peer, arrival.progress.clone());
     let config = services.config();
     let console = config.is_console(&startup.database);
     // Nobody is privileged whom a native configuration does not name.
@@ -317,9 +321,10 @@ async fn admit(
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
     if startup.replication != Replication::No {
-        return enter_replication(stream, peer, services, &config, &startup, shown).await;
+        return enter_replication(stream, peer, services, &config, &startup, shown, &progress).await;
     }
-    let Entered { session, welcome, places } = enter(peer, services, &config, &startup, shown).await?;
+    let entered = enter(peer, services, &config, &startup, shown, &progress).await?;
+    let Entered { session, welcome, places } = entered;
     stream.write_all(&welcome).await.map_err(gone)?;
     Ok(Admitted::Session(Box::new(session), places))
 }
@@ -456,10 +461,13 @@ async fn enter_replication(
     config: &Config,
     startup: &Startup,
     shown: Option<Shown>,
+    progress: &Progress,
 ) -> Result<Admitted, Error> {
     let (_, pool, places) = pool_of(services, config, startup, shown)?;
     let ctl = client_of(services, stream, peer, startup, key_for_cancel(config, startup));
+    progress.server(&pool);
     let (opened, reported) = replication::open(config, startup, &pool, &ctl).await?;
+    progress.client();
     let welcome = welcome_of(&statuses(&reported), &ctl, config.compat.login.notify.as_deref())?;
     stream.write_all(&welcome).await.map_err(gone)?;
     Ok(Admitted::Replication(ctl, Box::new(opened), places))
@@ -478,6 +486,7 @@ async fn enter(
     config: &Config,
     startup: &Startup,
     shown: Option<Shown>,
+    progress: &Progress,
 ) -> Result<Entered, Error> {
     let (db, pool, places) = pool_of(services, config, startup, shown)?;
     let (asked, version) = (asked(startup), pool.version());
@@ -513,10 +522,12 @@ async fn enter(
                 Some(r) => r.for_login(&pool, &ctl, services),
                 None => pool.clone(),
             };
+            progress.server(&from);
             let defaults = welcome(&from, &ctl).await?;
             // What no server has been asked about is not kept: the next such login asks, or knows by then.
             let certain = plain && overrides.iter().all(|(n, v)| pool.canonical(n, v).is_some());
             let proto = settle(services, &from, &ctl, &defaults, overrides).await?;
+            progress.client();
             let application = ctl.application_name();
             let statuses = statuses(&proto.view).into();
             let (overrides, view) = (proto.overrides, proto.view);

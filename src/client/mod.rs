@@ -4,6 +4,7 @@ mod authenticate;
 pub mod ctl;
 mod held;
 pub mod login;
+mod progress;
 pub mod replication;
 mod route;
 pub mod session;

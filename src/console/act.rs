@@ -125,9 +125,7 @@ impl Operator<'_> {
         self.not_ending()?;
         self.named(database, "pause")?;
         match database {
-            Some(d) => {
-                control.set_paused(d, true);
-            }
+            Some(d) => control.set_paused(d, true),
             None if control.halt() != Hold::No => return Err(Refusal::AlreadyPaused),
             None => control.set_halt(Hold::Paused),
         }
@@ -159,9 +157,7 @@ impl Operator<'_> {
 
     fn undo(&self, database: Option<&str>) {
         match database {
-            Some(d) => {
-                self.services.control.set_paused(d, false);
-            }
+            Some(d) => self.services.control.set_paused(d, false),
             None => self.services.control.set_halt(Hold::No),
         }
         self.follow(database);
@@ -193,10 +189,10 @@ impl Operator<'_> {
         let config = self.services.config();
         let names: Vec<String> = match database {
             Some(d) => vec![d.to_owned()],
-            None => config.databases.keys().cloned().collect(),
+            None => self.services.databases().into_iter().collect(),
         };
         for name in &names {
-            self.services.control.set_paused(name, true);
+            self.services.control.set_killed(name);
             self.follow(Some(name));
         }
         let of =

@@ -13,7 +13,7 @@ pub(super) const ADVICE: &[Column] =
 /// One examination at a time: each of them takes a connection of Howdah's own to one server after the other.
 pub(super) async fn advice(services: &Arc<Services>) -> Answer {
     let _turn = services.examining.lock().await;
-    let config = services.config();
+    let config = services.config_as_served();
     let evidence = ask::collect_here(services, &config).await;
     Answer::Rows { columns: ADVICE, rows: rows(&evidence, &examine(&evidence)) }
 }

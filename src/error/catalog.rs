@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Error, PoolFigures, Refusal, ServerError, report};
+use super::{Error, PoolFigures, Refusal, ServerError, Standstill, report};
 
 /// The pattern of each row makes the match exhaustive, so that a new error does not compile without a sample.
 macro_rules! samples {
@@ -33,6 +33,8 @@ fn server_error() -> ServerError {
 fn figures() -> Box<PoolFigures> {
     Box::new(PoolFigures {
         pool: "app/alice/primary".to_owned(),
+        database: "app".to_owned(),
+        standstill: None,
         in_use: 20,
         size: 20,
         connecting: 0,
@@ -41,6 +43,18 @@ fn figures() -> Box<PoolFigures> {
         oldest_holder: Some("client 7 for 12.5 s, idle in transaction".to_owned()),
         last_connect_error: None,
         limited_by: None,
+    })
+}
+
+/// Of a pool that serves nobody.
+fn standing() -> Box<PoolFigures> {
+    let reason = "connection refused".to_owned();
+    Box::new(PoolFigures {
+        in_use: 0,
+        waiting: 1,
+        oldest_holder: None,
+        standstill: Some(Standstill::Unreachable { reason }),
+        ..*figures()
     })
 }
 
@@ -86,6 +100,9 @@ samples! {
         user: "alice".to_owned(), from: "2001:db8:0:1::/64".to_owned(), limit: 60 };
     Error::UnknownDatabase { .. } => Error::UnknownDatabase { database: "app".to_owned() };
     Error::LoginTimeout { .. } => Error::LoginTimeout { after: LIMIT };
+    Error::LoginUnserved { .. } => Error::LoginUnserved { after: LIMIT, figures: standing() };
+    Error::LoginUnanswered { .. } => Error::LoginUnanswered {
+        after: LIMIT, what: "the secret of this user was asked for by auth_query".to_owned() };
     Error::ShuttingDown => Error::ShuttingDown;
     Error::WaitTimeout { .. } => Error::WaitTimeout { waited: OVER, limit: LIMIT, figures: figures() };
     Error::LoadShed { .. } => Error::LoadShed { estimate: OVER, limit: LIMIT, figures: figures() };

@@ -9,6 +9,7 @@ mod console;
 pub mod pgbouncer;
 pub mod report;
 pub mod sqlstate;
+pub mod standstill;
 
 use std::time::Duration;
 
@@ -16,12 +17,16 @@ pub use console::Refusal;
 pub use pgbouncer::report_as_pgbouncer;
 pub use report::{Report, Severity, report};
 pub use sqlstate::SqlState;
+pub use standstill::Standstill;
 
 /// A snapshot of a pool, for the DETAIL of an error about waiting.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PoolFigures {
     /// `database/user/role`.
     pub pool: String,
+    pub database: String,
+    /// Why the pool serves nobody, where it does not.
+    pub standstill: Option<Standstill>,
     pub in_use: usize,
     pub size: usize,
     pub connecting: usize,
@@ -189,6 +194,12 @@ pub enum Error {
     UnknownDatabase { database: String },
     #[error("login timeout")]
     LoginTimeout { after: Duration },
+    /// The client had done its part, and waited for a server connection.
+    #[error("login timeout while waiting for a server connection")]
+    LoginUnserved { after: Duration, figures: Box<PoolFigures> },
+    /// The client had done its part, and somebody else was asked about it.
+    #[error("login timeout while {what}")]
+    LoginUnanswered { after: Duration, what: String },
     #[error("shutting down")]
     ShuttingDown,
 

@@ -48,7 +48,9 @@ pub fn words(error: &Error) -> Option<String> {
         Error::TooManyUserClients { .. } => "client connections exceeded (max_user_client_connections)",
         Error::UnknownDatabase { database } => return Some(format!("no such database: {database}")),
         Error::ReplicationLogin(_) => "login failed",
-        Error::LoginTimeout { .. } => "client_login_timeout",
+        Error::LoginTimeout { .. } | Error::LoginUnserved { .. } | Error::LoginUnanswered { .. } => {
+            "client_login_timeout"
+        }
         Error::ShuttingDown => "pooler is shutting down",
         Error::WaitTimeout { .. } => "query_wait_timeout",
         Error::ServerUnreachable { reason, .. } => {

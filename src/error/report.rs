@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Error, PoolFigures, SqlState};
+use super::{Error, PoolFigures, SqlState, Standstill};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -48,16 +48,48 @@ fn figures_text(f: &PoolFigures) -> String {
     if f.closing > 0 {
         s.push_str(&format!(", {} closing", f.closing));
     }
+    if let Some(why) = &f.standstill {
+        s.push_str(&format!("; it serves nobody: {}", why.words(&f.database)));
+    }
     if let Some(l) = &f.limited_by {
         s.push_str(&format!("; limited by {l}"));
     }
     if let Some(h) = &f.oldest_holder {
         s.push_str(&format!("; oldest holder: {h}"));
     }
-    if let Some(e) = &f.last_connect_error {
+    // Where nobody is served because of it, it is told already.
+    if let Some(e) = f.last_connect_error.as_ref().filter(|_| f.standstill.is_none()) {
         s.push_str(&format!("; last connection attempt: {e}"));
     }
     s
+}
+
+/// `what`, and why nobody was served meanwhile.
+fn because(what: &str, f: &PoolFigures) -> String {
+    match &f.standstill {
+        Some(why) => format!("{what}: {}", why.headline(&f.database)),
+        None => what.to_owned(),
+    }
+}
+
+/// What helps against a wait: `usual` only where nothing but the pool's own size stands in the way.
+fn wait_hint(f: &PoolFigures, usual: &str) -> String {
+    match (&f.standstill, &f.limited_by) {
+        (Some(why), _) => why.hint(&f.database),
+        (None, Some(limit)) => format!(
+            "Shorten the transactions that hold connections, or raise the limit that stands in the way ({limit}) if the server has room; a larger pool_size alone does not help."
+        ),
+        (None, None) if f.in_use < f.size && f.last_connect_error.is_some() => {
+            "Connections to the server cannot be opened as they are wanted: mend what the last attempt met; a larger pool_size does not help.".to_owned()
+        }
+        (None, None) => usual.to_owned(),
+    }
+}
+
+/// A headline as a sentence.
+fn sentence(words: &str) -> String {
+    let mut chars = words.chars();
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str() + ".").unwrap_or_default()
 }
 
 /// What the client is told. Addresses of servers, secrets and paths never appear in it.
@@ -358,6 +390,28 @@ pub fn report(error: &Error) -> Report {
             r(F, S::PROTOCOL_VIOLATION, "client_login_timeout", "login was not finished in time".to_owned()),
             format!("client_login_timeout is {}.", secs(*after)),
         ),
+        Error::LoginUnserved { after, figures } => h(
+            d(
+                r(
+                    F,
+                    S::CANNOT_CONNECT_NOW,
+                    "login_unserved",
+                    because("the login timed out while it waited for a server connection", figures),
+                ),
+                format!("client_login_timeout is {}; {}", secs(*after), figures_text(figures)),
+            ),
+            &wait_hint(
+                figures,
+                "Shorten the transactions that hold connections, raise pool_size if the server has room, or raise client_login_timeout.",
+            ),
+        ),
+        Error::LoginUnanswered { after, what } => h(
+            d(
+                r(F, S::CANNOT_CONNECT_NOW, "login_unanswered", format!("the login timed out while {what}")),
+                format!("client_login_timeout is {}.", secs(*after)),
+            ),
+            "The pooler had no answer in time; its log says more.",
+        ),
         Error::ShuttingDown => h(
             r(F, S::CANNOT_CONNECT_NOW, "shutting_down", "the pooler is shutting down".to_owned()),
             "Connect again; another instance or the next start will answer.",
@@ -368,7 +422,7 @@ pub fn report(error: &Error) -> Report {
                     E,
                     S::TOO_MANY_CONNECTIONS,
                     "query_wait_timeout",
-                    "timed out while waiting for a server connection".to_owned(),
+                    because("timed out while waiting for a server connection", figures),
                 ),
                 format!(
                     "waited {} (query_wait_timeout is {}); {}",
@@ -377,7 +431,10 @@ pub fn report(error: &Error) -> Report {
                     figures_text(figures)
                 ),
             ),
-            "Shorten the transactions that hold connections, raise pool_size if the server has room, or raise query_wait_timeout.",
+            &wait_hint(
+                figures,
+                "Shorten the transactions that hold connections, raise pool_size if the server has room, or raise query_wait_timeout.",
+            ),
         ),
         Error::LoadShed { estimate, limit, figures } => h(
             d(
@@ -385,7 +442,7 @@ pub fn report(error: &Error) -> Report {
                     E,
                     S::TOO_MANY_CONNECTIONS,
                     "load_shed",
-                    "no server connection can be free in time".to_owned(),
+                    because("no server connection can be free in time", figures),
                 ),
                 format!(
                     "The wait would be {} at least, and query_wait_timeout is {}; {}",
@@ -394,7 +451,10 @@ pub fn report(error: &Error) -> Report {
                     figures_text(figures)
                 ),
             ),
-            "Try again later; shorten the transactions, raise pool_size if the server has room, or set shed_load = false to wait nevertheless.",
+            &wait_hint(
+                figures,
+                "Try again later; shorten the transactions, raise pool_size if the server has room, or set shed_load = false to wait nevertheless.",
+            ),
         ),
         Error::NoReplica { database, why } => h(
             d(
@@ -405,13 +465,12 @@ pub fn report(error: &Error) -> Report {
                     format!("no replica of database \"{database}\" can serve this transaction"),
                 ),
                 match *why {
-                    "lag" => "Every replica is further behind than max_lag or max_lag_bytes allows.",
-                    "own_writes" => "No replica has replayed what this session has written.",
-                    _ => "No replica is confirmed as one and can be reached.",
-                }
-                .to_owned(),
+                    "lag" => sentence(&Standstill::ReplicaLag.headline(database)),
+                    "own_writes" => "No replica has replayed what this session has written.".to_owned(),
+                    _ => sentence(&Standstill::NoReplica.headline(database)),
+                },
             ),
-            "See howdah_replica_lag_seconds and howdah_host_up; with when_no_replica = \"primary\" the primary serves.",
+            &Standstill::NoReplica.hint(database),
         ),
         Error::CancelledWhileWaiting { waited } => d(
             r(
@@ -428,11 +487,11 @@ pub fn report(error: &Error) -> Report {
                     F,
                     S::CANNOT_CONNECT_NOW,
                     "server_unreachable",
-                    "cannot connect to the database server".to_owned(),
+                    Standstill::Unreachable { reason: String::new() }.headline(""),
                 ),
                 reason.clone(),
             ),
-            "Check that the server runs and is reachable from the pooler; the log names the host.",
+            &Standstill::Backoff.hint(""),
         ),
         Error::ServerTls { .. } => h(
             r(
@@ -621,9 +680,9 @@ pub fn report(error: &Error) -> Report {
                 F,
                 S::OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "database_disabled",
-                format!("database \"{database}\" is disabled"),
+                Standstill::Disabled.headline(database),
             ),
-            "The operator has closed it for new clients; ENABLE on the console opens it again.",
+            &Standstill::Disabled.hint(database),
         ),
         Error::DatabaseKilled { database } => d(
             r(

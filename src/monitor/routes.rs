@@ -251,6 +251,15 @@ impl Routes {
         choose(self.routing.balance, turn, &candidates).ok_or(Nobody(why))
     }
 
+    /// How the best of the replicas stands where none may serve now; `None` where one may, or where there are none.
+    pub fn nobody(&self, now: Instant) -> Option<Standing> {
+        let standings: Vec<Standing> = (0..self.replicas.len()).map(|i| self.standing(i, now)).collect();
+        if standings.contains(&Standing::Eligible) {
+            return None;
+        }
+        standings.iter().find(|s| **s == Standing::Lag).or_else(|| standings.first()).copied()
+    }
+
     // ---- read your writes
 
     pub fn read_your_writes(&self) -> bool {

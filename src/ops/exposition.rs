@@ -5,6 +5,7 @@ use super::process::Process;
 use super::snapshot::{PoolFigures, Snapshot};
 use super::stats::PROFILE;
 pub(super) use super::written::{Last, Series};
+use crate::error::Standstill;
 use crate::metrics::catalog::{METRICS, Source};
 
 pub(super) const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
@@ -54,6 +55,11 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
         out.put("howdah_host_connections", &[&h.host], h.used as f64);
         out.put("howdah_host_unreachable", &[&h.host], f64::from(u8::from(h.unreachable)));
     }
+    for (database, role, why) in &s.standing {
+        let code = why.as_ref().map_or("", Standstill::code);
+        let stands = f64::from(u8::from(why.is_some()));
+        out.put("howdah_database_serves_nobody", &[database, role.as_str(), code], stands);
+    }
     for l in &s.limits {
         out.put("howdah_limit_connections", &[l.kind, &l.name], l.limit as f64);
         out.put("howdah_limit_used", &[l.kind, &l.name], l.used as f64);
@@ -90,6 +96,9 @@ fn pool(out: &mut Series<'_>, p: &PoolFigures) {
     for (state, n) in p.by_state() {
         out.put("howdah_pool_servers", &[database, user, role, &host, state], n as f64);
     }
+    let why = p.standstill.as_ref().map_or("", Standstill::code);
+    let stands = f64::from(u8::from(p.standstill.is_some()));
+    out.put("howdah_pool_serves_nobody", &[database, user, role, &host, why], stands);
     for (direction, n) in [("received", t.from_client), ("sent", t.to_client)] {
         out.put("howdah_client_bytes_total", &[database, user, role, &host, direction], n as f64);
     }

@@ -8,6 +8,7 @@ use super::process::Process;
 use crate::client::ctl::ClientState;
 use crate::config::Config;
 use crate::config::resolved::{HostAddr, PoolMode};
+use crate::error::Standstill;
 use crate::metrics::Histogram;
 use crate::metrics::backends::Backends;
 use crate::metrics::events::Event;
@@ -15,6 +16,7 @@ use crate::pool::adapt::Decision;
 use crate::pool::core::Counts;
 use crate::pool::holders::Holder;
 use crate::pool::ledger::LimitKey;
+use crate::pool::standstill;
 use crate::pool::stats::Work;
 use crate::pool::{Pool, PoolKey, PoolTotals};
 use crate::queries::Fallen;
@@ -34,6 +36,8 @@ pub(super) struct Snapshot {
     pub(super) hosts: Vec<Host>,
     pub(super) limits: Vec<Limit>,
     pub(super) databases: usize,
+    /// Databases and roles, and why they serve nobody.
+    pub(super) standing: Vec<standstill::Seen>,
     pub(super) users: usize,
     pub(super) exporter_names: bool,
     pub(super) logins: Histogram,
@@ -72,8 +76,10 @@ pub(super) struct Limit {
 }
 
 fn hosts(services: &Services, config: &Config) -> Vec<Host> {
-    let mut all: Vec<&HostAddr> =
-        config.databases.values().flat_map(|d| d.roles.values()).flat_map(|r| &r.hosts).collect();
+    let mut all: Vec<HostAddr> =
+        config.databases.values().flat_map(|d| d.roles.values()).flat_map(|r| r.hosts.clone()).collect();
+    // Databases of a pattern may be on hosts of their own.
+    all.extend(services.pools.all().iter().flat_map(|p| p.spec().hosts.clone()));
     all.sort();
     all.dedup();
     let (said, now) = (services.backends.lock().clone(), services.clock.now_ms());
@@ -84,7 +90,7 @@ fn hosts(services: &Services, config: &Config) -> Vec<Host> {
                 .map(|b| (Duration::from_millis(now.saturating_sub(b.at_ms)), b.clone())),
             host: h.to_string(),
             used: services.ledger.used(&LimitKey::Host(h.clone())),
-            unreachable: services.ledger.is_unreachable(h),
+            unreachable: services.ledger.is_unreachable(&h),
         })
         .collect()
 }
@@ -92,11 +98,10 @@ fn hosts(services: &Services, config: &Config) -> Vec<Host> {
 /// Of users only those that have a limit, since there may be many.
 fn limits(services: &Services, config: &Config) -> Vec<Limit> {
     let used = |key: LimitKey| services.ledger.used(&key);
-    let databases = config.databases.iter().map(|(name, d)| Limit {
-        kind: "database",
-        name: name.clone(),
-        limit: d.max_connections.unwrap_or(0),
-        used: used(LimitKey::Database(name.as_str().into())),
+    let databases = services.databases().into_iter().filter_map(|name| {
+        let limit = config.database(&name)?.max_connections.unwrap_or(0);
+        let used = used(LimitKey::Database(name.as_str().into()));
+        Some(Limit { kind: "database", name, limit, used })
     });
     let users = config.users.iter().filter_map(|(name, u)| {
         let limit = u.max_connections?;
@@ -168,6 +173,8 @@ pub(super) struct PoolFigures {
     pub(super) min_size: u32,
     pub(super) reserve_size: u32,
     pub(super) counts: Counts,
+    /// Why it serves nobody.
+    pub(super) standstill: Option<Standstill>,
     pub(super) longest_wait: Duration,
     /// Transactions that have been idle for longer than leak_threshold.
     pub(super) leaking: usize,
@@ -194,7 +201,8 @@ impl Snapshot {
             leaked: services.audit.lock().leaked(),
             hosts: hosts(services, &config),
             limits: limits(services, &config),
-            databases: config.databases.len(),
+            databases: services.databases().len(),
+            standing: standstill::all(services),
             users: config.users.len(),
             exporter_names: config.process.exporter_names,
             clients: Clients::of(services),
@@ -262,7 +270,7 @@ impl Clients {
 }
 
 impl PoolFigures {
-    /// The pool's lock is taken five times, each time for a copy.
+    /// The pool's lock is taken six times, each time for a copy.
     fn of(pool: &Pool) -> Self {
         let spec = pool.spec();
         let s = &spec.settings;
@@ -276,6 +284,7 @@ impl PoolFigures {
             min_size: s.min_size,
             reserve_size: s.reserve_size,
             counts: pool.counts(),
+            standstill: pool.serves_nobody(),
             longest_wait: pool.longest_wait(),
             leaking: pool.leaking.load(Ordering::Relaxed),
             totals: pool.totals(),

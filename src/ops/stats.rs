@@ -8,9 +8,11 @@ use serde::Serialize;
 use super::process::Process;
 use super::routes::Decisions;
 use super::snapshot::{self, PoolFigures, Snapshot};
+use crate::error::Standstill;
 use crate::metrics::Histogram;
 use crate::metrics::events::Event;
 use crate::pool::holders::Holder;
+use crate::pool::standstill;
 
 type States = BTreeMap<&'static str, usize>;
 
@@ -21,6 +23,8 @@ struct Stats<'a> {
     draining: bool,
     clients: Clients,
     prepared_statements: Prepared,
+    /// Databases and roles that serve nobody now.
+    serving_nobody: Vec<Standing<'a>>,
     pools: Vec<Pool<'a>>,
     /// Who holds server connections, those that caused the most waiting first.
     holders: Vec<HeldBy>,
@@ -36,6 +40,16 @@ struct Stats<'a> {
     /// By name and label; the label is empty where there is none.
     events: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     process: Option<ProcessFigures>,
+}
+
+/// See [`Standstill`].
+#[derive(Serialize)]
+struct Standing<'a> {
+    database: &'a str,
+    role: &'static str,
+    code: &'static str,
+    why: String,
+    hint: String,
 }
 
 #[derive(Serialize)]
@@ -71,6 +85,11 @@ struct Pool<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_size_decision: Option<String>,
     servers: States,
+    /// Why it serves nobody, in a word and in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serves_nobody: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
     utilization: f64,
     waiting: usize,
     longest_wait_seconds: f64,
@@ -252,6 +271,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
             name_bytes: s.prepared.names,
             limit_bytes: s.prepared.limit,
         },
+        serving_nobody: s.standing.iter().filter_map(standing).collect(),
         pools: s.pools.iter().map(pool).collect(),
         holders: s.holders.iter().map(held_by).collect(),
         hosts: s.hosts.iter().map(host).collect(),
@@ -284,6 +304,12 @@ fn held_by(h: &Holder) -> HeldBy {
         server: h.server.as_ref().map(|(host, _)| host.clone()),
         server_pid: h.server.as_ref().map(|(_, pid)| *pid),
     }
+}
+
+fn standing((database, role, why): &standstill::Seen) -> Option<Standing<'_>> {
+    let why = why.as_ref()?;
+    let (code, role) = (why.code(), role.as_str());
+    Some(Standing { database, role, code, why: why.words(database), hint: why.hint(database) })
 }
 
 fn backends((role, database, n): &(String, String, u32)) -> Backends<'_> {
@@ -340,6 +366,8 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
         effective_size: p.effective_size,
         last_size_decision: p.sized.map(|d| d.to_string()),
         servers: p.by_state().into(),
+        serves_nobody: p.standstill.as_ref().map(Standstill::code),
+        why: p.standstill.as_ref().map(|w| w.words(&p.key.database)),
         utilization: p.utilization(),
         waiting: p.counts.waiting,
         longest_wait_seconds: p.longest_wait.as_secs_f64(),

@@ -114,9 +114,17 @@ impl Pool {
         };
         let (c, size) = (self.counts(), self.spec().settings.size);
         let holders: Vec<String> = self.holders().iter().take(WORST).map(ToString::to_string).collect();
-        let worst = holders.first().map_or("nobody holds a connection", String::as_str);
+        let why = self.standstill().map(|w| w.words(&self.key.database));
+        let worst = match &why {
+            Some(why) => format!("it serves nobody: {why}"),
+            None => format!(
+                "worst holder: {}",
+                holders.first().map_or("nobody holds a connection", String::as_str)
+            ),
+        };
         tracing::warn!(
             pool = %self.key,
+            serves_nobody = why.as_deref().unwrap_or_default(),
             waited_ms = crate::number::millis(waited),
             in_use = c.leased + c.parked + c.repairing,
             size,
@@ -126,7 +134,7 @@ impl Pool {
             "query_wait_timeout"
         );
         let text = format!(
-            "pool {}: a client waited {:.3} s in vain, {} wait yet; worst holder: {worst}",
+            "pool {}: a client waited {:.3} s in vain, {} wait yet; {worst}",
             self.key,
             waited.as_secs_f64(),
             c.waiting
@@ -193,11 +201,14 @@ impl Pool {
                 told.exhausted = Some(Clock::now());
                 drop(told);
                 self.inner.lock().totals.exhausted += 1;
-                let worst =
-                    holders.first().map_or("nobody holds a connection".to_owned(), ToString::to_string);
+                let worst = match (self.standstill(), holders.first()) {
+                    (Some(why), _) => format!("it serves nobody: {}", why.words(&self.key.database)),
+                    (None, Some(h)) => format!("worst holder: {h}"),
+                    (None, None) => "worst holder: nobody holds a connection".to_owned(),
+                };
                 let text = format!(
                     "pool {}: {waiting} clients wait, the first for {:.3} s; {} of {size} connections are held; \
-                     worst holder: {worst}",
+                     {worst}",
                     self.key,
                     longest.as_secs_f64(),
                     holders.len()

@@ -16,6 +16,7 @@ pub mod registry;
 mod roles;
 pub mod shed;
 mod size;
+pub mod standstill;
 pub mod stats;
 mod waiting;
 
@@ -129,6 +130,7 @@ impl PoolSpec {
             config
                 .databases
                 .values()
+                .chain(&config.autodb)
                 .filter(|d| d.roles.values().any(|r| r.hosts.contains(h)))
                 .filter_map(|d| d.max_host_connections)
                 .min()
@@ -609,6 +611,7 @@ impl Pool {
             LimitKey::Fleet(_) | LimitKey::Pool(_) => k.to_string(),
             LimitKey::Database(_) | LimitKey::User(_) | LimitKey::Host(_) => format!("{k} = {n}"),
         });
+        let standstill = self.standstill();
         let own = self.own_servers();
         let oldest = own.iter().filter_map(|s| Some((s.holder.as_ref()?, s.since))).min_by_key(|(_, t)| *t);
         let inner = self.inner.lock();
@@ -622,6 +625,8 @@ impl Pool {
             .map(|(h, since)| h.describe(&self.services.clock, now.saturating_duration_since(since)));
         PoolFigures {
             pool: self.key.to_string(),
+            database: self.key.database.to_string(),
+            standstill,
             in_use: c.leased + c.parked + c.repairing + own.len(),
             size: inner.core.settings().size,
             connecting: c.opening,

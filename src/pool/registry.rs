@@ -42,6 +42,16 @@ impl Registry {
         self.pools.read().get(key).cloned()
     }
 
+    /// Databases that have pools, or had one that has served somebody.
+    pub fn databases(&self) -> Vec<String> {
+        let gone = self.gone.lock();
+        let served = gone.iter().filter(|(_, t)| t.wait.count() > 0).map(|(name, _)| name.to_string());
+        let mut all: Vec<String> = served.collect();
+        drop(gone);
+        all.extend(self.pools.read().keys().map(|k| k.database.to_string()));
+        all
+    }
+
     /// Figures of all pools of a database since the start, those that are gone among them.
     pub fn database_totals(&self, database: &str) -> PoolTotals {
         let mut sum = self.gone.lock().get(database).cloned().unwrap_or_default();

@@ -3,7 +3,9 @@
 use crate::config::resolved::{Database, HostAddr, Role};
 use crate::console::rows::{Cell, Column, Row, int, own, row, text};
 use crate::console::view::{PGBOUNCER, View};
+use crate::error::Standstill;
 use crate::pool::ledger::LimitKey;
+use crate::pool::standstill;
 
 pub(in crate::console) const DATABASES: &[Column] = &[
     text("name"),
@@ -24,15 +26,20 @@ pub(in crate::console) const DATABASES: &[Column] = &[
     int("paused"),
     int("disabled"),
     own(text("replicas")),
+    own(text("serves_nobody")),
+    own(text("why")),
 ];
 
 pub(in crate::console) fn databases(view: &View) -> Vec<Row> {
-    let mut rows: Vec<(&str, Row)> = Vec::new();
-    for db in view.config.databases.values() {
-        rows.push((&db.name, database(view, db)));
+    let mut rows: Vec<(String, Row)> = Vec::new();
+    for name in view.services.databases() {
+        if let Some(db) = view.config.database(&name) {
+            let row = database(view, &db);
+            rows.push((name, row));
+        }
     }
-    rows.push((PGBOUNCER, console(view)));
-    rows.sort_by_key(|(name, _)| *name);
+    rows.push((PGBOUNCER.to_owned(), console(view)));
+    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
@@ -60,6 +67,7 @@ fn database(view: &View, db: &Database) -> Row {
     let primary = db.roles.get(&Role::Primary).map(|r| r.hosts.as_slice()).unwrap_or_default();
     let (host, port) = hosts(primary);
     let replicas = db.roles.get(&Role::Replica).map(|r| hosts(&r.hosts).0);
+    let why = standstill::of_database(&view.services, &db.name, Role::Primary);
     let name: std::sync::Arc<str> = db.name.as_str().into();
     row![
         db.name.as_str(),
@@ -80,6 +88,8 @@ fn database(view: &View, db: &Database) -> Row {
         control.is_paused(&db.name),
         control.is_disabled(&db.name),
         replicas,
+        why.as_ref().map(Standstill::code),
+        why.as_ref().map(|w| w.words(&db.name)),
     ]
 }
 
@@ -104,6 +114,8 @@ fn console(view: &View) -> Row {
         clients,
         0,
         0,
+        Cell::Null,
+        Cell::Null,
         Cell::Null,
     ]
 }

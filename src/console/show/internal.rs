@@ -41,7 +41,7 @@ pub(in crate::console) fn lists(view: &View) -> Vec<Row> {
     let servers: usize = pools.iter().map(|p| p.counts().live()).sum();
     let idle: usize = pools.iter().map(|p| p.counts().idle).sum();
     vec![
-        row!["databases", view.config.databases.len() + 1],
+        row!["databases", view.services.databases().len() + 1],
         row!["users", view.config.users.len() + usize::from(!view.config.users.contains_key(PGBOUNCER))],
         row!["peers", view.config.compat.peers.others.len()],
         row!["pools", pools.len() + 1],

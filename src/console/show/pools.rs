@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::resolved::PoolMode;
 use crate::console::rows::{Cell, Column, Row, int, own, row, text};
 use crate::console::view::{PGBOUNCER, View};
+use crate::error::Standstill;
 use crate::pool::core::Counts;
 
 pub(in crate::console) const POOLS: &[Column] = &[
@@ -32,6 +33,8 @@ pub(in crate::console) const POOLS: &[Column] = &[
     own(int("effective_size")),
     own(int("reserve_pool_size")),
     own(text("last_connect_error")),
+    own(text("serves_nobody")),
+    own(text("why")),
 ];
 
 /// Pools of one database and user: one for each role. PgBouncer knows no roles, and what reads its rows takes
@@ -49,6 +52,8 @@ struct Together {
     effective: u64,
     reserve: u64,
     last_error: Option<String>,
+    /// Of the first of them that stands still.
+    standstill: Option<Standstill>,
 }
 
 pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
@@ -71,6 +76,7 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
         together.size += u64::from(spec.settings.size);
         together.effective += pool.sized().0 as u64;
         together.reserve += u64::from(spec.settings.reserve_size);
+        together.standstill = together.standstill.take().or_else(|| pool.serves_nobody());
         let error = pool.figures().last_connect_error;
         together.last_error = together.last_error.take().or(error);
     }
@@ -106,6 +112,8 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
         Cell::Null,
         Cell::Null,
         Cell::Null,
+        Cell::Null,
+        Cell::Null,
     ]);
     for ((database, user), t) in all {
         if &*database > PGBOUNCER {
@@ -135,6 +143,8 @@ pub(in crate::console) fn pools(view: &View) -> Vec<Row> {
             t.effective,
             t.reserve,
             t.last_error,
+            t.standstill.as_ref().map(Standstill::code),
+            t.standstill.as_ref().map(|w| w.words(&database)),
         ]);
     }
     rows.extend(console_row);

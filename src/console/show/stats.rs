@@ -109,13 +109,13 @@ struct Of {
 fn all(view: &View) -> Vec<Of> {
     let statistics = &view.services.pools.statistics;
     let mut all: Vec<Of> = view
-        .config
-        .databases
-        .keys()
+        .services
+        .databases()
+        .into_iter()
         .map(|name| {
-            let total = view.services.figures_of(name);
-            let (before, over) = statistics.before(name, view.now);
-            Of { name: name.clone(), average: total.since(&before).averaged(over), total }
+            let total = view.services.figures_of(&name);
+            let (before, over) = statistics.before(&name, view.now);
+            Of { name, average: total.since(&before).averaged(over), total }
         })
         .collect();
     let total = view.services.figures_of_console();

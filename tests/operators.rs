@@ -1,0 +1,240 @@
+//! What operators and clients are told while a pool serves nobody, how waits are booked, and that every database that
+//! serves is counted.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a test waits for real time; the numbers are its own, and a panic is a failed test"
+)]
+
+mod common;
+mod kit;
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
+use common::proxy::Howdah;
+use common::{Client, Stop, app_options, cluster, eventually, shared};
+use howdah::demo::wire::ServerError;
+use kit::{config, metric, refusal};
+use serde_json::Value;
+
+const MAJOR: u32 = 15;
+const TOP: &str = "admin_users = [\"boss\"]";
+const BOSS: &str = "[users.boss]\n";
+
+/// Status and JSON.
+fn get(howdah: &Howdah, path: &str) -> (u16, Value) {
+    let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
+    s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    s.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).expect("JSON"))
+}
+
+fn console(howdah: &Howdah) -> Client {
+    howdah.connect("boss", "howdah").expect("an admin comes in")
+}
+
+/// The row of a SHOW in which this column has this value.
+fn row(client: &mut Client, what: &str, column: &str, value: &str) -> BTreeMap<String, String> {
+    let reply = client.query(&format!("SHOW {what}")).unwrap_or_else(|e| panic!("SHOW {what}: {e}"));
+    let by_column = |row: &Vec<Option<String>>| -> BTreeMap<String, String> {
+        let cells = row.iter().map(|c| c.clone().unwrap_or_default());
+        reply.columns.iter().cloned().zip(cells).collect()
+    };
+    let found = reply.rows.iter().map(by_column).find(|r| r.get(column).is_some_and(|v| v == value));
+    found.unwrap_or_else(|| panic!("no {column} = {value} in SHOW {what}: {:?}", reply.rows))
+}
+
+/// Every place says that `database` serves nobody, in the word and the words of that reason.
+fn told_everywhere(howdah: &Howdah, code: &str, words: &str) {
+    let (status, ready) = get(howdah, "/readyz/app");
+    assert_eq!((status, ready["databases"][0]["serves_nobody"].as_str()), (503, Some(code)), "{ready}");
+    assert!(ready["reason"].as_str().is_some_and(|r| r.contains(words)), "{ready}");
+    let (_, ready) = get(howdah, "/readyz");
+    let listed = ready["databases"].as_array().expect("a list").iter().any(|d| d["why"] == words);
+    assert!(listed, "{ready}");
+    assert_eq!(
+        metric(howdah, "howdah_database_serves_nobody", &[("database", "app"), ("reason", code)]),
+        1.0,
+        "{code}"
+    );
+    assert_eq!(metric(howdah, "howdah_pool_serves_nobody", &[("database", "app"), ("reason", code)]), 1.0);
+    let (_, stats) = get(howdah, "/stats");
+    let standing = &stats["serving_nobody"][0];
+    assert_eq!((standing["code"].as_str(), standing["why"].as_str()), (Some(code), Some(words)), "{stats}");
+    assert_eq!(stats["pools"][0]["serves_nobody"], code);
+    let mut boss = console(howdah);
+    for (what, column) in [("DATABASES", "name"), ("POOLS", "database")] {
+        let shown = row(&mut boss, what, column, "app");
+        assert_eq!((shown["serves_nobody"].as_str(), shown["why"].as_str()), (code, words), "{what}");
+    }
+}
+
+/// The client hears the same, and no advice that does not fit.
+fn told_to_the_client(e: &ServerError, words: &str, hint: &str) {
+    assert!(e.message.contains(words), "{e:?}");
+    assert!(e.detail.as_deref().is_some_and(|d| d.contains(words)), "{e:?}");
+    let given = e.hint.as_deref().unwrap_or_default();
+    assert!(given.contains(hint) && !given.contains("raise pool_size"), "{e:?}");
+}
+
+#[test]
+fn an_order_of_the_operator_is_told_everywhere_in_the_same_words() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = Howdah::start(&config(cluster, TOP, "pool_size = 2\nquery_wait_timeout = \"300ms\"", BOSS));
+    let mut client = kit::app(&howdah);
+    client.query("SELECT 1").expect("an answer");
+    let mut boss = console(&howdah);
+    for (order, end, code, words, hint) in [
+        ("PAUSE app", "RESUME app", "paused", "database \"app\" is paused", "RESUME app"),
+        ("PAUSE", "RESUME", "paused", "all databases are paused", "RESUME"),
+        ("SUSPEND", "RESUME", "suspended", "all databases are suspended", "RESUME"),
+    ] {
+        boss.query(order).unwrap_or_else(|e| panic!("{order}: {e}"));
+        told_to_the_client(&refusal(client.query("SELECT 1")), words, hint);
+        told_everywhere(&howdah, code, words);
+        let all = order != "PAUSE app";
+        assert_eq!(get(&howdah, "/readyz").0, if all { 503 } else { 200 }, "{order}");
+        boss.query(end).expect("it resumes");
+        client.query("SELECT 1").expect("an answer again");
+        assert_eq!(get(&howdah, "/readyz/app").0, 200, "{order}");
+        assert_eq!(metric(&howdah, "howdah_database_serves_nobody", &[]), 0.0);
+    }
+    boss.query("DISABLE app").expect("it is closed");
+    let refused = refusal(howdah.connect("app", "app"));
+    assert!(refused.message.contains("database \"app\" is disabled"), "{refused:?}");
+    told_everywhere(&howdah, "disabled", "database \"app\" is disabled");
+    boss.query("ENABLE app").expect("it is open");
+    boss.query("KILL app").expect("it ends all");
+    told_everywhere(&howdah, "killed", "database \"app\" was killed and is paused since");
+    // Its parameters are known; so it is in, and waits.
+    let mut late = kit::app(&howdah);
+    told_to_the_client(&refusal(late.query("SELECT 1")), "was killed", "RESUME app");
+    boss.query("RESUME app").expect("it resumes");
+    late.query("SELECT 1").expect("an answer");
+}
+
+#[test]
+fn a_login_that_waits_for_a_server_is_told_why() {
+    let Some(mut cluster) = cluster(MAJOR, app_options()) else { return };
+    let database = "pool_size = 2\nclient_login_timeout = \"600ms\"\nserver_login_retry = \"20s\"";
+    let howdah = Howdah::start(&config(&cluster, TOP, database, BOSS));
+    let mut boss = console(&howdah);
+    boss.query("PAUSE app").expect("it pauses");
+    let e = refusal(howdah.connect("app", "app"));
+    assert_eq!((e.severity.as_str(), e.code.as_str()), ("FATAL", "57P03"), "{e:?}");
+    told_to_the_client(&e, "database \"app\" is paused", "RESUME app");
+    boss.query("RESUME app").expect("it resumes");
+
+    // A server that was there a moment ago is waited for, as one that restarts; no login knows its parameters yet.
+    kit::app(&howdah).query("SELECT 1").expect("an answer");
+    cluster.stop(Stop::Immediate).expect("it stops");
+    let asks = [("user", "app"), ("database", "app"), ("options", "-c statement_timeout=77s")];
+    let told =
+        refusal(Client::connect_with(&common::Target::Tcp(howdah.address()), &asks, Duration::from_secs(20)));
+    told_to_the_client(&told, "cannot connect to the database server", "Check that the server runs");
+    told_everywhere_but_words(&howdah, "unreachable");
+}
+
+fn told_everywhere_but_words(howdah: &Howdah, code: &str) {
+    let (status, ready) = get(howdah, "/readyz/app");
+    let why = ready["databases"][0]["why"].as_str().expect("words").to_owned();
+    assert_eq!(status, 503, "{ready}");
+    told_everywhere(howdah, code, &why);
+}
+
+#[test]
+fn a_server_that_refuses_the_login_is_told_everywhere() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let database = "pool_size = 2\ndbname = \"no_such\"\nserver_login_retry = \"20s\"";
+    let howdah = Howdah::start(&config(cluster, TOP, database, BOSS));
+    let refused = refusal(howdah.connect("app", "app"));
+    assert_eq!(refused.code, "3D000", "{refused:?}");
+    told_everywhere_but_words(&howdah, "login_refused");
+    let (_, ready) = get(&howdah, "/readyz/app");
+    assert!(ready["reason"].as_str().is_some_and(|r| r.contains("no_such")), "{ready}");
+}
+
+/// A database that has a replica section has waits of its own: they are booked all the same.
+#[test]
+fn the_queue_time_of_statements_is_booked_behind_a_route() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let database = format!(
+        "pool_size = 1\nslow_query_threshold = \"300ms\"\nwhen_no_replica = \"primary\"\n\
+         defer_begin = true\n         [databases.app.replica]\nhost = \"{}\"\npool_size = 1",
+        cluster.tcp()
+    );
+    let howdah = Howdah::start(&config(cluster, TOP, &database, BOSS));
+    // With a BEGIN that is held back, and without.
+    for (text, begin) in [("SELECT 'plain', n FROM (VALUES (1)) v(n)", ""), ("SELECT 2 AS begun", "BEGIN")] {
+        let mut holder = kit::app(&howdah);
+        holder.query("BEGIN; SELECT 1").expect("it holds the only connection");
+        let mut waiter = kit::app(&howdah);
+        if !begin.is_empty() {
+            waiter.query(begin).expect("answered");
+        }
+        let waits = std::thread::spawn(move || waiter.query(text).map(drop));
+        eventually("it waits", || metric(&howdah, "howdah_clients", &[("state", "waiting")]) == 1.0);
+        std::thread::sleep(Duration::from_millis(400));
+        holder.query("COMMIT").expect("it ends");
+        waits.join().expect("it ends").expect("an answer");
+        let of = |json: &Value| -> Option<f64> {
+            let all = json["statements"].as_array()?;
+            let word = if begin.is_empty() { "VALUES" } else { "AS begun" };
+            all.iter().find(|s| s["text"].as_str().is_some_and(|t| t.contains(word)))?["queue_seconds"]
+                .as_f64()
+        };
+        eventually("it is booked", || of(&get(&howdah, "/queries").1).is_some());
+        let queue = of(&get(&howdah, "/queries").1).expect("booked");
+        assert!((0.4..10.0).contains(&queue), "{text}: {queue} s");
+        let slow = howdah.await_log("slow statement", Duration::from_secs(20));
+        let ms = slow.split_once("queue_ms=").and_then(|(_, r)| r.split(' ').next()?.parse::<f64>().ok());
+        assert!(ms.is_some_and(|ms| ms >= 400.0), "{slow}");
+    }
+}
+
+#[test]
+fn databases_of_a_pattern_are_counted_where_the_others_are() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let pattern =
+        format!("[databases.\"*\"]\nhost = \"{}\"\ndbname = \"app\"\npool_size = 2\n{BOSS}", cluster.tcp());
+    let top = format!("{TOP}\nstats_period = \"1s\"\nadvice_interval = \"1s\"");
+    let howdah = Howdah::start(&config(cluster, &top, "pool_size = 2", &pattern));
+    let mut client = howdah.connect("app", "guest").expect("a login");
+    for _ in 0..50 {
+        client.query("SELECT 1").expect("an answer");
+    }
+    eventually("the line of a period counts them", || {
+        client.query("SELECT 1").expect("an answer");
+        howdah.log().lines().any(|l| l.contains("xacts/s") && !l.contains("stats: 0 xacts/s"))
+    });
+    let mut boss = console(&howdah);
+    for (what, column) in
+        [("STATS", "total_xact_count"), ("STATS_TOTALS", "xact_count"), ("STATS_AVERAGES", "xact_count")]
+    {
+        let shown = row(&mut boss, what, "database", "guest");
+        let n: u64 = shown[column].parse().expect("a number");
+        assert!(what == "STATS_AVERAGES" || n >= 50, "{what}: {shown:?}");
+    }
+    let sum = row(&mut boss, "TOTALS", "name", "total_xact_count");
+    assert!(sum["value"].parse::<u64>().is_ok_and(|n| n >= 50), "{sum:?}");
+    assert_eq!(row(&mut boss, "DATABASES", "name", "guest")["database"], "app");
+    assert_eq!(get(&howdah, "/readyz/guest").1["databases"][0]["state"], "connected");
+    assert_eq!(get(&howdah, "/readyz/nobody_came").0, 404);
+    let (_, stats) = get(&howdah, "/stats");
+    let limits = stats["limits"].as_array().expect("a list");
+    assert!(limits.iter().any(|l| l["name"] == "guest" && l["used"] == 1), "{limits:?}");
+    eventually("it is examined", || {
+        let text = kit::http(howdah.ops_address(), "/metrics");
+        text.lines().any(|l| l.starts_with("howdah_advice_findings") && l.contains("database=\"guest\""))
+    });
+    // KILL of all is for them as well.
+    boss.query("KILL").expect("it ends all");
+    assert_eq!(row(&mut boss, "DATABASES", "name", "guest")["serves_nobody"], "killed");
+}
