@@ -8,7 +8,10 @@
 //!
 //! It is a lexer's work: names are not looked up, so `t` and `s.t` are two statements although they may be one table.
 
+use self::written::{NoText, Out, Written};
 use super::lexer::{Lexer, Token, is_space};
+
+mod written;
 
 /// The number of a text that is too long to be looked at.
 pub const TOO_LONG: u64 = 1;
@@ -51,105 +54,6 @@ pub fn normal(sql: &[u8], limit: usize) -> Normal {
         text.extend_from_slice(b" ...");
     }
     Normal { text: String::from_utf8_lossy(text.trim_ascii_end()).into_owned(), comment }
-}
-
-/// Where the text goes, if somebody wants it.
-trait Out {
-    const TEXT: bool;
-    fn blank(&mut self, skipped: &[u8]);
-    fn push(&mut self, bytes: &[u8]);
-    fn len(&self) -> usize;
-    fn truncate(&mut self, len: usize);
-    fn full(&self) -> bool;
-}
-
-struct NoText;
-
-impl Out for NoText {
-    const TEXT: bool = false;
-    #[inline]
-    fn blank(&mut self, _: &[u8]) {}
-    #[inline]
-    fn push(&mut self, _: &[u8]) {}
-    #[inline]
-    fn len(&self) -> usize {
-        0
-    }
-    #[inline]
-    fn truncate(&mut self, _: usize) {}
-    #[inline]
-    fn full(&self) -> bool {
-        false
-    }
-}
-
-struct Written {
-    text: Vec<u8>,
-    comment: Option<String>,
-    limit: usize,
-}
-
-impl Out for Written {
-    const TEXT: bool = true;
-
-    fn blank(&mut self, skipped: &[u8]) {
-        if skipped.is_empty() {
-            return;
-        }
-        if !self.text.is_empty() && self.text.last() != Some(&b' ') {
-            self.text.push(b' ');
-        }
-        if self.comment.is_none() && skipped.iter().any(|b| !is_space(*b)) {
-            self.comment = scrub(skipped);
-        }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.text.extend_from_slice(bytes);
-    }
-
-    fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.text.truncate(len);
-    }
-
-    fn full(&self) -> bool {
-        self.text.len() > self.limit
-    }
-}
-
-/// A comment as it may be shown: a number or a quoted text in it may be somebody's data.
-fn scrub(comment: &[u8]) -> Option<String> {
-    const LONGEST: usize = 200;
-    let text = String::from_utf8_lossy(comment);
-    if text.to_ascii_lowercase().contains("password") {
-        return None;
-    }
-    let mut out = String::new();
-    let mut chars = text.trim().chars().peekable();
-    while let Some(c) = chars.next() {
-        if out.len() >= LONGEST {
-            break;
-        }
-        match c {
-            '\'' | '"' => {
-                out.push('?');
-                let _ = chars.by_ref().find(|e| *e == c);
-            }
-            c if c.is_numeric() => {
-                out.push('?');
-                while chars.peek().is_some_and(|n| n.is_numeric()) {
-                    chars.next();
-                }
-            }
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    Some(out)
 }
 
 #[inline]
@@ -206,6 +110,7 @@ const CONSTANT: u64 = 0x686f_7764_6168_0003;
 const QUOTED: u64 = 0x686f_7764_6168_0004;
 const OPERATOR: u64 = 0x686f_7764_6168_0100;
 
+const ALTER: u64 = word(b"alter");
 const IN: u64 = word(b"in");
 const TO: u64 = word(b"to");
 const IS: u64 = word(b"is");
@@ -264,6 +169,14 @@ enum Last {
     Operator,
 }
 
+/// Where a SET stands, of its own or of an ALTER. What it sets is a constant, however it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    No,
+    Name,
+    Value,
+}
+
 /// A list whose elements are compared with each other.
 #[derive(Debug, Clone, Copy)]
 struct List {
@@ -291,6 +204,7 @@ struct Walk<'a, O> {
     depth: u32,
     lists: [List; LISTS],
     in_lists: usize,
+    setting: Setting,
     /// A sign that may belong to a number.
     sign: Option<u8>,
     /// A semicolon that ends nothing as long as nothing follows.
@@ -310,6 +224,7 @@ impl<'a, O: Out> Walk<'a, O> {
             depth: 0,
             lists: [List { depth: 0, values: false, hash: 0, last: 0, mark: 0 }; LISTS],
             in_lists: 0,
+            setting: Setting::No,
             sign: None,
             semicolon: false,
             password: false,
@@ -356,6 +271,7 @@ impl<'a, O: Out> Walk<'a, O> {
             let Some(token) = self.lexer.next_token() else { return };
             if self.semicolon && token != Token::Semicolon {
                 self.semicolon = false;
+                self.setting = Setting::No;
                 self.hash = mix(self.hash, OPERATOR | u64::from(b';'));
                 self.last = Last::Nothing;
             }
@@ -363,6 +279,7 @@ impl<'a, O: Out> Walk<'a, O> {
             match token {
                 Token::Word(w) => self.word(w),
                 Token::Literal => self.constant(),
+                Token::Quoted(_) if self.setting == Setting::Value => self.constant(),
                 Token::Other(b'0'..=b'9' | b'$') => self.constant(),
                 // Numbers such as .5
                 Token::Other(b'.') if self.fraction() => self.constant(),
@@ -412,6 +329,15 @@ impl<'a, O: Out> Walk<'a, O> {
             }
             _ => 0,
         };
+        if self.setting == Setting::Value {
+            self.constant();
+            return;
+        }
+        if h == SET && matches!(self.first, SET | ALTER) {
+            self.setting = Setting::Name;
+        } else if h == TO && self.setting == Setting::Name {
+            self.setting = Setting::Value;
+        }
         let savepoint = (before == SAVEPOINT)
             || (before == RELEASE && h != SAVEPOINT)
             || (before == TO && self.first == ROLLBACK && h != SAVEPOINT);
@@ -475,6 +401,11 @@ impl<'a, O: Out> Walk<'a, O> {
 
     fn operator(&mut self, b: u8) {
         self.flush_sign();
+        match (self.setting, b) {
+            (Setting::Name, b'=') => self.setting = Setting::Value,
+            (Setting::Name, b'(') => self.setting = Setting::No,
+            _ => {}
+        }
         match b {
             b'-' | b'+' => {
                 let unary = match self.last {

@@ -47,8 +47,19 @@ RELEASE SAVEPOINT a ~ RELEASE SAVEPOINT b
 RELEASE a ~ RELEASE b
 ROLLBACK TO SAVEPOINT a ~ ROLLBACK TO SAVEPOINT b
 ROLLBACK TO a ~ ROLLBACK TO b
-SET search_path TO a
-SET search_path TO b
+SET search_path TO a ~ SET search_path TO b ~ SET search_path TO "b" ~ set search_path to 'b'
+SET search_path TO a, b ~ SET search_path TO c, "d"
+SET app.secret = word ~ SET app.secret = other ~ SET app.secret = "other" ~ SET app.secret = 'word' ~ SET app.secret = on
+SET LOCAL app.secret = word ~ SET LOCAL app.secret = 1
+ALTER ROLE r SET app.secret TO word ~ ALTER ROLE r SET app.secret TO 'other'
+ALTER TABLE t SET SCHEMA a
+ALTER TABLE t SET SCHEMA b
+ALTER TABLE t SET (a = b)
+ALTER TABLE t RENAME TO a
+ALTER TABLE t RENAME TO b
+SET app.secret = word; SELECT a ~ SET app.secret = other; SELECT a
+UPDATE t SET a = b
+UPDATE t SET a = c
 SET application_name = 'a' ~ SET application_name = 'b'
 SELECT a FROM t WHERE b IS NULL
 SELECT a FROM t WHERE b IS NOT NULL
@@ -242,6 +253,21 @@ fn nothing_of_a_password_is_shown() {
     assert_eq!(n.comment, None);
     // What may be a literal in another reading stays inside.
     assert_eq!(normal(br"SELECT 'it\'s secret', 'more'", 1000).text, "SELECT ? ...");
+}
+
+#[test]
+fn nothing_that_a_set_sets_is_shown() {
+    for (s, shown) in [
+        ("SET app.secret = hunter2", "SET app.secret = ?"),
+        ("set local app.secret to \"hunter2\"", "set local app.secret to ?"),
+        ("SELECT 1; SET app.secret = hunter2", "SELECT ?; SET app.secret = ?"),
+        ("SET app.secret = hunter2, hunter2-hunter2", "SET app.secret = ?, ?-?"),
+        ("ALTER DATABASE d SET app.secret = hunter2", "ALTER DATABASE d SET app.secret = ?"),
+        ("SET app.a = hunter2; UPDATE t SET a = b", "SET app.a = ?; UPDATE t SET a = b"),
+        ("SET ROLE r", "SET ROLE r"),
+    ] {
+        assert_eq!(normal(s.as_bytes(), 1000).text, shown);
+    }
 }
 
 #[test]
