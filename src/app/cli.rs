@@ -1,6 +1,7 @@
 //! The command line: `howdah CONFIG`, `howdah check CONFIG`, `howdah demo`, or flags in place of a file.
 
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -385,7 +386,9 @@ impl demo::Running for Service {
 fn run_demo(duration: Option<Duration>) -> ExitCode {
     let started = demo::run(duration, &mut io::stdout(), |text| {
         let dir = std::env::temp_dir().join(format!("howdah-demo-{}.toml", std::process::id()));
-        std::fs::write(&dir, text)?;
+        // Others may write in that directory: nothing that is there is written over or followed.
+        let own = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&dir);
+        own?.write_all(text.as_bytes())?;
         let loaded = config::load(&dir, &Overrides::default());
         std::fs::remove_file(&dir)?;
         let config =

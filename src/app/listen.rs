@@ -167,7 +167,12 @@ fn bind_unix(path: &Path, mode: u32, backlog: i32, group: Option<&str>) -> io::R
         l.set_nonblocking(true)?;
         return UnixListener::from_std(l);
     }
-    if path.exists() {
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        use std::os::unix::fs::FileTypeExt as _;
+        if !there.file_type().is_socket() {
+            let why = "something that is no socket has the name of the Unix socket, and is not removed";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => {
                 let why = "unix socket is in use, cannot continue: another process answers on it";

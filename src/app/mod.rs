@@ -9,6 +9,7 @@ mod names;
 mod papers;
 mod pause;
 mod start;
+mod pidfile;
 mod statistics;
 mod taken;
 mod telemetry;
@@ -34,7 +35,7 @@ use crate::fleet;
 use crate::ops;
 use crate::services::Services;
 
-use self::papers::PidFile;
+use self::pidfile::PidFile;
 use self::telemetry::Logs;
 
 /// A Howdah that serves.
@@ -139,7 +140,9 @@ fn run_to_end(
     read: impl Fn() -> Result<Config, Vec<ConfigError>>,
 ) -> Result<(), String> {
     let mut service = Service::start_with(config.clone(), true)?;
-    let _held = config.compat.process.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let pid_file = config.compat.process.pid_file.as_deref();
+    pid_file.map(PidFile::check).transpose()?;
+    let _held = pid_file.map(PidFile::write).transpose()?;
     let _ = service.services.log_dropped.set(logs.dropped());
     let services = service.services.clone();
     let follow = logs.clone();

@@ -1,15 +1,14 @@
-//! What the process owes the system: its number in a file, its account, its detachment, and word to a supervisor.
+//! What the process owes the system: its account, its detachment, and word to a supervisor.
 
 use std::io::{BufRead as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use nix::sys::signal::kill;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Gid, Pid, Uid, User, initgroups, setgid, setsid, setuid};
+use nix::unistd::{Gid, Uid, User, initgroups, setgid, setsid, setuid};
 
 use crate::config::Config;
 
@@ -33,36 +32,6 @@ pub(super) fn become_user(name: &str) -> Result<(), String> {
 
 pub(super) fn is_root() -> bool {
     Uid::effective().is_root()
-}
-
-/// The number of the process in a file, for as long as this lives.
-#[derive(Debug)]
-pub(super) struct PidFile(PathBuf);
-
-impl PidFile {
-    /// Refuses while the process of an older file lives.
-    pub(super) fn write(path: &Path) -> Result<Self, String> {
-        if let Ok(text) = std::fs::read_to_string(path)
-            && let Ok(pid) = text.trim().parse::<i32>()
-            && pid > 0
-            && u32::try_from(pid) != Ok(std::process::id())
-            && kill(Pid::from_raw(pid), None) != Err(nix::Error::ESRCH)
-        {
-            return Err(format!(
-                "pidfile '{}' exists, another instance running? (pid {pid})",
-                path.display()
-            ));
-        }
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .map_err(|e| format!("cannot write pidfile '{}': {e}", path.display()))?;
-        Ok(Self(path.to_owned()))
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// What `-d` does: the same program again without a terminal. Returns in the parent when the child serves or has
@@ -133,23 +102,4 @@ pub(super) fn notify(state: &str) {
 pub(super) fn notify_reloading() {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(|t| t.tv_sec() * 1_000_000 + t.tv_nsec() / 1000);
     notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.unwrap_or(0)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_living_process_keeps_its_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        std::fs::write(&path, "1\n").unwrap();
-        assert!(PidFile::write(&path).unwrap_err().contains("another instance running?"));
-        // No process has this number.
-        std::fs::write(&path, "2147483646\n").unwrap();
-        let held = PidFile::write(&path).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
-        drop(held);
-        assert!(!path.exists());
-    }
 }

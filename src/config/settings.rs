@@ -487,7 +487,8 @@ settings! {
     log_file: GLOBAL, Kind::Text, Unset, "a supervisor collects standard error",
         Live, pgb("logfile"),
         Config |c, Text(v)| c.compat.process.log_file = (!v.is_empty()).then(|| v.into());
-    /// File for the number of the process.
+    /// File for the number of the process. One that is empty, or that holds the number of a process that is gone, is
+    /// replaced; anything else that is there, and any symbolic link, stops the start.
     pid_file: GLOBAL, Kind::Text, Unset, "a supervisor knows its children",
         Restart, pgb("pidfile"), Config |c, Text(v)| c.compat.process.pid_file = (!v.is_empty()).then(|| v.into());
     /// Whether log lines go to the syslog.

@@ -33,6 +33,7 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     }
     checks.console();
     checks.in_force();
+    checks.own_files();
     let warnings = checks.warnings;
     config.notes.warnings.extend(warnings);
 }
@@ -123,6 +124,19 @@ impl Checks<'_> {
                 let name = name.escape_debug();
                 let why = format!("there is no user \"{name}\", so nobody can come in as \"{name}\"{meant}");
                 self.warn(&[key], &why);
+            }
+        }
+    }
+
+    /// A mistyped path must not cost the configuration.
+    fn own_files(&mut self) {
+        let Source::File { path, .. } = self.whole else { return };
+        let real = |p: &std::path::Path| p.canonicalize().ok();
+        let Some(own) = real(path.as_ref().as_ref()) else { return };
+        let papers = &self.config.compat.process;
+        for (key, file) in [("log_file", &papers.log_file), ("pid_file", &papers.pid_file)] {
+            if file.as_deref().and_then(real).is_some_and(|f| f == own) {
+                self.error(&[key], "is the configuration itself, which would be written over", None);
             }
         }
     }
