@@ -94,11 +94,11 @@ mod pam {
         }
 
         fn text_info(&mut self, text: &CStr) {
-            tracing::info!(?text, "PAM");
+            tracing::info!(text = %text.to_string_lossy(), "PAM");
         }
 
         fn error_msg(&mut self, text: &CStr) {
-            tracing::warn!(?text, "PAM");
+            tracing::warn!(text = %text.to_string_lossy(), "PAM");
         }
     }
 

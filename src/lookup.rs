@@ -214,7 +214,7 @@ pub async fn ask(
             // A name that leads nowhere leaves nothing either.
             services.lookups.lanes.lock().remove(&(place.to_owned(), asker.to_owned()));
             services.counters.count("auth_lookups_total", "failed");
-            tracing::warn!(database, auth_user = asker, user = ?user, "auth_query failed: {reason}");
+            tracing::warn!(database, auth_user = asker, user, error = %reason, "auth_query failed");
             Err(match reason {
                 // In PgBouncer's place the server's own words reach the client.
                 Failed::Login(e) if config.profile == Profile::PgBouncer => {

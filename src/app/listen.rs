@@ -313,8 +313,8 @@ async fn serve(
         tracing::info!(
             client = ctl.id,
             peer = %ctl.peer,
-            user = ?ctl.user,
-            database = ?ctl.database,
+            user = %ctl.user,
+            database = %ctl.database,
             reason,
             duration_ms = crate::number::millis(age),
             "disconnected"
@@ -358,9 +358,9 @@ async fn log_in(mut stream: Stream, peer: Peer, services: Arc<Services>) -> Opti
             tracing::info!(
                 client = ctl.id,
                 %peer,
-                user = ?ctl.user,
-                database = ?ctl.database,
-                application = ?ctl.application_name(),
+                user = %ctl.user,
+                database = %ctl.database,
+                application = %ctl.application_name(),
                 "connected"
             );
         }

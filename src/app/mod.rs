@@ -3,6 +3,7 @@
 mod advice;
 pub mod cli;
 mod commands;
+mod escape;
 mod janitor;
 mod listen;
 mod names;

@@ -1,7 +1,7 @@
 //! Logs: text, JSON or PgBouncer's lines, through `tracing`, to standard error, a file and the syslog.
 //!
-//! Values that peers chose are logged with `Debug`, which escapes control characters; secrets never get here,
-//! their types do not print.
+//! Values are logged as they are (`%value`, or a `&str`), and escaped here, as each form of the log needs it: what peers
+//! chose stays within its field. Secrets never get here, their types do not print.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -16,9 +16,11 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::escape;
 use crate::config::Config;
 use crate::config::resolved::{LogFormat, Profile};
 
@@ -28,10 +30,48 @@ struct Outputs {
     stderr: AtomicBool,
     file: Mutex<Option<(PathBuf, File)>>,
     syslog: Option<Syslog>,
-    /// Each event is one line; PgBouncer's have continued ones, and JSON has escapes of its own.
-    one_line: bool,
-    json: bool,
+    form: Form,
     dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+    PgBouncer,
+}
+
+impl Form {
+    fn of(config: &Config) -> Self {
+        match (config.profile, config.process.log_format) {
+            (_, LogFormat::Json) => Self::Json,
+            (Profile::PgBouncer, LogFormat::Text) => Self::PgBouncer,
+            (Profile::Native, LogFormat::Text) => Self::Text,
+        }
+    }
+
+    /// Each event is one line; PgBouncer's have continued ones.
+    fn safe(self, event: &str) -> String {
+        match self {
+            Self::Json => escape::json(event),
+            Self::PgBouncer => event.to_owned(),
+            Self::Text => format!("{}\n", escape::shown(event.strip_suffix('\n').unwrap_or(event), false)),
+        }
+    }
+
+    /// The line without time, process and level, which the syslog adds itself: so many words, none of them a peer's.
+    fn message(self, line: &str) -> &str {
+        let words = match self {
+            Self::Text => 2,
+            Self::Json => 0,
+            Self::PgBouncer => 5,
+        };
+        let mut rest = line;
+        for _ in 0..words {
+            rest = rest.split_once(' ').map_or(rest, |(_, rest)| rest.trim_start_matches(' '));
+        }
+        rest
+    }
 }
 
 /// The local syslog (RFC 3164 over `/dev/log`).
@@ -78,20 +118,14 @@ struct Line {
 impl Write for Line {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let (o, length) = (&self.outputs, buf.len());
-        let escaped;
-        let buf = if o.one_line {
-            escaped = one_line(buf);
-            &escaped
-        } else {
-            buf
-        };
+        let event = o.form.safe(&String::from_utf8_lossy(buf));
+        let buf = event.as_bytes();
         let mut lost = o.stderr.load(Ordering::Relaxed) && io::stderr().lock().write_all(buf).is_err();
         if let Some((_, file)) = &mut *o.file.lock() {
             lost |= file.write_all(buf).is_err();
         }
         if let Some(syslog) = &o.syslog {
-            let text = String::from_utf8_lossy(buf);
-            lost |= syslog.send(self.level, message_of(text.trim_end())).is_err();
+            lost |= syslog.send(self.level, o.form.message(event.trim_end())).is_err();
         }
         if lost {
             o.dropped.fetch_add(1, Ordering::Relaxed);
@@ -102,26 +136,6 @@ impl Write for Line {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// An event as one line, whatever it holds: names that strangers chose stand in the texts of errors, and nobody else may
-/// begin a line here or move a terminal's cursor.
-fn one_line(event: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
-    let mut line = String::with_capacity(event.len());
-    for c in text.chars() {
-        match c {
-            c if c.is_control() && c != '\t' => line.extend(c.escape_default()),
-            c => line.push(c),
-        }
-    }
-    line.push('\n');
-    line.into_bytes()
-}
-
-/// The line without time, process and level, which the syslog adds itself.
-fn message_of(line: &str) -> &str {
-    line.split_once("] ").and_then(|(_, rest)| rest.split_once(' ')).map_or(line, |(_, message)| message)
 }
 
 impl<'a> MakeWriter<'a> for Sink {
@@ -148,11 +162,47 @@ struct Text {
 }
 
 impl Visit for Text {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message.push_str(value),
+            name => {
+                let _ =
+                    write!(self.fields, " {name}=").and_then(|()| escape::quoted(&mut self.fields, value));
+            }
+        }
+    }
+
+    /// Numbers, and what is logged by its `Display`.
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => self.message.push_str(&text),
+            name => {
+                let _ = write!(self.fields, " {name}=").and_then(|()| escape::value(&mut self.fields, &text));
+            }
+        }
+    }
+}
+
+/// `2026-01-31T12:00:00.000000Z  INFO message name=value`.
+#[derive(Debug)]
+struct NativeLines;
+
+impl<S, N> FormatEvent<S, N> for NativeLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let mut text = Text::default();
+        event.record(&mut text);
+        SystemTime.format_time(&mut out)?;
+        writeln!(out, " {:>5} {}{}", event.metadata().level().as_str(), text.message, text.fields)
     }
 }
 
@@ -176,21 +226,13 @@ where
             Level::DEBUG => "DEBUG",
             Level::TRACE => "NOISE",
         };
-        writeln!(out, "{} {level} {}", stamp(), shown(&format!("{}{}", text.message, text.fields)))
+        writeln!(
+            out,
+            "{} {level} {}",
+            stamp(),
+            escape::shown(&format!("{}{}", text.message, text.fields), true)
+        )
     }
-}
-
-/// Further lines begin with a tab, as PgBouncer's do; what else could move a terminal's cursor is escaped.
-fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => shown.push_str("\n\t"),
-            c if c.is_control() && c != '\t' => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
-    }
-    shown
 }
 
 /// Time, zone and process, as they begin each of PgBouncer's lines.
@@ -218,8 +260,7 @@ impl Logs {
             stderr: AtomicBool::new(!quiet),
             file: Mutex::new(papers.log_file.as_deref().map(open).transpose()?),
             syslog,
-            json: p.log_format == LogFormat::Json,
-            one_line: config.profile == Profile::Native && p.log_format == LogFormat::Text,
+            form: Form::of(config),
             dropped: Arc::default(),
         });
         let base = tracing_subscriber::fmt()
@@ -235,10 +276,10 @@ impl Logs {
                 Arc::new(move |f| handle.reload(f).is_ok()) as Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>
             }};
         }
-        let set_filter = match (config.profile, p.log_format) {
-            (_, LogFormat::Json) => start!(base.json().flatten_event(true)),
-            (Profile::PgBouncer, LogFormat::Text) => start!(base.event_format(PgBouncerLines)),
-            (Profile::Native, LogFormat::Text) => start!(base),
+        let set_filter = match Form::of(config) {
+            Form::Json => start!(base.json().flatten_event(true)),
+            Form::PgBouncer => start!(base.event_format(PgBouncerLines)),
+            Form::Text => start!(base.event_format(NativeLines)),
         };
         Ok(Self { outputs, set_filter })
     }
@@ -250,7 +291,7 @@ impl Logs {
 
     /// Whether lines are objects of JSON.
     pub(super) fn writes_json(&self) -> bool {
-        self.outputs.json
+        self.outputs.form == Form::Json
     }
 
     pub(super) fn mute_stderr(&self) {
@@ -282,15 +323,19 @@ fn open(path: &Path) -> Result<(PathBuf, File), String> {
 mod tests {
     use super::*;
 
+    /// Whatever a peer is called, its name stays in the line that is about it.
     #[test]
-    fn the_syslog_gets_the_message_alone() {
-        assert_eq!(message_of("2026-01-31 12:00:00.000 UTC [7] LOG got it"), "got it");
-        assert_eq!(message_of("plain"), "plain");
-    }
-
-    #[test]
-    fn a_line_stays_where_it_is() {
-        assert_eq!(shown("a\tb\nc\r\u{1b}[31m\u{9b}é"), "a\tb\n\tc\\r\\u{1b}[31m\\u{9b}é");
+    fn the_syslog_gets_the_message_whole() {
+        let name = "x] INFO root logged in";
+        for (form, head) in [
+            (Form::PgBouncer, "2026-01-31 12:00:00.000 UTC [7] LOG "),
+            (Form::Text, "2026-01-31T12:00:00.000000Z  INFO "),
+            (Form::Text, "2026-01-31T12:00:00.000000Z ERROR "),
+            (Form::Json, ""),
+        ] {
+            let message = format!("login refused user=\"{name}\"");
+            assert_eq!(form.message(&format!("{head}{message}")), message, "{form:?}");
+        }
     }
 
     #[test]

@@ -273,7 +273,7 @@ async fn by_directory(
         Err(_) => Ok(false),
     };
     if let Err(reason) = &right {
-        tracing::warn!(user = ?user, method, reason, "the directory could not be asked");
+        tracing::warn!(user, method, reason, "the directory could not be asked");
     }
     match right {
         Ok(true) => Ok(()),

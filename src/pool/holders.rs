@@ -130,7 +130,7 @@ impl Pool {
             size,
             waiting = c.waiting,
             suppressed,
-            holders = ?holders,
+            holders = holders.join("; "),
             "query_wait_timeout"
         );
         let text = format!(
@@ -179,7 +179,7 @@ impl Pool {
             pool = %self.key,
             client = h.ctl.id,
             peer = %h.ctl.peer,
-            application = ?h.application,
+            application = %h.application,
             idle_ms = crate::number::millis(h.in_state),
             waiter_seconds = h.caused.as_secs_f64(),
             statement = h.statement.as_deref().unwrap_or_default(),

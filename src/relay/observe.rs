@@ -19,7 +19,7 @@ fn tell(ctl: &ClientCtl, application: &str, entry: &Entry, call: &Call) {
         statement = %entry.name(),
         database = %ctl.database,
         user = %ctl.user,
-        ?application,
+        application,
         client = ctl.id,
         peer = %ctl.peer,
         queue_ms = call.queue_us as f64 / 1e3,

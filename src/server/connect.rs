@@ -219,7 +219,8 @@ async fn open_inner(
             Ok(l) => break l,
             Err(Begin { failure, .. }) if attempts.peek().is_none() => return Err(failure),
             Err(Begin { failure, about_tls: true }) => {
-                tracing::info!(%host, error = %failure.error(), "falling back to {:?}", attempts.peek());
+                let next = attempts.peek().map_or("nothing", |a| a.as_str());
+                tracing::info!(%host, error = %failure.error(), next, "falling back to another way of connecting");
             }
             Err(Begin { failure, .. }) => return Err(failure),
         }

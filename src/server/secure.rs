@@ -18,6 +18,16 @@ pub(super) enum Attempt {
     TlsIfOffered,
 }
 
+impl Attempt {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain text",
+            Self::Tls => "TLS",
+            Self::TlsIfOffered => "TLS if it is offered",
+        }
+    }
+}
+
 /// What to try, in this order. A Unix socket has no TLS, as with libpq.
 pub(super) fn attempts(host: &HostAddr, tls: Option<&Connector>) -> &'static [Attempt] {
     match (host, tls.map_or(Mode::Disable, |c| c.mode)) {

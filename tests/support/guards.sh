@@ -124,7 +124,7 @@ guard 40 $auth/server.rs '(Some(hash), true) => Binding::EndPoint(hash),' \
 guard 42 src/client/login.rs 'if stream.tls().and_then(|c| c.alpn_protocol()) != Some(crate::tls::ALPN) {' 'if false {' \
     tls direct_tls
 guard 44 src/proto/startup.rs 'if (4..=256).contains(&key.len()) => {' 'if true => {' lib cancel_keys_of_4_to_256_bytes
-guard 45 src/app/telemetry.rs 'let buf = if o.one_line {' 'let buf = if o.one_line && length == 0 {' \
+guard 45 src/app/escape.rs 'fn acts(c: char) -> bool {' 'fn acts(c: char) -> bool { if c != char::MAX { return false; }' \
     access no_client_writes_lines_of_the_log
 guard F48 src/client/login.rs 'services.counters.count("tls_handshake_failures_total", "client");' '' \
     tls f47_f48_plain_text_and_garbage_around_the_handshake
