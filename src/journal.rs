@@ -80,7 +80,7 @@ pub fn closing(services: &Services, who: &Who, reason: &str, age: Duration) {
 /// A client was told an error and its connection ends; `reason` is the error in PgBouncer's words.
 pub fn told(services: &Services, who: &Who, reason: &str, age: Duration) {
     closing(services, who, reason, age);
-    if services.config().compat.process.log_pooler_errors {
+    if services.log_pooler_errors() {
         warning(services, who, format_args!("pooler error: {reason}"));
     }
 }

@@ -10,6 +10,7 @@ use crate::auth::failures::Failures;
 use crate::auth::source::{BySource, Keyring, Source};
 use crate::auth::{DeriveJob, MockSecret, ScramKeys};
 use crate::client::ctl::ClientCtl;
+use crate::client::told::Told;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::{Profile, Secret};
@@ -43,6 +44,8 @@ pub struct Services {
     pub pools: Registry,
     pub monitor: Monitor,
     pub clients: Clients,
+    /// What of errors the log has had lately.
+    pub told: Told,
     pub control: Control,
     pub queries: Arc<Store>,
     /// From the connection to the end of the login.
@@ -132,6 +135,7 @@ impl Services {
             pools: Registry::default(),
             monitor: Monitor::default(),
             clients: Clients::default(),
+            told: Told::default(),
             control: Control::default(),
             queries: Arc::new(Store::new(config.process.query_statistics)),
             logins: Mutex::default(),
@@ -187,6 +191,11 @@ impl Services {
 
     pub fn log_disconnections(&self) -> bool {
         self.config.read().process.log_disconnections
+    }
+
+    /// Whether errors that clients are told are logged.
+    pub fn log_pooler_errors(&self) -> bool {
+        self.config.read().compat.process.log_pooler_errors
     }
 
     pub fn set_config(&self, c: Arc<Config>) {

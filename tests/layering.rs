@@ -42,7 +42,7 @@ const RULES: &[Rule] = &[
     rule("net/lane.rs", &[], true),
     rule("net/buffer.rs", &[], true),
     rule("queries", &["proto"], true),
-    rule("relay/state.rs", &["proto", "queries"], true),
+    rule("relay/state.rs", &["error", "proto", "queries"], true),
     rule("relay/up.rs", &["error", "net", "proto", "relay"], true),
     rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
     // Do.

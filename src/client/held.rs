@@ -1,6 +1,7 @@
 //! A session whose BEGIN is held back: see [`crate::routing::held`].
 
 use super::session::{Goodbye, Session};
+use super::told;
 use crate::config::resolved::PoolMode;
 use crate::error::Error;
 use crate::pool::Lease;
@@ -86,6 +87,7 @@ impl Session {
             }
             Step::Refuse => {
                 let refused = self.services.report(&Error::TransactionFailed);
+                told::in_session(&self.services, &self.ctl, &Error::TransactionFailed);
                 self.tell(&encode::error_response(&refused));
                 if matches!(h.tag, fe::QUERY | fe::FUNCTION_CALL) {
                     self.tell(&encode::ready_for_query(TxStatus::Failed));

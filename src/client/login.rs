@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
+use super::told;
 use crate::auth::source::Shown;
 use crate::cancel;
 use crate::clock::Clock;
@@ -157,7 +158,7 @@ async fn refuse(
         let reason = if r.verbatim.is_some() { journal::words(e) } else { r.message.clone() };
         journal::told(services, &Who::stranger(peer, &database, &user), &reason, Duration::ZERO);
     } else {
-        tracing::info!(%peer, user = ?user, database = ?database, code = r.code, error = %e, "login refused");
+        told::refused(services, peer, &user, &database, e);
     }
     let _ = stream.write_all(&encode::error_response(&r)).await;
     Login::Refused

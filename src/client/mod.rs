@@ -8,3 +8,4 @@ mod progress;
 pub mod replication;
 mod route;
 pub mod session;
+pub mod told;

@@ -11,10 +11,10 @@ use futures_util::future::BoxFuture;
 use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use super::held::Front;
 use super::route::{Route, Unserved};
+use super::told;
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
 use crate::error::{Error, Severity, report};
-use crate::journal::{self, Who};
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
 use crate::pool::{Checkout, HotSettings, Lease, Pool};
@@ -404,6 +404,10 @@ impl Session {
         self.proto.statements.settle();
         self.proto.deallocating.clear();
         self.proto.own_cancel = None;
+        for e in std::mem::take(&mut self.proto.told) {
+            self.count_error(report(&e).code);
+            told::in_session(&self.services, &self.ctl, &e);
+        }
         std::mem::take(&mut self.proto.stats)
     }
 
@@ -514,6 +518,7 @@ impl Session {
             self.farewell(&e).await;
             return Some("not_served");
         }
+        told::in_session(&self.services, &self.ctl, &e);
         self.answer_locally(&encode::error_response(&r));
         None
     }
@@ -584,6 +589,7 @@ impl Session {
                     self.farewell(&e).await;
                     return Err(Some("parameter_rejected"));
                 }
+                told::in_session(&self.services, &self.ctl, &e);
                 self.answer_locally(&encode::error_response(&r));
                 Err(None)
             }
@@ -718,12 +724,7 @@ pub(super) async fn last_words(
     e: &Error,
 ) {
     let r = crate::error::Report { severity: Severity::Fatal, ..services.report(e) };
-    if services.pgbouncer() {
-        let age = Clock::now().saturating_duration_since(ctl.connected);
-        journal::told(services, &Who::client(ctl), &journal::words(e), age);
-    } else {
-        tracing::info!(client = ctl.id, user = %ctl.user, code = r.code, error = %e, "client told");
-    }
+    told::end(services, ctl, e);
     if down.mid_pass() {
         return;
     }

@@ -504,7 +504,8 @@ settings! {
     /// Account to change to after binding; only for root, or that account itself.
     run_as: GLOBAL, Kind::Text, Unset, "a supervisor starts it under the right account",
         Restart, pgb("user"), Config |c, Text(v)| c.compat.process.run_as = Some(v.clone()).filter(|v| !v.is_empty());
-    /// Whether errors that clients are told are logged, each as a warning.
+    /// Whether errors that clients are told are logged: as warnings, but for what the console refuses (information) and
+    /// faults of Howdah's own (errors).
     log_pooler_errors: GLOBAL, Kind::Boolean, Is("true"), "what clients complain about is found in the log",
         Live, pgb("log_pooler_errors"), Config |c, Boolean(v)| c.compat.process.log_pooler_errors = *v;
     /// Whether each client connection is logged.

@@ -81,8 +81,8 @@ pub(super) struct Dialogue {
     running: Option<Running>,
     /// An error was answered in the extended protocol.
     skip_to_sync: bool,
-    /// Codes of the errors that were answered.
-    refused: Vec<&'static str>,
+    /// The errors that were answered.
+    refused: Vec<Error>,
 }
 
 impl Dialogue {
@@ -98,8 +98,8 @@ impl Dialogue {
         }
     }
 
-    /// Codes of the errors that were answered since the last call, for the metric.
-    pub(super) fn take_refused(&mut self) -> Vec<&'static str> {
+    /// The errors that were answered since the last call, for the metric and the log.
+    pub(super) fn take_refused(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.refused)
     }
 
@@ -299,8 +299,10 @@ impl Dialogue {
     }
 
     fn refusal(&mut self, r: &Refusal) -> Vec<u8> {
-        self.refused.push(report(&Error::Console(r.clone())).code);
-        encode::error_response(&self.in_profile(report(&Error::Console(r.clone()))))
+        let e = Error::Console(r.clone());
+        let response = encode::error_response(&self.in_profile(report(&e)));
+        self.refused.push(e);
+        response
     }
 
     /// PgBouncer knows one SQLSTATE for nearly everything.

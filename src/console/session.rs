@@ -14,6 +14,7 @@ use super::table::{Command, Right};
 use super::view::{PGBOUNCER, View};
 use crate::client::ctl::{ClientState, Signal};
 use crate::client::login::Visitor;
+use crate::client::told;
 use crate::config::resolved::Profile;
 use crate::error::{Error, Refusal, Report, Severity, report};
 use crate::net::stream::Stream;
@@ -154,8 +155,9 @@ impl Session {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
-        for code in self.dialogue.take_refused() {
-            self.services.counters.count("errors_total", code);
+        for e in self.dialogue.take_refused() {
+            self.services.counters.count("errors_total", report(&e).code);
+            told::on_the_console(&self.services, &self.visitor.ctl, &e);
         }
         match tokio::time::timeout(WRITE_LIMIT, self.visitor.stream.write_all(bytes)).await {
             Ok(Ok(())) => Ok(()),

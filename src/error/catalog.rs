@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Error, PoolFigures, Refusal, ServerError, Standstill, report};
+use super::{Error, PoolFigures, Refusal, ServerError, Standstill, level, report};
 
 /// The pattern of each row makes the match exhaustive, so that a new error does not compile without a sample.
 macro_rules! samples {
@@ -187,8 +187,14 @@ Every error that Howdah itself raises. Generated from `src/error/report.rs`; do 
 `FATAL` means that the connection closes, `ERROR` that the session goes on. The code is stable: it is the label
 in metrics and logs. Numbers and names are examples. An error that came from a server is passed on as it is.
 
-| Code | Severity | SQLSTATE | Message | Detail | Hint |
-|---|---|---|---|---|---|
+The column Log is the severity in Howdah's own log, in both profiles and by one rule: a fault of Howdah's own is an
+error; whatever else refuses, ends or does not serve a client is a warning; what the console refuses an operator is told
+to him, and is information. Each is a line of its own where the connection ends; of those after which the session goes
+on, ten of each code in a second are written, and the next line says how many were left out (`suppressed`).
+`log_pooler_errors = false` writes none of them.
+
+| Code | Severity | Log | SQLSTATE | Message | Detail | Hint |
+|---|---|---|---|---|---|---|
 ";
 
 /// The table of all errors, as Markdown.
@@ -196,14 +202,20 @@ pub fn catalog() -> String {
     let mut out = HEAD.to_owned();
     for error in samples() {
         let r = report(&error);
+        let log = level(&error).as_str();
         if r.verbatim.is_some() {
-            let _ = writeln!(out, "| `{}` | as the server's | as the server's | *passed on* | | |", r.code);
+            let _ = writeln!(
+                out,
+                "| `{}` | as the server's | {log} | as the server's | *passed on* | | |",
+                r.code
+            );
             continue;
         }
         let cell = |text: Option<String>| text.unwrap_or_default().replace('|', "\\|").replace('\n', " ");
         let (severity, state) = (r.severity.as_str(), r.sqlstate);
         let (message, detail, hint) = (cell(Some(r.message)), cell(r.detail), cell(r.hint));
-        let _ = writeln!(out, "| `{}` | {severity} | {state} | {message} | {detail} | {hint} |", r.code);
+        let _ =
+            writeln!(out, "| `{}` | {severity} | {log} | {state} | {message} | {detail} | {hint} |", r.code);
     }
     out
 }

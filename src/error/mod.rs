@@ -6,6 +6,7 @@
 
 pub mod catalog;
 mod console;
+mod level;
 pub mod pgbouncer;
 pub mod report;
 pub mod sqlstate;
@@ -14,6 +15,7 @@ pub mod standstill;
 use std::time::Duration;
 
 pub use console::Refusal;
+pub use level::{Level, level};
 pub use pgbouncer::report_as_pgbouncer;
 pub use report::{Report, Severity, report};
 pub use sqlstate::SqlState;

@@ -422,7 +422,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_dns_errors_total", "look-ups", &[], &[], "Look-ups of host names that failed; connections that are open stay."),
     event("howdah_deferred_begins_total", "transactions", &["end"], &["server", "local", "failed"], "Transactions whose BEGIN was held back (defer_begin), by what became of them: they got a server, they ended without one, or no server could be had."),
     event("howdah_transaction_leaks_total", "transactions", &["action"], &["reported", "ended"], "Transactions that were idle for longer than leak_threshold, by what was done."),
-    event("howdah_log_suppressed_total", "events", &["event"], &["query_wait_timeout"], "Events that the log did not tell one by one, because there were many."),
+    event("howdah_log_suppressed_total", "events", &["event"], &["query_wait_timeout", "client_told"], "Events that the log did not tell one by one, because there were many."),
     event("howdah_panics_total", "panics", &["task"], &["session", "console", "ops"], "Panics that were caught; more than 0 is a bug."),
     event("howdah_capacity_checks_total", "checks", &["outcome"], &["fits", "tight", "too_large", "unasked"], "Servers that were asked what they can carry: whether the pools of all instances fit, fit only while others have so little, or do not; unasked where there was no answer."),
     event("howdah_capacity_caps_total", "caps", &[], &[], "Times that the pools were capped while serving because a server had become too small for them."),

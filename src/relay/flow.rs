@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::client::ctl::{ClientCtl, ClientState, Signal};
+use crate::client::told;
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
 use crate::error::{Error, report};
@@ -540,7 +541,9 @@ impl Flow<'_> {
 
     fn own_error(&mut self, ran: Duration, limit: Duration) {
         self.services.counters.count("timeouts_total", "query_timeout");
-        let message = encode::error_response(&report(&Error::QueryTimeout { ran, limit }));
+        let e = Error::QueryTimeout { ran, limit };
+        told::in_session(self.services, self.ctl, &e);
+        let message = encode::error_response(&report(&e));
         self.proto.own_cancel = message.get(frame::HEADER..).map(Into::into);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::proto::params::{self, Excess, ParamSet};
 use crate::proto::pipeline::Pipeline;
 use crate::proto::prepared::{ClientStatements, Interner, Memory, ServerStatements, Statement};
@@ -244,6 +245,8 @@ pub struct ClientProto {
     /// DEALLOCATE of this name was forwarded, and takes this statement off the server.
     pub deallocating: VecDeque<Deallocating>,
     pub stats: TxStats,
+    /// Errors that it was told in place of what it sent, until they are counted and logged.
+    pub told: Vec<Error>,
 }
 
 /// Counted while a lease lasts, booked when it ends.
@@ -322,6 +325,14 @@ impl ClientProto {
             own_cancel: None,
             deallocating: VecDeque::new(),
             stats: TxStats::default(),
+            told: Vec::new(),
+        }
+    }
+
+    /// It was told this error. Of a batch that is nothing but errors a part is enough.
+    pub fn is_told(&mut self, e: Error) {
+        if self.told.len() < 16 {
+            self.told.push(e);
         }
     }
 }

@@ -322,12 +322,13 @@ fn before_deallocate(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, na
 }
 
 /// Makes the server fail here, with `error` for the client.
-fn provoke(up: &mut Lane, total: usize, s: &mut ServerState, error: &Error) {
+fn provoke(up: &mut Lane, total: usize, c: &mut ClientProto, s: &mut ServerState, error: Error) {
     up.discard(total);
     prepared::write_provoking_bind(up.insert());
-    let message = encode::error_response(&report(error));
+    let message = encode::error_response(&report(&error));
     let body = message.get(frame::HEADER..).unwrap_or_default();
     s.pipeline.sent(Expect::Provoked(body.into()));
+    c.is_told(error);
 }
 
 /// The server will have this statement; others make room for it. There are more than one where the limit was
@@ -388,7 +389,7 @@ fn parse(
     if h.total > env.max_statement {
         if !unnamed {
             let e = Error::StatementTooLarge { size: h.total, limit: env.max_statement };
-            provoke(up, h.total, s, &e);
+            provoke(up, h.total, c, s, e);
             return Ok(true);
         }
         c.statements.unnamed_sent(None);
@@ -404,7 +405,7 @@ fn parse(
         && c.statements.get(name).is_none()
         && let Err(e) = room(c, env, name, h.total)
     {
-        provoke(up, h.total, s, &e);
+        provoke(up, h.total, c, s, e);
         return Ok(true);
     }
     if !whole(up, h.total) {
@@ -493,11 +494,11 @@ fn named_parse(
     }
     if c.statements.len() >= env.max_client_statements {
         let e = Error::TooManyStatements { limit: env.max_client_statements };
-        provoke(up, h.total, s, &e);
+        provoke(up, h.total, c, s, e);
         return;
     }
     if let Err(e) = room(c, env, &name, body.len()) {
-        provoke(up, h.total, s, &e);
+        provoke(up, h.total, c, s, e);
         return;
     }
     let search_path = s.view.get("search_path").or_else(|| c.overrides.get("search_path"));
@@ -681,7 +682,7 @@ fn bind(
     }
     if name.is_empty() {
         if unnamed_is_gone(c, s) {
-            provoke(up, h.total, s, &not_kept(env));
+            provoke(up, h.total, c, s, not_kept(env));
             return Ok(true);
         }
         ensure_unnamed(up, c, s);
@@ -761,7 +762,7 @@ fn describe(
     }
     if name.is_empty() {
         if unnamed_is_gone(c, s) {
-            provoke(up, h.total, s, &not_kept(env));
+            provoke(up, h.total, c, s, not_kept(env));
             return Ok(true);
         }
         ensure_unnamed(up, c, s);

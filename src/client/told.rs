@@ -1,0 +1,169 @@
+//! The log of errors that clients are told: one line for each, with the severity that [`level`] gives it, as long as
+//! `log_pooler_errors` is on.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::ctl::ClientCtl;
+use crate::clock::Clock;
+use crate::error::{Error, Level, level, report};
+use crate::journal::{self, Who};
+use crate::net::stream::Peer;
+use crate::services::Services;
+
+/// So many lines of one code within [`PERIOD`] are written where sessions go on after the error; each of ten thousand
+/// clients that wait in vain has the same to say.
+const LINES: u32 = 10;
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What was written lately, by the error's code.
+#[derive(Debug, Default)]
+pub struct Told(Mutex<HashMap<&'static str, Lately>>);
+
+#[derive(Debug)]
+struct Lately {
+    since: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Told {
+    /// The number of lines that were left out before this one; `None` where this one is left out.
+    fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
+        let mut all = self.0.lock();
+        let l = all.entry(code).or_insert(Lately { since: now, lines: 0, suppressed: 0 });
+        if now.saturating_duration_since(l.since) >= PERIOD {
+            (l.since, l.lines) = (now, 0);
+        }
+        if l.lines >= LINES {
+            l.suppressed += 1;
+            return None;
+        }
+        l.lines += 1;
+        Some(std::mem::take(&mut l.suppressed))
+    }
+}
+
+/// Writes an event with the severity of an error, which `tracing` wants to know when it is compiled.
+macro_rules! event {
+    ($error:expr, $($what:tt)+) => {
+        match level($error) {
+            Level::Error => tracing::error!($($what)+),
+            Level::Warning => tracing::warn!($($what)+),
+            Level::Info => tracing::info!($($what)+),
+        }
+    };
+}
+
+/// A client was told why its connection ends.
+pub(super) fn end(services: &Services, ctl: &ClientCtl, e: &Error) {
+    if services.pgbouncer() {
+        let age = Clock::now().saturating_duration_since(ctl.connected);
+        journal::told(services, &Who::client(ctl), &journal::words(e), age);
+    } else if services.log_pooler_errors() {
+        let code = report(e).code;
+        event!(e, client = ctl.id, user = %ctl.user, database = %ctl.database, code, error = %e, "client told");
+    }
+}
+
+/// A client was told of an error, after which its session goes on.
+pub fn in_session(services: &Services, ctl: &ClientCtl, e: &Error) {
+    if !services.log_pooler_errors() {
+        return;
+    }
+    let code = report(e).code;
+    let Some(suppressed) = services.told.admit(code, Clock::now()) else {
+        services.counters.count("log_suppressed_total", "client_told");
+        return;
+    };
+    if services.pgbouncer() {
+        journal::warning(services, &Who::client(ctl), format_args!("pooler error: {}", journal::words(e)));
+        return;
+    }
+    event!(
+        e,
+        client = ctl.id, user = %ctl.user, database = %ctl.database, code, error = %e, suppressed, "client told"
+    );
+}
+
+/// Somebody who wanted to log in was told why not.
+pub(super) fn refused(services: &Services, peer: Peer, user: &str, database: &str, e: &Error) {
+    if services.log_pooler_errors() {
+        event!(e, %peer, user, database, code = report(e).code, error = %e, "login refused");
+    }
+}
+
+/// Somebody on the console was refused a command.
+pub fn on_the_console(services: &Services, ctl: &ClientCtl, e: &Error) {
+    if services.log_pooler_errors() {
+        event!(e, client = ctl.id, user = %ctl.user, code = report(e).code, "console: refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tracing::field::{Field, Visit};
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+    use super::*;
+    use crate::error::catalog::samples;
+
+    /// Level and code of every event.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<(tracing::Level, String)>>>);
+
+    struct Code(String);
+
+    impl Visit for Code {
+        fn record_str(&mut self, field: &Field, value: &str) {
+            if field.name() == "code" {
+                value.clone_into(&mut self.0);
+            }
+        }
+
+        fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+    }
+
+    impl<S: tracing::Subscriber> Layer<S> for Seen {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            let mut code = Code(String::new());
+            event.record(&mut code);
+            self.0.lock().push((*event.metadata().level(), code.0));
+        }
+    }
+
+    #[test]
+    fn every_error_is_logged_with_the_severity_of_its_row() {
+        let seen = Seen::default();
+        let subscriber = tracing_subscriber::registry().with(seen.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            for e in samples() {
+                event!(&e, code = report(&e).code, "told");
+            }
+        });
+        let seen = seen.0.lock();
+        assert_eq!(seen.len(), samples().len());
+        for (e, (level, code)) in samples().iter().zip(seen.iter()) {
+            let wanted = match e {
+                Error::Internal(_) => tracing::Level::ERROR,
+                Error::Console(_) => tracing::Level::INFO,
+                _ => tracing::Level::WARN,
+            };
+            assert_eq!((*level, code.as_str()), (wanted, report(e).code));
+        }
+    }
+
+    #[test]
+    fn a_thousand_alike_are_a_few_lines_and_a_number() {
+        let (told, now) = (Told::default(), Clock::now());
+        let admitted = (0..1000).filter(|_| told.admit("a", now).is_some()).count();
+        assert_eq!(admitted, LINES as usize);
+        assert_eq!(told.admit("b", now), Some(0), "another error has lines of its own");
+        assert_eq!(told.admit("a", now + PERIOD), Some(1000 - u64::from(LINES)));
+        assert_eq!(told.admit("a", now + PERIOD), Some(0));
+    }
+}
