@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::config::Hidden;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use zeroize::Zeroizing;
 
 use crate::config::ldap::Ldap;
 
@@ -58,7 +58,7 @@ pub async fn check_pam(
     from: &str,
 ) -> Result<bool, String> {
     let (service, user, from) = (service.to_owned(), user.to_owned(), from.to_owned());
-    let password = Zeroizing::new(password.to_owned());
+    let password = Hidden::from(password);
     let asked = tokio::task::spawn_blocking(move || {
         let _place = place;
         pam::ask(&service, &user, password, &from)
@@ -69,7 +69,7 @@ pub async fn check_pam(
 #[cfg(not(feature = "pam"))]
 mod pam {
     /// The configuration refuses the method.
-    pub(super) fn ask(_: &str, _: &str, _: zeroize::Zeroizing<String>, _: &str) -> Result<bool, String> {
+    pub(super) fn ask(_: &str, _: &str, _: crate::config::Hidden, _: &str) -> Result<bool, String> {
         Err("this program was built without the feature pam".to_owned())
     }
 }
@@ -78,11 +78,11 @@ mod pam {
 mod pam {
     use std::ffi::{CStr, CString};
 
+    use crate::config::Hidden;
     use pam_client2::{Context, ConversationHandler, ErrorCode, Flag};
-    use zeroize::Zeroizing;
 
     /// Answers what modules ask: the password, and nothing else.
-    struct Answers(Zeroizing<String>);
+    struct Answers(Hidden);
 
     impl ConversationHandler for Answers {
         fn prompt_echo_on(&mut self, _: &CStr) -> Result<CString, ErrorCode> {
@@ -102,12 +102,7 @@ mod pam {
         }
     }
 
-    pub(super) fn ask(
-        service: &str,
-        user: &str,
-        password: Zeroizing<String>,
-        from: &str,
-    ) -> Result<bool, String> {
+    pub(super) fn ask(service: &str, user: &str, password: Hidden, from: &str) -> Result<bool, String> {
         let start = Context::new(service, Some(user), Answers(password));
         let mut context = start.map_err(|e| format!("service {service}: {e}"))?;
         context.set_rhost(Some(from)).map_err(|e| format!("service {service}: {e}"))?;

@@ -75,7 +75,7 @@ fn the_first_rule_that_fits_decides_and_a_reload_brings_new_ones() {
     // A broken file leaves the old rules in force; a good one is taken.
     std::fs::write(&hba, "host app all all what\n").expect("written");
     howdah.hup();
-    howdah.await_log("method what is not supported", SOON);
+    howdah.await_log("unknown method: expected trust", SOON);
     assert_eq!(who(login(&howdah, "trusted", "app", "")), ["app"]);
     std::fs::write(&hba, "host app trusted all reject\n").expect("written");
     howdah.hup();

@@ -127,7 +127,7 @@ const RULES: &[Rule] = &[
     rule("lookup.rs", &["auth", "clock", "config", "error", "pool", "server", "services"], false),
     rule("journal.rs", &["client", "config", "error", "net", "services"], false),
     rule("control.rs", &["config", "error", "pool"], false),
-    rule("console/command.rs", &["error"], true),
+    rule("console/command.rs", &["config", "error"], true),
     rule("console/message.rs", &["proto"], true),
     rule("console/rows.rs", &["console"], true),
     rule("console/protocol.rs", &["config", "error", "proto"], true),

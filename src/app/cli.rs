@@ -15,7 +15,7 @@ use super::{Service, commands, papers};
 use crate::config::convert::Aim;
 use crate::config::resolved::Profile;
 use crate::config::units::parse_duration;
-use crate::config::{self, Config, ConfigError, Flags, Overrides};
+use crate::config::{self, Config, ConfigError, Flags, Hidden, Overrides};
 use crate::demo;
 use crate::doctor::ask::{Identity, Wish};
 
@@ -87,10 +87,10 @@ struct Serve {
     config: Option<PathBuf>,
     /// Serve this database without a file: postgres://user:password@host:port/name.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
-    database: Option<String>,
+    database: Option<Hidden>,
     /// A replica of it; may be given several times.
     #[arg(long, value_name = "URL", requires = "database")]
-    replica: Vec<String>,
+    replica: Vec<Hidden>,
     /// Server connections of its pool.
     #[arg(long, value_name = "N", requires = "database")]
     pool_size: Option<u32>,
@@ -99,7 +99,7 @@ struct Serve {
     when_no_replica: Option<String>,
     /// Any setting by its key path, over file and variables: --set query_timeout=30s.
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    set: Vec<Hidden>,
     /// Log warnings and errors only; with a pgbouncer.ini: nothing on standard error. `check` then prints problems and
     /// warnings only.
     #[arg(short, long)]
@@ -189,7 +189,7 @@ fn read(serve: &Serve) -> Result<Config, Vec<ConfigError>> {
         std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
     let mut overrides = Overrides::from_environment(variables);
     for s in &serve.set {
-        overrides = overrides.set(s);
+        overrides = overrides.set(s.as_str());
     }
     let nothing = overrides.is_empty();
     if serve.quiet && !serve.is_ini() {

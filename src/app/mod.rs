@@ -9,8 +9,8 @@ mod listen;
 mod names;
 mod papers;
 mod pause;
-mod start;
 mod pidfile;
+mod start;
 mod statistics;
 mod taken;
 mod telemetry;
@@ -140,9 +140,9 @@ fn run_to_end(
     detached: bool,
     read: impl Fn() -> Result<Config, Vec<ConfigError>>,
 ) -> Result<(), String> {
-    let mut service = Service::start_with(config.clone(), true)?;
     let pid_file = config.compat.process.pid_file.as_deref();
     pid_file.map(PidFile::check).transpose()?;
+    let mut service = Service::start_with(config.clone(), true)?;
     let _held = pid_file.map(PidFile::write).transpose()?;
     let _ = service.services.log_dropped.set(logs.dropped());
     let services = service.services.clone();
@@ -259,6 +259,8 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
     let new = match new {
         Ok(c) => c,
         Err(errors) => {
+            // Whoever reads the log, the console or the ops port need not be the one who may read the file.
+            let errors: Vec<ConfigError> = errors.iter().map(ConfigError::discreet).collect();
             services.counters.count("reload_failures_total", "");
             let first = errors.first().map(ToString::to_string).unwrap_or_default();
             services.event("reload_failed", format!("the old configuration stays: {first}"));

@@ -3,15 +3,15 @@
 
 use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
+use crate::config::Hidden;
 use crate::config::resolved::Secret;
 
 /// The answer to a salt; `None` from a SCRAM verifier, which does not hold what is needed.
-pub fn response(secret: &Secret, user: &str, salt: [u8; 4]) -> Option<Zeroizing<String>> {
+pub fn response(secret: &Secret, user: &str, salt: [u8; 4]) -> Option<Hidden> {
     let inner = inner_hash(secret, user)?;
     let outer = hex(&Md5::new().chain_update(inner.as_bytes()).chain_update(salt).finalize());
-    Some(Zeroizing::new(format!("md5{}", outer.as_str())))
+    Some(format!("md5{}", outer.as_str()).into())
 }
 
 /// Whether `answer` is the right one, in a time that does not depend on its content.
@@ -21,7 +21,7 @@ pub fn verify(secret: &Secret, user: &str, salt: [u8; 4], answer: &[u8]) -> bool
 
 /// Whether a clear-text password is the one of an md5 secret.
 pub fn verify_plain(secret: &Secret, user: &str, password: &str) -> bool {
-    let given = inner_hash(&Secret::Plain(Zeroizing::new(password.to_owned())), user);
+    let given = inner_hash(&Secret::Plain(password.into()), user);
     match (inner_hash(secret, user), given) {
         (Some(a), Some(b)) => a.as_bytes().ct_eq(b.as_bytes()).into(),
         _ => false,
@@ -29,21 +29,21 @@ pub fn verify_plain(secret: &Secret, user: &str, password: &str) -> bool {
 }
 
 /// md5(password || user) in lower-case hex.
-fn inner_hash(secret: &Secret, user: &str) -> Option<Zeroizing<String>> {
+fn inner_hash(secret: &Secret, user: &str) -> Option<Hidden> {
     match secret {
         Secret::Plain(p) => {
             Some(hex(&Md5::new().chain_update(p.as_bytes()).chain_update(user.as_bytes()).finalize()))
         }
-        Secret::Md5(h) => h.strip_prefix("md5").map(|h| Zeroizing::new(h.to_ascii_lowercase())),
+        Secret::Md5(h) => h.strip_prefix("md5").map(|h| h.to_ascii_lowercase().into()),
         Secret::Scram(_) => None,
     }
 }
 
-fn hex(bytes: &[u8]) -> Zeroizing<String> {
+fn hex(bytes: &[u8]) -> Hidden {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let digit = |n: u8| DIGITS.get(usize::from(n & 15)).copied().unwrap_or_default();
-    Zeroizing::new(bytes.iter().flat_map(|b| [digit(b >> 4), digit(*b)]).collect())
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(*b)]).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Stored SCRAM-SHA-256 verifiers, `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (PostgreSQL
 //! documentation, 52.8 pg_authid; RFC 5803), and the stand-in for users that do not exist.
 
+use crate::config::Hidden;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -68,8 +69,8 @@ impl Verifier {
     }
 
     /// The stored form.
-    pub fn to_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!(
+    pub fn to_text(&self) -> Hidden {
+        Hidden::from(format!(
             "{PREFIX}{}:{}${}:{}",
             self.iterations,
             STANDARD.encode(&self.salt),

@@ -140,8 +140,8 @@ impl Builder<'_, '_> {
         }
         let source = |key: &str| source_at(tree, &[key], &self.context.whole());
         for rule in &config.access.hba.rules {
-            if let Some(map) = rule.map.as_deref().filter(|m| !config.access.ident.knows(m)) {
-                let why = format!("{}: there is no map \"{}\"", rule.place, map.escape_debug());
+            if rule.map.as_deref().is_some_and(|m| !config.access.ident.knows(m)) {
+                let why = format!("has no map of the name that the rule at {} asks for", rule.place);
                 problems.push(ConfigError::new(&source("auth_ident_file"), "auth_ident_file", why));
             }
         }

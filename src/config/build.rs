@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::blank::{blank, blank_pool};
+use super::files;
+use super::hidden::Hidden;
 use super::hosts::host_addr;
 use super::problem::ConfigError;
 use super::raw::{Node, Raw, Source, Table};
@@ -101,6 +101,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     }
     secrets::server_secrets(&mut config);
     builder.pools(tree, &mut config);
+    builder.exposure(tree, &config);
     config.notes.warnings = std::mem::take(&mut builder.context.warnings);
     validate::validate(&mut config, tree, &builder.context.whole(), builder.errors);
     config
@@ -180,9 +181,8 @@ impl Builder<'_, '_> {
         let value = match setting.kind.read(&node.raw) {
             Ok(value) => value,
             Err(why) => {
-                let secret = setting.kind == Kind::Secret;
                 let e = ConfigError::new(&node.source, &full, why)
-                    .value((!secret).then(|| node.raw.shown()))
+                    .value((!setting.is_secret()).then(|| node.raw.shown()))
                     .allowed(setting.kind.allowed());
                 self.errors.push(match (setting.kind, &node.raw) {
                     (Kind::Word(words), Raw::Text(t) | Raw::Loose(t)) => e.nearest(t, words.iter().copied()),
@@ -231,8 +231,8 @@ impl Builder<'_, '_> {
         let Some(file) = global.auth_file.as_deref().filter(|f| !f.is_empty()) else { return };
         let source = source_at(tree, &["auth_file"], &self.context.whole());
         let path = self.context.dir.join(file);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => Zeroizing::new(text),
+        let text = match files::text(&path) {
+            Ok(text) => Hidden::from(text),
             Err(e) => {
                 let why = format!("cannot be read: {e}");
                 let e = ConfigError::new(&source, "auth_file", why).value(Some(shown(&path)));
@@ -464,7 +464,11 @@ impl Builder<'_, '_> {
 fn note(key: &'static str, value: &super::value::Value, node: &Node, config: Option<&mut Config>) {
     if let Some(config) = config {
         let stated = node.source != Source::Default;
-        config.notes.settings.insert(key, Effective { value: value.to_toml(), stated });
+        let hidden = match value {
+            super::value::Value::Secret(h) => Some(h.clone()),
+            _ => None,
+        };
+        config.notes.settings.insert(key, Effective { value: value.to_toml(), hidden, stated });
     }
 }
 

@@ -74,6 +74,22 @@ pub fn with_setting(config: &Config, key: &str, value: &str, pgbouncers: bool) -
     Ok(new)
 }
 
+/// Whether what a SET of this key states may be shown: it is a setting, and none that is secret. What is no setting may be
+/// a secret one that was misspelt.
+pub fn is_public(key: &str) -> bool {
+    let named = |s: &&Setting| s.key == key || s.pgbouncer.main == Some(key);
+    let mut settings = SETTINGS.iter().filter(named).peekable();
+    if settings.peek().is_none() {
+        return pgbouncer::ELSEWHERE.iter().chain(pgbouncer::WITHOUT_MEANING).any(|(k, _)| *k == key);
+    }
+    settings.all(|s| !s.is_secret())
+}
+
+/// Whether a setting of this name is secret.
+pub fn is_secret(key: &str) -> bool {
+    SETTINGS.iter().any(|s| (s.key == key || s.pgbouncer.main == Some(key)) && s.is_secret())
+}
+
 /// `old` keeps its TLS where that of the new one is not whole yet: certificate and key are set one by one.
 fn build_from(parts: &Parts, tree: Table, old: &Config) -> Result<Config, String> {
     let context = Context {
@@ -92,11 +108,11 @@ fn build_from(parts: &Parts, tree: Table, old: &Config) -> Result<Config, String
     {
         config.tls = old.tls.clone();
         for e in errors.drain(..) {
-            config.notes.warnings.push(e.as_tls_setup());
+            config.notes.warnings.push(e.discreet().as_tls_setup());
         }
     }
     if !errors.is_empty() {
-        return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+        return Err(errors.iter().map(|e| e.discreet().to_string()).collect::<Vec<_>>().join("\n"));
     }
     config.notes.draft = Draft::new(Parts {
         tree,

@@ -3,20 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
+use super::hidden::Hidden;
 use super::load::{Overrides, Start, finish};
 use super::problem::ConfigError;
 use super::raw::{Node, Source, Table, table_at};
 use super::resolved::{Config, Profile};
 
 /// The flags that describe the one database; everything else is an override.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Flags {
     /// `postgres://user:password@host:port/dbname`
-    pub database: String,
+    pub database: Hidden,
     /// URLs of replicas; only their hosts count.
-    pub replicas: Vec<String>,
+    pub replicas: Vec<Hidden>,
     pub pool_size: Option<u32>,
     pub when_no_replica: Option<String>,
 }
@@ -54,10 +53,14 @@ pub fn from_flags(flags: &Flags, overrides: &Overrides) -> Result<Config, Vec<Co
     if flags.pool_size.is_none() && !stated("pool_size") && !stated(&format!("databases.{name}.pool_size")) {
         errors.push(ConfigError::new(&source, "", NO_SIZE).allowed("--pool-size and a whole number from 1"));
     }
-    if url.password.is_none() && !stated("auth_method") && !stated("auth_file") {
+    // A password in the URL is in the list of processes; there are ways to state it elsewhere.
+    let user = url.user.as_deref().unwrap_or_default();
+    let ways = ["password", "password_file", "password_env"].map(|way| format!("users.{user}.{way}"));
+    let elsewhere = ways.iter().any(|way| stated(way));
+    if url.password.is_none() && !elsewhere && !stated("auth_method") && !stated("auth_file") {
         errors.push(
-            ConfigError::new(&source, "", "the URL has no password, so clients could not prove who they are")
-                .allowed("a password in the URL, or --set auth_method=trust"),
+            ConfigError::new(&source, "", "there is no password, so clients could not prove who they are")
+                .allowed("--set users.NAME.password_file=FILE, the variable HOWDAH_USERS__NAME__PASSWORD, a password in the URL, or --set auth_method=trust"),
         );
     }
     if !errors.is_empty() {
@@ -112,7 +115,7 @@ fn tree(flags: &Flags, name: &str, url: &Url, replicas: &[Url]) -> Table {
 #[derive(Default)]
 struct Url {
     user: Option<String>,
-    password: Option<Zeroizing<String>>,
+    password: Option<Hidden>,
     /// With their ports; a directory stays as it is.
     hosts: Vec<String>,
     dbname: Option<String>,
@@ -136,7 +139,7 @@ impl Url {
         if let Some(userinfo) = userinfo {
             let (user, password) = userinfo.split_once(':').map_or((userinfo, None), |(u, p)| (u, Some(p)));
             url.user = non_empty(decode(user)?);
-            url.password = password.map(decode).transpose()?.and_then(non_empty).map(Zeroizing::new);
+            url.password = password.map(decode).transpose()?.and_then(non_empty).map(Hidden::from);
         }
         for host in hosts.split(',').filter(|h| !h.is_empty()) {
             url.hosts.push(decode(host)?);
@@ -163,7 +166,7 @@ impl Url {
             "host" => self.hosts = value.split(',').map(str::to_owned).collect(),
             "port" => *port = Some(value),
             "user" => self.user = non_empty(value),
-            "password" => self.password = non_empty(value).map(Zeroizing::new),
+            "password" => self.password = non_empty(value).map(Hidden::from),
             "dbname" => self.dbname = non_empty(value),
             "sslmode" => self.tls.push(("server_tls_mode", value)),
             "sslrootcert" => self.tls.push(("server_tls_ca", value)),

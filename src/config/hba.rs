@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::access;
+use super::files;
 use super::ldap::Ldap;
 use super::pattern::Pattern;
-use super::problem::ConfigError;
+use super::problem::{ConfigError, nearest};
 use super::raw::Source;
 use super::resolved::{AuthMethod, Profile};
 
@@ -110,7 +111,7 @@ fn beside(path: &Path) -> &Path {
 /// Reads a file of rules; a line that cannot be understood is a problem, and no rule.
 pub(super) fn read(path: &Path, profile: Profile, errors: &mut Vec<ConfigError>) -> Hba {
     let mut hba = Hba::default();
-    for (source, fields) in lines(path, 0, errors) {
+    for (source, fields) in lines(path, 0, None, errors) {
         // An included file names others beside itself.
         let from = match &source {
             Source::File { path, .. } => Path::new(&**path),
@@ -124,14 +125,16 @@ pub(super) fn read(path: &Path, profile: Profile, errors: &mut Vec<ConfigError>)
     hba
 }
 
-/// The lines of a file and of those that it includes, as lists of words.
+/// The lines of a file and of those that it includes, as lists of words. `named_at` is the line that includes this file:
+/// what stands there is not told, only where.
 pub(super) fn lines(
     path: &Path,
     depth: usize,
+    named_at: Option<&Source>,
     errors: &mut Vec<ConfigError>,
 ) -> Vec<(Source, Vec<Vec<Token>>)> {
     let name: Arc<str> = path.display().to_string().into();
-    let text = match std::fs::read_to_string(path) {
+    let text = match files::text(path) {
         Ok(text) if depth <= MAX_DEPTH => text,
         Ok(_) => {
             let source = Source::File { path: name, line: None };
@@ -139,8 +142,10 @@ pub(super) fn lines(
             return Vec::new();
         }
         Err(e) => {
-            let source = Source::File { path: name, line: None };
-            errors.push(ConfigError::new(&source, "", format!("cannot be read: {e}")));
+            let own = Source::File { path: name, line: None };
+            let what = if named_at.is_some() { "the file that this line includes " } else { "" };
+            let why = format!("{what}cannot be read: {e}");
+            errors.push(ConfigError::new(named_at.unwrap_or(&own), "", why));
             return Vec::new();
         }
     };
@@ -156,7 +161,7 @@ pub(super) fn lines(
         let source = Source::File { path: name.clone(), line: Some(i + 1) };
         match fields(&line) {
             Ok(f) if f.is_empty() => {}
-            Ok(f) => match included(&f, path, depth, errors) {
+            Ok(f) => match included(&f, path, depth, &source, errors) {
                 Some(mut lines) => found.append(&mut lines),
                 None => found.push((source, f)),
             },
@@ -171,13 +176,14 @@ fn included(
     fields: &[Vec<Token>],
     from: &Path,
     depth: usize,
+    source: &Source,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Vec<(Source, Vec<Vec<Token>>)>> {
     let [directive, what] = fields else { return None };
     let ([directive], [what]) = (directive.as_slice(), what.as_slice()) else { return None };
     let path = beside(from).join(&what.text);
     if directive.is("include") || (directive.is("include_if_exists") && path.exists()) {
-        return Some(lines(&path, depth + 1, errors));
+        return Some(lines(&path, depth + 1, Some(source), errors));
     }
     if directive.is("include_if_exists") {
         return Some(Vec::new());
@@ -188,8 +194,8 @@ fn included(
     let mut files: Vec<_> = match std::fs::read_dir(&path) {
         Ok(dir) => dir.filter_map(|e| Some(e.ok()?.path())).collect(),
         Err(e) => {
-            let source = Source::File { path: path.display().to_string().into(), line: None };
-            errors.push(ConfigError::new(&source, "", format!("cannot be read: {e}")));
+            let why = format!("the directory that this line includes cannot be read: {e}");
+            errors.push(ConfigError::new(source, "", why));
             return Some(Vec::new());
         }
     };
@@ -198,7 +204,7 @@ fn included(
         name.ends_with(".conf") && !name.starts_with('.')
     });
     files.sort();
-    Some(files.iter().flat_map(|f| lines(f, depth + 1, errors)).collect())
+    Some(files.iter().flat_map(|f| lines(f, depth + 1, Some(source), errors)).collect())
 }
 
 /// Splits a line at blanks into fields, and those at commas into words.
@@ -260,7 +266,7 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path, profile: Profile) -> Res
         "hostssl" => Kind::HostSsl,
         "hostnossl" => Kind::HostNoSsl,
         "hostgssenc" => return Err("hostgssenc: GSSAPI encryption is not spoken here".to_owned()),
-        other => return Err(format!("unknown type of rule: {}", other.escape_debug())),
+        other => return Err(unknown("type of rule", other, KINDS)),
     };
     let databases = names(next("database")?, dir, true, 0)?;
     let users = names(next("user")?, dir, false, 0)?;
@@ -274,10 +280,10 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path, profile: Profile) -> Res
             None if token.is("samehost") => (text, Address::SameHost),
             None if token.is("samenet") => (text, Address::SameNet),
             None if text.parse::<IpAddr>().is_ok() => (text, masked(text, &one(next("mask")?, "mask")?)?),
-            None => return Err(format!("address {}: names are not looked up", text.escape_debug())),
+            None => return Err(NO_ADDRESS.to_owned()),
         };
         if profile == Profile::PgBouncer && reaches_beyond(ip, network) {
-            return Err(format!("address {} does not match its mask, and fits nobody", text.escape_debug()));
+            return Err("the address has bits that its mask has not, and fits nobody".to_owned());
         }
         address = network;
     }
@@ -348,11 +354,25 @@ fn option(rule: &mut Rule, text: &str) -> Result<(), String> {
         Some(("clientcert", "verify-full")) if rule.kind == Kind::HostSsl => {
             rule.client_cert = ClientCert::VerifyFull;
         }
-        // Not the value, nor a word without a name: either may be a directory's password.
-        Some((name, _)) => return Err(format!("unknown option of this rule: {}", name.escape_debug())),
+        Some((name, _)) => return Err(unknown("option of this rule", name, OPTIONS)),
         None => return Err("unknown option of this rule: a word that is not NAME=VALUE".to_owned()),
     }
     Ok(())
+}
+
+const KINDS: &[&str] = &["local", "host", "hostssl", "hostnossl", "hostnogssenc"];
+const METHODS: &[&str] =
+    &["trust", "reject", "password", "plain", "md5", "scram-sha-256", "cert", "peer", "ldap", "pam"];
+const OPTIONS: &[&str] = &["map", "clientname", "clientcert", "pamservice", "pam_use_hostname"];
+const NO_ADDRESS: &str =
+    "not an address: expected an address with its mask, all, samehost or samenet; names are not looked up";
+
+/// Says what would have been right, and not what stands there: the file may be any, and the reader anybody who may name
+/// one on the console.
+pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> String {
+    let meant = nearest(word, known.iter().copied());
+    let meant = meant.map_or_else(String::new, |m| format!("; did you mean `{m}`?"));
+    format!("unknown {what}: expected {}{meant}", known.join(", "))
 }
 
 fn method(word: &str) -> Result<AuthMethod, String> {
@@ -366,7 +386,10 @@ fn method(word: &str) -> Result<AuthMethod, String> {
         "peer" => AuthMethod::Peer,
         "ldap" => AuthMethod::Ldap,
         "pam" => AuthMethod::Pam,
-        other => return Err(format!("method {} is not supported", other.escape_debug())),
+        "gss" | "sspi" | "ident" | "radius" | "bsd" | "oauth" => {
+            return Err(format!("method {word} is not supported"));
+        }
+        other => return Err(unknown("method", other, METHODS)),
     })
 }
 
@@ -381,18 +404,15 @@ fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<V
             "all" => names.push(Name::All),
             "sameuser" if databases => names.push(Name::SameUser),
             "replication" if databases => names.push(Name::Replication),
-            "samerole" | "samegroup" if databases => return Err(membership(&token.text)),
-            text if text.starts_with('+') => return Err(membership(text)),
+            "samerole" | "samegroup" if databases => return Err(MEMBERSHIP.to_owned()),
+            text if text.starts_with('+') => return Err(MEMBERSHIP.to_owned()),
             text => match text.strip_prefix('@').filter(|file| !file.is_empty()) {
                 Some(file) if depth < MAX_DEPTH => {
                     let file = dir.join(file);
                     names.extend(self::names(&words(&file)?, beside(&file), databases, depth + 1)?);
                 }
                 Some(_) => {
-                    return Err(format!(
-                        "{}: files name each other more than {MAX_DEPTH} deep",
-                        text.escape_debug()
-                    ));
+                    return Err(format!("files name each other by @FILE more than {MAX_DEPTH} deep"));
                 }
                 None => names.push(Name::Exact(text.to_owned())),
             },
@@ -401,13 +421,11 @@ fn names(field: &[Token], dir: &Path, databases: bool, depth: usize) -> Result<V
     Ok(names)
 }
 
-fn membership(word: &str) -> String {
-    format!("{}: who is a member of a role is known to the server alone", word.escape_debug())
-}
+const MEMBERSHIP: &str =
+    "samerole, samegroup and +ROLE: who is a member of a role is known to the server alone";
 
 fn words(path: &Path) -> Result<Vec<Token>, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
+    let text = files::text(path).map_err(|e| format!("the file that @ names cannot be read: {e}"))?;
     let mut all = Vec::new();
     for line in text.lines() {
         all.extend(fields(line)?.into_iter().flatten());
@@ -426,7 +444,7 @@ fn reaches_beyond(ip: &str, network: Address) -> bool {
 }
 
 fn network(ip: &str, bits: &str) -> Result<Address, String> {
-    let bad = || format!("not a network: {}/{}", ip.escape_debug(), bits.escape_debug());
+    let bad = || "not a network: expected ADDRESS/BITS".to_owned();
     let bits: u32 = bits.parse().map_err(|_| bad())?;
     match ip.parse().map_err(|_| bad())? {
         IpAddr::V4(a) if bits <= 32 => {
@@ -445,7 +463,7 @@ fn masked(ip: &str, mask: &str) -> Result<Address, String> {
     match (ip.parse(), mask.parse()) {
         (Ok(IpAddr::V4(a)), Ok(IpAddr::V4(m))) => Ok(Address::V4(a.to_bits() & m.to_bits(), m.to_bits())),
         (Ok(IpAddr::V6(a)), Ok(IpAddr::V6(m))) => Ok(Address::V6(a.to_bits() & m.to_bits(), m.to_bits())),
-        _ => Err(format!("not a mask of {}: {}", ip.escape_debug(), mask.escape_debug())),
+        _ => Err("not a mask of this address".to_owned()),
     }
 }
 
@@ -535,7 +553,7 @@ mod tests {
         let methods: Vec<_> = there.rules.iter().map(|r| (r.kind, r.method)).collect();
         assert_eq!(methods, [(Kind::Host, AuthMethod::Cert)]);
         assert_eq!(told.len(), 2);
-        assert!(told.iter().all(|e| e.to_string().contains("does not match its mask")), "{told:?}");
+        assert!(told.iter().all(|e| e.to_string().contains("bits that its mask has not")), "{told:?}");
         assert_eq!(read(&path, Profile::Native, &mut untold).rules.len(), 2);
         assert!(untold[0].to_string().contains("cert is for hostssl rules only"));
     }
@@ -560,6 +578,64 @@ mod tests {
         assert!(hba.asks_for_interfaces() && !Hba::default().asks_for_interfaces());
     }
 
+    /// On the console any file can be named. Each word of each form of a line is a secret once.
+    #[test]
+    fn no_word_of_a_file_that_is_none_of_the_grammar_is_told() {
+        let forms = [
+            "local all all trust",
+            "host all all 10.0.0.0/8 md5",
+            "host all all 10.0.0.0 255.0.0.0 md5",
+            "hostssl all all all cert clientcert=verify-full map=m",
+            "host all all all ldap ldapserver=h ldapport=1 ldapscheme=ldap ldapurl=ldap://h/b",
+            "host all all all pam pamservice=x",
+            "include x",
+            "include_dir x",
+            "m system user",
+        ];
+        let mut lines =
+            vec!["PATH=/bin:hunter2\0TOKEN=hunter2".to_owned(), "local all all x \"hunter2".to_owned()];
+        for form in forms {
+            let words: Vec<&str> = form.split(' ').collect();
+            for i in 0..words.len() {
+                for secret in [
+                    "hunter2",
+                    "10.0.0.0/hunter2",
+                    "hunter2/8",
+                    "+hunter2",
+                    "@hunter2",
+                    "/(hunter2",
+                    "/[hunter2",
+                    "hunter2=x",
+                    "map=hunter2",
+                    "ldapport=hunter2",
+                    "ldapscheme=hunter2",
+                    "ldapurl=hunter2",
+                    "ldapurl=hunter2://h/x",
+                    "ldapurl=ldap://h/b?a?hunter2",
+                    "clientname=hunter2",
+                    "clientcert=hunter2",
+                ] {
+                    let mut words = words.clone();
+                    words[i] = secret;
+                    lines.push(words.join(" "));
+                }
+            }
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hba");
+        for profile in [Profile::Native, Profile::PgBouncer] {
+            std::fs::write(&path, lines.join("\n")).expect("a file");
+            let mut errors = Vec::new();
+            read(&path, profile, &mut errors);
+            super::super::ident::read(&path, &mut errors);
+            assert!(errors.len() > lines.len());
+            for e in errors {
+                assert!(!format!("{e} {e:?}").contains("hunter2"), "{e}");
+                assert!(e.line().is_some(), "{e}");
+            }
+        }
+    }
+
     /// What PostgreSQL refuses, and (the last of them) what it takes and Howdah does not: config/AUTH.md says why.
     #[test]
     fn every_problem_is_told_with_its_line_and_is_no_rule() {
@@ -568,14 +644,14 @@ mod tests {
             ("local", "a rule ends before its database"),
             ("local all", "a rule ends before its user"),
             ("local all all", "a rule ends before its method"),
-            ("host all all trust", "address trust"),
+            ("host all all trust", "not an address: expected an address with its mask, all, "),
             ("host all all 10.0.0.0 trust", "not a mask"),
             ("host all all 10.0.0.0/33 trust", "not a network"),
             ("host all all ::/129 trust", "not a network"),
             ("host all all 10.0.0.0 ::1 trust", "not a mask"),
             ("host all all \"all\" trust", "names are not looked up"),
             ("host all all \"samenet\" trust", "names are not looked up"),
-            ("local all all what", "method what is not supported"),
+            ("local all all what", "unknown method: expected trust, "),
             ("host all all all peer", "peer is for local rules only"),
             ("local all all cert", "cert is for hostssl rules only"),
             ("hostnossl all all all cert", "cert is for hostssl rules only"),
@@ -586,7 +662,7 @@ mod tests {
             ("host all all all trust clientname=CN", "clientname is for hostssl rules only"),
             ("hostssl all all all cert clientcert=verify-ca", "cert takes clientcert=verify-full only"),
             ("local all @none trust", "cannot be read"),
-            ("local all /( trust", "not a pattern"),
+            ("local all /( trust", "a pattern: unclosed group"),
             ("include none", "cannot be read"),
             ("hostgssenc all all all trust", "GSSAPI encryption is not spoken here"),
             ("host all all all gss", "method gss is not supported"),
@@ -594,9 +670,9 @@ mod tests {
             ("host all all all radius", "method radius is not supported"),
             ("host all all a.example trust", "names are not looked up"),
             ("host all all .example trust", "names are not looked up"),
-            ("local all +g trust", "+g: who is a member of a role is known to the server alone"),
-            ("local samerole all trust", "samerole: who is a member of a role is known to the server alone"),
-            ("local samegroup all trust", "samegroup: who is a member"),
+            ("local all +g trust", "+ROLE: who is a member of a role is known to the server alone"),
+            ("local samerole all trust", "samerole, samegroup and +ROLE: who is a member"),
+            ("local samegroup all trust", "samerole, samegroup and +ROLE: who is a member"),
             ("local /(?i)x all trust", "not supported here"),
             ("local all all scram-sha-256 clientcert=verify-full", "unknown option of this rule"),
         ];
@@ -605,9 +681,7 @@ mod tests {
         assert_eq!(hba.rules, []);
         assert_eq!(errors.len(), bad.len(), "{errors:#?}");
         for (n, (line, why)) in bad.iter().enumerate() {
-            // Of a file that cannot be read, the line is its own.
-            let place =
-                if *line == "include none" { "none: ".to_owned() } else { format!("hba:{}: ", n + 1) };
+            let place = format!("hba:{}: ", n + 1);
             assert!(
                 errors.iter().any(|e| e.contains(&place) && e.contains(why)),
                 "{line}: {place} {why}: {errors:#?}"

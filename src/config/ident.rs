@@ -34,7 +34,7 @@ impl Ident {
 /// Reads a file of maps; a line that cannot be understood is a problem, and no map.
 pub(super) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Ident {
     let mut ident = Ident::default();
-    for (source, fields) in hba::lines(path, 0, errors) {
+    for (source, fields) in hba::lines(path, 0, None, errors) {
         let words: Vec<_> = fields.iter().flatten().collect();
         match words.as_slice() {
             [map, system, user] if fields.len() == 3 => {

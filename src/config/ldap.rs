@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::access::needs_feature;
+use super::hba::unknown;
+use super::hidden::Hidden;
 
 /// How deep a search goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,7 +20,7 @@ pub enum Scope {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Searcher {
     pub dn: String,
-    pub password: Zeroizing<String>,
+    pub password: Hidden,
 }
 
 impl std::fmt::Debug for Searcher {
@@ -72,6 +72,21 @@ impl Ldap {
     }
 }
 
+const OPTIONS: &[&str] = &[
+    "ldapserver",
+    "ldapport",
+    "ldapscheme",
+    "ldaptls",
+    "ldapprefix",
+    "ldapsuffix",
+    "ldapbasedn",
+    "ldapbinddn",
+    "ldapbindpasswd",
+    "ldapsearchattribute",
+    "ldapsearchfilter",
+    "ldapurl",
+];
+
 #[derive(Default)]
 struct Options {
     servers: Vec<String>,
@@ -82,7 +97,7 @@ struct Options {
     suffix: Option<String>,
     base: Option<String>,
     bind_dn: Option<String>,
-    bind_password: Option<Zeroizing<String>>,
+    bind_password: Option<Hidden>,
     attribute: Option<String>,
     filter: Option<String>,
     scope: Scope,
@@ -94,14 +109,13 @@ impl Options {
             "ldapserver" => self.servers = value.split_whitespace().map(str::to_owned).collect(),
             "ldapport" => {
                 let port = value.parse().ok().filter(|p| *p > 0);
-                self.port =
-                    Some(port.ok_or_else(|| format!("invalid LDAP port number: {}", value.escape_debug()))?);
+                self.port = Some(port.ok_or("invalid LDAP port number: expected 1 to 65535")?);
             }
             "ldapscheme" => {
                 self.ldaps = match value {
                     "ldap" => false,
                     "ldaps" => true,
-                    _ => return Err(format!("invalid ldapscheme value: {}", value.escape_debug())),
+                    _ => return Err("invalid ldapscheme value: expected ldap or ldaps".to_owned()),
                 }
             }
             "ldaptls" => self.start_tls = value == "1",
@@ -109,23 +123,23 @@ impl Options {
             "ldapsuffix" => self.suffix = Some(value.to_owned()),
             "ldapbasedn" => self.base = Some(value.to_owned()),
             "ldapbinddn" => self.bind_dn = Some(value.to_owned()),
-            "ldapbindpasswd" => self.bind_password = Some(Zeroizing::new(value.to_owned())),
+            "ldapbindpasswd" => self.bind_password = Some(value.into()),
             "ldapsearchattribute" => self.attribute = Some(value.to_owned()),
             "ldapsearchfilter" => self.filter = Some(value.to_owned()),
             "ldapurl" => self.url(value)?,
-            _ => return Err(format!("unknown option of this rule: {}", name.escape_debug())),
+            _ => return Err(unknown("option of LDAP", name, OPTIONS)),
         }
         Ok(())
     }
 
     /// `ldap[s]://host[:port]/basedn[?[attribute][?[scope][?[filter]]]]` (RFC 4516).
     fn url(&mut self, url: &str) -> Result<(), String> {
-        let bad = || format!("could not parse LDAP URL {}", url.escape_debug());
+        let bad = || "could not parse the LDAP URL: expected ldap://host:port/basedn?attribute?scope?filter";
         let (scheme, rest) = url.split_once("://").ok_or_else(bad)?;
         self.ldaps = match scheme {
             "ldap" => false,
             "ldaps" => true,
-            other => return Err(format!("unsupported LDAP URL scheme: {}", other.escape_debug())),
+            _ => return Err("unsupported scheme of the LDAP URL: expected ldap or ldaps".to_owned()),
         };
         let (host, rest) = rest.split_once('/').unwrap_or((rest, ""));
         let (host, port) = match host.rsplit_once(':') {
@@ -146,7 +160,7 @@ impl Options {
             None | Some("base") => Scope::Base,
             Some("one") => Scope::One,
             Some("sub") => Scope::Sub,
-            Some(_) => return Err(bad()),
+            Some(_) => return Err(bad().to_owned()),
         };
         self.filter = part().or(self.filter.take());
         Ok(())

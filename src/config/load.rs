@@ -158,6 +158,9 @@ pub(super) fn finish(
         config.notes.draft = Draft::new(Parts { tree, origin, dir, profile, ini, variables, warnings });
         return Ok(config);
     }
+    for e in errors.iter_mut().filter(|e| e.file().is_some_and(|f| f != &*origin)) {
+        *e = e.without_content();
+    }
     errors.sort_by_key(|e| (e.file().is_none(), e.line()));
     Err(errors)
 }

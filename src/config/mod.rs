@@ -11,10 +11,13 @@ mod build;
 pub mod compat;
 pub mod convert;
 mod draft;
+mod exposure;
 mod file;
+mod files;
 mod flags;
 mod foreign;
 pub mod hba;
+pub mod hidden;
 mod hosts;
 pub mod ident;
 mod ini;
@@ -41,11 +44,14 @@ mod validate_routing;
 mod value;
 
 #[cfg(test)]
+mod secrecy;
+#[cfg(test)]
 mod tests;
 
-pub use draft::with_setting;
+pub use draft::{is_public, is_secret, with_setting};
 pub use file::is_ini;
 pub use flags::{Flags, from_flags};
+pub use hidden::Hidden;
 pub use load::{Overrides, from_overrides, load};
 pub use pgbouncer::VERBOSE;
 pub use problem::ConfigError;

@@ -21,11 +21,15 @@ impl Eq for Pattern {}
 impl Pattern {
     /// What stands behind the slash.
     pub fn read(text: &str) -> Result<Self, String> {
-        let told = |why: &str| format!("/{}: {why}", text.escape_debug());
+        let told = |why: &str| format!("a pattern: {why}");
         let translated = translated(text).map_err(told)?;
         let mut builder = RegexBuilder::new(&translated);
         let built = builder.dot_matches_new_line(true).size_limit(MAX_SIZE).build();
-        built.map(Self).map_err(|e| told(&format!("not a pattern: {}", e.to_string().replace('\n', " "))))
+        built.map(Self).map_err(|e| {
+            // The crate's own text shows the pattern; its last line says what is wrong, without it.
+            let text = e.to_string();
+            told(text.rsplit_once("error: ").map_or("is not one, or too large", |(_, why)| why))
+        })
     }
 
     /// Whether it is found in the name, at whatever place.

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::files;
 use super::ini::{connection_string, convert, integer, key_value};
 use super::problem::ConfigError;
 use super::raw::{Node, Raw, Source, Table, table_at};
@@ -54,6 +55,8 @@ struct Line {
     key: String,
     value: String,
     source: Source,
+    /// It stands in a file that another one includes.
+    included: bool,
 }
 
 /// Reads the text; `dir` is what the paths of `%include` are relative to.
@@ -84,7 +87,12 @@ pub(super) fn read(
     }
     let dir = lines.iter().rfind(|l| l.section == "pgbouncer" && l.key == "unix_socket_dir");
     reader.default_hosts(dir.map_or("/tmp", |l| l.value.as_str()));
-    reader.tree
+    let tree = reader.tree;
+    // What is included need not be a configuration at all.
+    for e in errors.iter_mut().filter(|e| e.file().is_some_and(|f| f != &**path)) {
+        *e = e.without_content();
+    }
+    tree
 }
 
 /// Whether a line of `[pgbouncer]` may have this key.
@@ -102,6 +110,7 @@ pub(super) fn set(tree: &mut Table, key: &str, value: &str) -> Result<Vec<String
         key: key.to_owned(),
         value,
         source: Source::Console,
+        included: false,
     };
     let (mut errors, mut warnings) = (Vec::new(), Vec::new());
     let mut reader = Reader {
@@ -165,7 +174,7 @@ impl Reader<'_> {
                 if section.is_empty() {
                     self.errors.push(ConfigError::new(&source, "", "a setting before the first section"));
                 }
-                out.push(Line { section, key, value, source });
+                out.push(Line { section, key, value, source, included: depth > 0 });
             } else {
                 // Not the line itself: it may hold a password.
                 self.errors.push(ConfigError::new(&source, "", "syntax error").allowed("key = value"));
@@ -181,8 +190,8 @@ impl Reader<'_> {
                 self.main |= self.section == "pgbouncer";
             }
             Some(name) => {
-                let why = format!("unknown section: {}", name.escape_debug());
-                self.errors.push(ConfigError::new(source, "", why).nearest(name, SECTIONS));
+                let e = ConfigError::new(source, "", "unknown section").quote(name);
+                self.errors.push(e.nearest(name, SECTIONS));
             }
             None => self.errors.push(ConfigError::new(source, "", "a section's name ends with ]")),
         }
@@ -194,11 +203,11 @@ impl Reader<'_> {
             return;
         }
         let path = self.dir.join(file);
-        match std::fs::read_to_string(&path) {
+        match files::text(&path) {
             Ok(text) => self.lines(&text, &Arc::from(path.display().to_string().as_str()), depth + 1, out),
             Err(e) => {
-                let why = format!("%include {}: cannot be read: {e}", path.display());
-                self.errors.push(ConfigError::new(source, "", why));
+                let why = format!("%include: cannot be read: {e}");
+                self.errors.push(ConfigError::new(source, "", why).quote(&path.display().to_string()));
             }
         }
     }
@@ -289,7 +298,8 @@ impl Reader<'_> {
                     .filter_map(|s| s.pgbouncer.main)
                     .chain(ELSEWHERE.iter().map(|(k, _)| *k))
                     .chain(WITHOUT_MEANING.iter().map(|(k, _)| *k));
-                let e = ConfigError::new(&line.source, "", format!("unknown parameter: pgbouncer/{key}"));
+                let name = if line.included { String::new() } else { format!(": pgbouncer/{key}") };
+                let e = ConfigError::new(&line.source, "", format!("unknown parameter{name}"));
                 // Howdah's own name of a setting that has another one in this file.
                 let own = SETTINGS.iter().find(|s| s.at(Level::Global) && s.key == key);
                 self.errors.push(match own.and_then(|s| s.pgbouncer.main) {
@@ -353,7 +363,7 @@ impl Reader<'_> {
             Err(why) => {
                 let mut e = invalid(line, why).allowed(setting.kind.allowed());
                 // The line of a database or user may hold its password.
-                e.value = e.value.filter(|_| path.is_empty());
+                e.value = e.value.filter(|_| path.is_empty() && !setting.is_secret());
                 self.errors.push(e);
             }
         }
@@ -371,10 +381,10 @@ impl Reader<'_> {
             } else if let Some(setting) = SETTINGS.iter().find(by_name) {
                 self.setting(setting, &path, line, &value);
             } else {
-                let why = format!("unrecognized connection parameter: {}", key.escape_debug());
+                let why = "unrecognized connection parameter";
                 let known =
                     SETTINGS.iter().filter_map(|s| s.pgbouncer.database).chain(STARTUP.iter().copied());
-                let e = ConfigError::new(&line.source, &place(line), why);
+                let e = ConfigError::new(&line.source, &place(line), why).quote(key);
                 let meant =
                     |s: &&Setting| s.at(Level::Database) && (s.key == key || s.pgbouncer.main == Some(key));
                 self.errors.push(match SETTINGS.iter().find(meant).and_then(|s| s.pgbouncer.database) {
@@ -393,9 +403,10 @@ impl Reader<'_> {
             if let Some(setting) = SETTINGS.iter().find(by_name) {
                 self.setting(setting, &path, line, &value);
             } else {
-                let why = format!("unrecognized user parameter: {}", key.escape_debug());
+                let why = "unrecognized user parameter";
                 let known = SETTINGS.iter().filter_map(|s| s.pgbouncer.user);
-                self.errors.push(ConfigError::new(&line.source, &place(line), why).nearest(&key, known));
+                let e = ConfigError::new(&line.source, &place(line), why).quote(&key);
+                self.errors.push(e.nearest(&key, known));
             }
         }
     }
@@ -411,8 +422,8 @@ impl Reader<'_> {
             match SETTINGS.iter().find(|s| s.at(Level::Peer) && s.pgbouncer.database == Some(key)) {
                 Some(setting) => self.setting(setting, &path, line, &value),
                 None => {
-                    let why = format!("unrecognized connection parameter: {}", key.escape_debug());
-                    let e = ConfigError::new(&line.source, &place(line), why);
+                    let why = "unrecognized connection parameter";
+                    let e = ConfigError::new(&line.source, &place(line), why).quote(key);
                     self.errors.push(e.nearest(key, ["host", "port", "pool_size"]));
                 }
             }
@@ -459,7 +470,7 @@ fn listen_addresses(address: &str, port: u16) -> Result<Vec<String>, String> {
     if let Ok(ip) = address.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port).to_string()]);
     }
-    let found = (address, port).to_socket_addrs().map_err(|e| format!("{address}: {e}"))?;
+    let found = (address, port).to_socket_addrs().map_err(|e| e.to_string())?;
     let mut all: Vec<String> = found.map(|a| a.to_string()).collect();
     all.sort();
     all.dedup();

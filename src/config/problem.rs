@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::hidden::without_passwords;
 use super::raw::Source;
 
-/// One problem. Never holds the value of a secret.
+/// One problem; `Display` is for the owner of the configuration, see [`ConfigError::discreet`]. Never holds the value of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     pub source: Source,
@@ -12,8 +13,10 @@ pub struct ConfigError {
     pub key: String,
     /// The value as it was written, where it is known and not secret.
     pub value: Option<String>,
-    /// What is wrong, as a clause.
+    /// What is wrong, as a clause, in words of ours and of the file's grammar.
     pub problem: String,
+    /// What is written there and is none of them; for the owner of the configuration only.
+    pub quote: Option<String>,
     /// What would be right.
     pub allowed: Option<String>,
     /// The known key or name that is closest to what was written.
@@ -27,14 +30,34 @@ impl ConfigError {
             key: key.to_owned(),
             value: None,
             problem: problem.into(),
+            quote: None,
             allowed: None,
             nearest: None,
         }
     }
 
     pub(super) fn value(mut self, value: Option<String>) -> Self {
-        self.value = value;
+        self.value = value.map(|v| without_passwords(&v));
         self
+    }
+
+    pub(super) fn quote(mut self, quote: &str) -> Self {
+        self.quote = Some(without_passwords(&quote.escape_debug().to_string()));
+        self
+    }
+
+    /// Without anything that is written in a file; for everybody who need not be the file's owner: readers of the log, of
+    /// the ops port, and of the console. What was typed on the console is repeated there.
+    #[must_use]
+    pub fn discreet(&self) -> Self {
+        match self.source {
+            Source::Console => self.clone(),
+            _ => self.without_content(),
+        }
+    }
+
+    pub(super) fn without_content(&self) -> Self {
+        Self { value: None, quote: None, ..self.clone() }
     }
 
     pub(super) fn allowed(mut self, allowed: impl Into<String>) -> Self {
@@ -94,6 +117,9 @@ impl fmt::Display for ConfigError {
             (_, true) => {}
         }
         f.write_str(&self.problem)?;
+        if let Some(quote) = &self.quote {
+            write!(f, ": {quote}")?;
+        }
         if let Some(allowed) = &self.allowed {
             write!(f, "; allowed: {allowed}")?;
         }

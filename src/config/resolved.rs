@@ -9,9 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::draft::Draft;
+use super::hidden::Hidden;
 
 pub use super::access::{Access, AuthMethod, ChannelBinding, Lookup};
 use super::compat::Compat;
@@ -64,6 +63,8 @@ pub struct Notes {
 pub struct Effective {
     /// As TOML; a secret is not shown.
     pub value: String,
+    /// The secret itself, so that a change of it is noticed.
+    pub hidden: Option<Hidden>,
     /// Whether somebody stated it; otherwise it is the default.
     pub stated: bool,
 }
@@ -217,11 +218,11 @@ impl Budget {
 /// A password or verifier; its `Debug` never shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
-    Plain(Zeroizing<String>),
+    Plain(Hidden),
     /// `md5` and 32 hex digits: md5(password || user).
-    Md5(Zeroizing<String>),
+    Md5(Hidden),
     /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
-    Scram(Zeroizing<String>),
+    Scram(Hidden),
 }
 
 impl std::fmt::Debug for Secret {
@@ -237,7 +238,7 @@ impl std::fmt::Debug for Secret {
 impl Secret {
     /// Tells the kind from the text, as a PgBouncer user list does.
     pub fn classify(text: &str) -> Self {
-        let text = Zeroizing::new(text.to_owned());
+        let text = Hidden::from(text);
         let is_md5 = text.len() == 35
             && text.starts_with("md5")
             && text.bytes().skip(3).all(|b| b.is_ascii_hexdigit());

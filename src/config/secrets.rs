@@ -1,8 +1,8 @@
 //! Passwords and verifiers, which a section states itself, or says where they are.
 
-use zeroize::Zeroizing;
-
 use super::build::{Builder, join, shown};
+use super::files;
+use super::hidden::Hidden;
 use super::problem::ConfigError;
 use super::raw::{Source, Table};
 use super::resolved::{Config, Secret};
@@ -48,10 +48,10 @@ impl Builder<'_, '_> {
                 self.errors.push(ConfigError::new(&source(key), key, why));
                 return;
             }
-            match std::fs::read_to_string(&path).map(Zeroizing::new) {
+            match files::text(&path).map(Hidden::from) {
                 Ok(text) => {
-                    let first = text.lines().next().unwrap_or_default().trim().to_owned();
-                    config.process.ops_token = Some(Secret::Plain(Zeroizing::new(first)));
+                    let first = text.lines().next().unwrap_or_default().trim();
+                    config.process.ops_token = Some(Secret::Plain(first.into()));
                 }
                 Err(e) => {
                     let why = format!("cannot be read: {e}");
@@ -70,22 +70,19 @@ impl Builder<'_, '_> {
 
     /// `None` if the value itself was not readable, which is a problem already told.
     #[allow(clippy::type_complexity)] // used once, right above
-    fn secret_text(&self, section: &Section) -> Option<Result<Zeroizing<String>, (String, String)>> {
+    fn secret_text(&self, section: &Section) -> Option<Result<Hidden, (String, String)>> {
         if let Some(text) = &section.password {
             return Some(Ok(text.clone()));
         }
         if let Some(file) = &section.password_file {
             let path = self.context.dir.join(file);
-            let first = |text: String| {
-                let text = Zeroizing::new(text);
-                Zeroizing::new(text.lines().next().unwrap_or_default().to_owned())
-            };
-            let read = std::fs::read_to_string(&path);
+            let first = |text: String| Hidden::from(Hidden::from(text).lines().next().unwrap_or_default());
+            let read = files::text(&path);
             return Some(read.map(first).map_err(|e| (shown(&path), format!("cannot be read: {e}"))));
         }
         let name = section.password_env.as_ref()?;
         Some(match self.context.variables.get(name) {
-            Some(text) => Ok(Zeroizing::new(text.clone())),
+            Some(text) => Ok(text.as_str().into()),
             None => Err((format!("\"{}\"", name.escape_debug()), "no such variable is set".to_owned())),
         })
     }

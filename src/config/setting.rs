@@ -1,7 +1,6 @@
 //! What the declaration of a setting is made of; the declarations themselves are in [`super::settings`].
 
-use zeroize::Zeroizing;
-
+use super::hidden::Hidden;
 use super::resolved::{Config, PoolOverrides, Role, WhenNoReplica};
 use super::value::{Kind, Value};
 
@@ -153,6 +152,11 @@ impl Setting {
         format!("HOWDAH_{}", self.key.to_uppercase())
     }
 
+    /// Whether its value is shown nowhere: not in logs, in errors, on the console or on the ops port.
+    pub fn is_secret(&self) -> bool {
+        self.kind == Kind::Secret
+    }
+
     /// Its default under a profile, if it has one.
     pub(super) fn preset(&self, pgbouncer: bool) -> Option<&'static str> {
         let native = match self.preset {
@@ -175,7 +179,7 @@ pub(super) struct Section {
     pub port: Option<u16>,
     pub dbname: Option<String>,
     pub user: Option<String>,
-    pub password: Option<Zeroizing<String>>,
+    pub password: Option<Hidden>,
     pub password_file: Option<String>,
     pub password_env: Option<String>,
     pub listed: Option<bool>,

@@ -89,7 +89,8 @@ fn defaults(out: &mut String, config: &Config) {
 
 /// The top-level settings that differ and that a reload cannot change.
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
-    let value = |config: &Config, key| config.notes.settings.get(key).map(|e| e.value.clone());
+    let value =
+        |config: &Config, key| config.notes.settings.get(key).map(|e| (e.value.clone(), e.hidden.clone()));
     SETTINGS
         .iter()
         .filter(|s| s.at(Level::Global) && s.reload == Reload::Restart)

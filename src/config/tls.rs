@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::build::{Builder, shown, source_at};
+use super::files::bytes as read_file;
 use super::problem::ConfigError;
 use super::raw::Table;
 use super::resolved::{ChannelBinding, Config};
@@ -109,7 +110,7 @@ impl Builder<'_, '_> {
         let mut unreadable = false;
         let mut read = |name: &str, path: &Option<PathBuf>| {
             let path = self.context.dir.join(path.as_ref()?);
-            match std::fs::read(&path) {
+            match read_file(&path) {
                 Ok(bytes) => Some(Zeroizing::new(bytes)),
                 Err(e) => {
                     unreadable = true;

@@ -44,7 +44,7 @@ fn parse(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, String
     let (_, factor) = units
         .iter()
         .find(|(u, _)| *u == unit)
-        .ok_or_else(|| format!("unknown unit \"{}\"; units are {}", unit.escape_debug(), known()))?;
+        .ok_or_else(|| format!("unknown unit; units are {}", known()))?;
     number.checked_mul(*factor).ok_or_else(|| "the number is too large".to_owned())
 }
 

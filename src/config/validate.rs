@@ -88,9 +88,9 @@ impl Checks<'_> {
             .map(str::trim)
             .find(|p| !p.contains(['=', '[']) && !LEVELS.contains(&p.to_lowercase().as_str()) && !part(p));
         let why = match wrong {
-            Some(word) => format!("\"{}\" is no level", word.escape_debug()),
+            Some(_) => "a word of it is no level".to_owned(),
             None => match tracing_subscriber::EnvFilter::try_new(text) {
-                Err(e) => e.to_string(),
+                Err(_) => "a directive of it cannot be read".to_owned(),
                 Ok(_) => return,
             },
         };

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
+use super::hidden::{Hidden, PLACEHOLDER};
 use super::raw::Raw;
 use super::resolved::Budget;
 use super::units;
@@ -66,7 +65,7 @@ pub enum Value {
     Bytes(u64),
     Word(&'static str),
     Text(String),
-    Secret(Zeroizing<String>),
+    Secret(Hidden),
     List(Vec<String>),
     Map(Vec<(String, String)>),
     Addresses(Vec<SocketAddr>),
@@ -167,7 +166,7 @@ impl Kind {
                 t if t.contains('\0') => Err("must not contain a zero byte".to_owned()),
                 t => Ok(Value::Text(t)),
             },
-            Self::Secret => text(raw).map(|t| Value::Secret(Zeroizing::new(t))),
+            Self::Secret => text(raw).map(|t| Value::Secret(t.into())),
             Self::Names => strings(raw, true).map(Value::List),
             Self::Statements => strings(raw, false).map(Value::List),
             Self::Map => map(raw).map(Value::Map),
@@ -203,7 +202,7 @@ impl Value {
             Self::Bytes(b) => quoted(&units::render_bytes(*b)),
             Self::Word(w) => quoted(w),
             Self::Text(t) => quoted(t),
-            Self::Secret(_) => quoted("…"),
+            Self::Secret(_) => quoted(PLACEHOLDER),
             Self::List(l) => list(l.iter().map(|t| quoted(t)).collect()),
             Self::Map(m) => {
                 let pairs: Vec<_> = m.iter().map(|(k, v)| format!("{} = {}", quoted(k), quoted(v))).collect();
@@ -317,7 +316,7 @@ fn map(raw: &Raw) -> Result<Vec<(String, String)>, String> {
                 Raw::Text(v) | Raw::Loose(v) => Ok((k.clone(), v.clone())),
                 Raw::Integer(v) => Ok((k.clone(), v.to_string())),
                 Raw::Boolean(v) => Ok((k.clone(), if *v { "on" } else { "off" }.to_owned())),
-                _ => Err(format!("the value of \"{}\" is not a string", k.escape_debug())),
+                _ => Err("one of its values is not a string".to_owned()),
             })
             .collect::<Result<_, _>>()?,
         Raw::Loose(t) => t
@@ -343,5 +342,5 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         Some(("*", port)) => format!("0.0.0.0:{port}"),
         _ => text.to_owned(),
     };
-    numeric.parse().map_err(|_| format!("\"{}\" is not an IP address with a port", text.escape_debug()))
+    numeric.parse().map_err(|_| "not an IP address with a port".to_owned())
 }

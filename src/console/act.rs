@@ -11,6 +11,7 @@ use super::table::{Command, Verb};
 use super::view::PGBOUNCER;
 use crate::client::ctl::{ClientCtl, Link, Signal};
 use crate::config;
+use crate::config::hidden::PLACEHOLDER;
 use crate::control::{Order, ShutDown};
 use crate::error::Refusal;
 use crate::pool::Pool;
@@ -26,7 +27,7 @@ pub(super) async fn act(
     let operator = Operator { services, ctl };
     match command {
         Command::Do(verb, argument) => operator.act(verb, argument.as_deref()).await,
-        Command::Set { key, value } => operator.set(&key, &value).await,
+        Command::Set { key, value } => operator.set(&key, value.as_str()).await,
         Command::Advice => Ok(advice::advice(services).await),
         _ => Ok(Answer::done("")),
     }
@@ -262,7 +263,8 @@ impl Operator<'_> {
         let (done, outcome) = oneshot::channel();
         let given = self.services.control.order(Order::Apply(Box::new(new), done));
         applied(given, outcome).await.map_err(failed)?;
-        Ok(Answer::done(&format!("SET {key}={value}")))
+        let shown = if config::is_public(key) { value } else { PLACEHOLDER };
+        Ok(Answer::done(&format!("SET {key}={shown}")))
     }
 }
 

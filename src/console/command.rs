@@ -1,5 +1,7 @@
 //! The console's grammar: one statement of one or two words, or a SET; without I/O.
 
+use crate::config::hidden::PLACEHOLDER;
+use crate::config::{self, Hidden};
 use crate::error::Refusal;
 
 /// Longest argument, as PostgreSQL's names.
@@ -16,7 +18,8 @@ pub(super) enum Statement {
     },
     Set {
         key: String,
-        value: String,
+        /// It may be of a setting that is secret.
+        value: Hidden,
     },
     /// SHOW of something about a text in single quotes, perhaps of one database.
     ShowAbout {
@@ -28,7 +31,7 @@ pub(super) enum Statement {
 
 /// Reads one statement; the error names it.
 pub(super) fn parse(text: &str) -> Result<Statement, Refusal> {
-    let invalid = || Refusal::InvalidCommand { text: text.to_owned() };
+    let invalid = || invalid(text);
     let tokens = tokens(text).ok_or_else(invalid)?;
     let words: Vec<&Token> = match tokens.split_last() {
         Some((Token::Semicolon, rest)) => rest.iter().collect(),
@@ -48,7 +51,7 @@ pub(super) fn parse(text: &str) -> Result<Statement, Refusal> {
                 }
                 _ => return Err(invalid()),
             };
-            Statement::Set { key: key.to_lowercase(), value }
+            Statement::Set { key: key.to_lowercase(), value: value.into() }
         }
         [Token::Word(show), Token::Word(name), of @ .., Token::Text(text)]
             if show.eq_ignore_ascii_case("show") && of.len() <= 1 =>
@@ -72,6 +75,17 @@ pub(super) fn parse(text: &str) -> Result<Statement, Refusal> {
         return Err(Refusal::BadArguments { limit: MAX_ARGUMENT });
     }
     Ok(statement)
+}
+
+/// What is no command, as it was written; of a SET of what is secret, without its value.
+pub(super) fn invalid(text: &str) -> Refusal {
+    let mut words = text.split(|c: char| c.is_whitespace() || c == '=').filter(|w| !w.is_empty());
+    let set = words.next().is_some_and(|w| w.eq_ignore_ascii_case("set"));
+    let text = match words.next() {
+        Some(key) if set && config::is_secret(&key.to_lowercase()) => format!("SET {key} = {PLACEHOLDER}"),
+        _ => text.to_owned(),
+    };
+    Refusal::InvalidCommand { text }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -151,7 +165,7 @@ mod tests {
     }
 
     fn set(key: &str, value: &str) -> Result<Statement, Refusal> {
-        Ok(Statement::Set { key: key.to_owned(), value: value.to_owned() })
+        Ok(Statement::Set { key: key.to_owned(), value: value.into() })
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Session {
         if let Some(answer) = command.look(&view) {
             return Ok(Ok(answer));
         }
-        tracing::info!(client = ctl.id, user = %ctl.user, peer = %ctl.peer, ?command, "console command");
+        tracing::info!(client = ctl.id, user = %ctl.user, peer = %ctl.peer, command = %command.sql(), "console command");
         if let Some(label) = command.label() {
             self.services.counters.count("console_commands_total", label);
         }

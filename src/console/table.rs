@@ -9,9 +9,11 @@ use super::protocol::Answer;
 use super::rows::{Column, Row};
 use super::show::{clients, config, databases, internal, own, pools, routes, see, stats, users};
 use super::view::View;
+use crate::config::Hidden;
+use crate::config::hidden::PLACEHOLDER;
 use crate::error::Refusal;
 
-use super::command::Statement;
+use super::command::{Statement, invalid};
 use Argument::{Database, Forbidden, Text, Wish};
 use Right::{Admin, Stats};
 
@@ -155,7 +157,7 @@ pub(super) enum Command {
     SetVariable,
     Set {
         key: String,
-        value: String,
+        value: Hidden,
     },
     /// SHOW ADVICE, which asks the servers.
     Advice,
@@ -181,6 +183,25 @@ impl Command {
             Self::Set { .. } => Some("SET"),
             Self::Do(verb, _) => VERBS.iter().find(|v| v.1 == *verb).map(|v| v.0),
             _ => None,
+        }
+    }
+
+    /// The command as it would be typed, for the log: without what is, or may be, a secret.
+    pub(super) fn sql(&self) -> String {
+        match self {
+            Self::Empty => String::new(),
+            Self::Help => "SHOW HELP".to_owned(),
+            Self::Show(s) => format!("SHOW {}", s.name),
+            Self::Variable(n) => format!("SHOW {}", VARIABLES.get(*n).map_or("", |v| v.0)),
+            Self::SetVariable => "SET".to_owned(),
+            Self::Set { key, value } => format!("SET {} = {}", name(key), set_value(key, value)),
+            Self::Advice => "SHOW ADVICE".to_owned(),
+            Self::Explain(Some(database), _) => format!("SHOW ROUTES {} {PLACEHOLDER}", name(database)),
+            Self::Explain(None, _) => format!("SHOW ROUTES {PLACEHOLDER}"),
+            Self::Do(verb, argument) => {
+                let word = VERBS.iter().find(|v| v.1 == *verb).map_or("", |v| v.0);
+                argument.as_ref().map_or_else(|| word.to_owned(), |a| format!("{word} {}", name(a)))
+            }
         }
     }
 
@@ -221,6 +242,24 @@ impl Command {
     }
 }
 
+/// A name as it is typed: in double quotes where it must be.
+fn name(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.*-".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// The value of a SET as it is typed. What is not known to be no secret is not shown.
+fn set_value(key: &str, value: &Hidden) -> String {
+    if crate::config::is_public(key) {
+        format!("'{}'", value.as_str().replace('\'', "''"))
+    } else {
+        PLACEHOLDER.to_owned()
+    }
+}
+
 fn help() -> String {
     let mut out = String::new();
     let names: Vec<&str> = std::iter::once("HELP").chain(SHOWS.iter().map(|s| s.name)).collect();
@@ -242,7 +281,7 @@ fn variable(name: &str) -> Option<usize> {
 
 /// Finds the command of a statement; `text` is what was written.
 pub(super) fn resolve(text: &str, statement: Statement) -> Result<Command, Refusal> {
-    let invalid = || Refusal::InvalidCommand { text: text.to_owned() };
+    let invalid = || invalid(text);
     let (verb, argument) = match statement {
         Statement::Empty => return Ok(Command::Empty),
         Statement::Set { key, .. } if variable(&key).is_some() => return Ok(Command::SetVariable),
@@ -299,9 +338,25 @@ mod tests {
             assert_eq!(*right, Admin, "{word}");
             assert_eq!(Command::Do(*verb, None).right(), Admin, "{word}");
         }
-        assert_eq!(Command::Set { key: "x".to_owned(), value: String::new() }.right(), Admin);
+        assert_eq!(Command::Set { key: "x".to_owned(), value: Hidden::default() }.right(), Admin);
         let admin_only: Vec<_> = SHOWS.iter().filter(|s| s.right == Admin).map(|s| s.name).collect();
         assert_eq!(admin_only, ["FDS"]);
+    }
+
+    #[test]
+    fn a_command_is_logged_as_it_is_typed_without_secrets() {
+        for (typed, logged) in [
+            ("pause \"a \"\"b\"", "PAUSE \"a \"\"b\""),
+            ("pause app;", "PAUSE app"),
+            ("reload", "RELOAD"),
+            ("set query_timeout to '5''s'", "SET query_timeout = '5''s'"),
+            ("set ops_token = hunter2", "SET ops_token = …"),
+            ("set ops_tokn = hunter2", "SET ops_tokn = …"),
+            ("show pools", "SHOW POOLS"),
+        ] {
+            let command = super::super::command::parse(typed).and_then(|s| resolve(typed, s)).unwrap();
+            assert_eq!(command.sql(), logged);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rustls::SupportedCipherSuite;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{ALL_CIPHER_SUITES, default_provider};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use sha2::{Digest, Sha256};
@@ -114,11 +114,21 @@ fn fingerprint(files: &Files<'_>) -> [u8; 32] {
 
 fn certificates(pem: &[u8], of: &'static str) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = read.map_err(|e| (of, format!("is not PEM: {e}")))?;
+    // Not the parser's own words, which show the line: the file may be any.
+    let all = read.map_err(|e| (of, format!("is not PEM: {}", pem_fault(&e))))?;
     if all.is_empty() {
         return Err((of, "has no certificate in it (no BEGIN CERTIFICATE)".to_owned()));
     }
     Ok(all)
+}
+
+fn pem_fault(e: &pem::Error) -> &'static str {
+    match e {
+        pem::Error::MissingSectionEnd { .. } => "a section has no END line",
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is malformed",
+        pem::Error::Base64Decode(_) => "what stands between BEGIN and END is not base64",
+        _ => "it cannot be read as such",
+    }
 }
 
 fn read_roots(

@@ -5,11 +5,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::RngCore;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::channel::Binding;
 use super::{DeriveJob, ScramKeys, are_extensions, attribute, hmac, is_printable, new_nonce, xor};
 use crate::auth::verifier::{decode_32, parse_iterations};
+use crate::config::Hidden;
 
 /// Longest server-first-message that is read.
 pub const MAX_SERVER_FIRST: usize = 4096;
@@ -38,7 +38,7 @@ pub enum ScramError {
 
 /// One SCRAM login to a server. An error says what the server did wrong, and ends it.
 pub struct ScramClient {
-    password: Option<Zeroizing<String>>,
+    password: Option<Hidden>,
     /// Keys of an earlier login, of use if salt and iterations are still the same.
     cached: Option<ScramKeys>,
     nonce: String,
@@ -74,7 +74,7 @@ impl ScramClient {
         nonce: String,
     ) -> Self {
         Self {
-            password: password.map(|p| Zeroizing::new(p.to_owned())),
+            password: password.map(Hidden::from),
             cached,
             client_first_bare: format!("n={user},r={nonce}"),
             nonce,
