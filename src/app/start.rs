@@ -141,7 +141,7 @@ pub(super) fn plan(config: Config) -> Result<(String, bool), String> {
     let c = config.capacity;
     for one in asked {
         let facts = one.facts.as_ref().map_err(String::as_str);
-        let plan = derive::plan(&one.need, facts, c.instances, c.safety_margin);
+        let plan = derive::plan(&one.need, facts, c.instances);
         if !text.is_empty() {
             text.push('\n');
         }

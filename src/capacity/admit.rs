@@ -116,7 +116,8 @@ fn cap(need: &HostNeed, facts: &Facts, instances: u32) -> Option<usize> {
     if need.budget.is_some() || !check::check(need, facts, instances).iter().any(refused) {
         return None;
     }
-    let each = u64::from(facts.ordinary()) / u64::from(instances);
+    let all = if need.margin_stated { need.usable(facts) } else { u64::from(facts.ordinary()) };
+    let each = all / u64::from(instances);
     // Nobody is helped by a pool that cannot open anything.
     Some(crate::number::size(each.saturating_sub(u64::from(need.own)).max(1)))
 }

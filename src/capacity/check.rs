@@ -63,17 +63,24 @@ fn total(need: &HostNeed, facts: &Facts, instances: u32, most: u64) -> u64 {
     need.budget_of(facts).map_or(sum, |b| sum.min(u64::from(b)))
 }
 
+/// Above what the server has it cannot work. Above `safety_margin` nothing is left for migrations, backups and people:
+/// a warning, and where the configuration states the margin, as good as a limit.
 fn whole(need: &HostNeed, facts: &Facts, instances: u32, most: u64) -> Option<Finding> {
-    let (limit, sum) = (u64::from(facts.ordinary()), total(need, facts, instances, most));
-    if sum <= limit {
+    let (ordinary, sum) = (u64::from(facts.ordinary()), total(need, facts, instances, most));
+    let usable = need.usable(facts);
+    let within_margin = need.margin_stated || sum <= ordinary;
+    let limit = if within_margin { usable } else { ordinary };
+    if sum <= usable {
         return None;
     }
     let one = most + u64::from(need.own);
-    let mut out = format!(
-        "{}: {} can open {sum} server connections, and the server has {limit} for them\n",
-        need.host,
-        count(instances),
-    );
+    let margin = f64::from(need.margin) / 1000.0;
+    let has = match within_margin {
+        true => format!("safety_margin {margin:?} leaves them {usable} of the server's {ordinary}"),
+        false => format!("the server has {limit} for them"),
+    };
+    let mut out =
+        format!("{}: {} can open {sum} server connections, and {has}\n", need.host, count(instances));
     lines(&mut out, need, most);
     let _ = writeln!(out, "  one instance: {one}; {} of them: {sum}", instances);
     let _ = writeln!(out, "  the server: {}", facts.ordinary_sum());
@@ -91,12 +98,20 @@ fn whole(need: &HostNeed, facts: &Facts, instances: u32, most: u64) -> Option<Fi
             let _ = writeln!(out, "    fewer instances: {n}");
         }
     }
+    let for_them = if within_margin { (sum * 1000).div_ceil(u64::from(need.margin.max(1))) } else { sum };
     let _ = write!(
         out,
         "    larger max_connections: {}",
-        sum + u64::from(facts.superuser_reserved) + u64::from(facts.reserved)
+        for_them + u64::from(facts.superuser_reserved) + u64::from(facts.reserved)
     );
-    Some(refuse(out))
+    if within_margin {
+        let share = (sum * 1000).div_ceil(ordinary.max(1));
+        if share <= 1000 {
+            let _ = write!(out, "\n    a wider safety_margin: {:?}", share as f64 / 1000.0);
+        }
+    }
+    let severity = if sum > ordinary || need.margin_stated { Severity::Refuse } else { Severity::Warn };
+    Some(Finding { severity, text: out })
 }
 
 fn fleet(need: &HostNeed, facts: &Facts, instances: u32, budget: u32) -> Option<Finding> {

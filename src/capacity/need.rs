@@ -60,6 +60,9 @@ pub struct HostNeed {
     pub own: u32,
     /// What those are.
     pub own_kinds: Vec<&'static str>,
+    /// `safety_margin` in thousandths, and whether the configuration states it.
+    pub margin: u32,
+    pub margin_stated: bool,
     pub budget: Option<Budget>,
     /// `fleet.minimum`.
     pub minimum: u32,
@@ -94,6 +97,11 @@ impl HostNeed {
     /// Databases of the pools, by their names on the server.
     pub fn databases(&self) -> BTreeSet<&str> {
         self.pools.iter().map(|p| p.dbname.as_str()).collect()
+    }
+
+    /// What safety_margin leaves to poolers of a server's connections.
+    pub fn usable(&self, facts: &Facts) -> u64 {
+        u64::from(facts.ordinary()) * u64::from(self.margin) / 1000
     }
 
     /// The fleet's budget at a server with these facts.
@@ -172,6 +180,8 @@ fn blank(config: &Config, host: &HostAddr) -> HostNeed {
         open_ended: Vec::new(),
         own: 0,
         own_kinds: vec![CHECKS],
+        margin: config.capacity.safety_margin,
+        margin_stated: config.notes.settings.get("safety_margin").is_some_and(|s| s.stated),
         budget: config.fleet.budget,
         minimum: config.fleet.minimum,
     }

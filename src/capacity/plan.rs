@@ -24,7 +24,8 @@ pub struct Plan {
 }
 
 /// `facts` is nothing where the server could not be asked, with the reason.
-pub fn plan(need: &HostNeed, facts: Result<&Facts, &str>, instances: u32, margin: u32) -> Plan {
+pub fn plan(need: &HostNeed, facts: Result<&Facts, &str>, instances: u32) -> Plan {
+    let margin = need.margin;
     let mut out = format!("{}\n", need.host);
     let facts = match facts {
         Ok(facts) => facts,
@@ -39,7 +40,7 @@ pub fn plan(need: &HostNeed, facts: Result<&Facts, &str>, instances: u32, margin
     );
     let _ = writeln!(out, "     In use now: {}.", facts.in_use_told(IN_USE));
     let ordinary = u64::from(facts.ordinary());
-    let usable = ordinary * u64::from(margin) / 1000;
+    let usable = need.usable(facts);
     let _ = writeln!(
         out,
         "  2. safety_margin {:?}: {ordinary} x {:?} = {usable} for poolers.",

@@ -91,7 +91,7 @@ fn roles_and_databases_have_limits_of_their_own() {
 
 #[test]
 fn present_use_of_others_only_warns() {
-    let need = pool("pool_size = 40");
+    let need = need("safety_margin = 1.0\n[users.app]\n[databases.app]\nhost = \"db\"\npool_size = 40\n");
     let mut facts = Facts { in_use: [("app".to_owned(), 80)].into(), ..hundred() };
     assert_eq!(check(&need, &facts, 2), [], "ours are among what is counted");
     facts.in_use.insert("backup".to_owned(), 16);
@@ -132,7 +132,7 @@ fn a_fleets_budget_replaces_the_sum() {
 fn the_derivation_uses_what_is_stated() {
     let need = pool("pool_size = 50\nexpected_tps = 1000\nexpected_duration = \"5ms\"");
     assert_eq!(need.pools[0].expected_duration, Some(Duration::from_millis(5)));
-    let p = plan(&need, Ok(&hundred()), 5, 800);
+    let p = plan(&need, Ok(&hundred()), 5);
     assert_eq!(p.sizes, [14], "{}", p.text);
     assert!(p.refused, "as configured it does not fit");
     for part in [
@@ -145,11 +145,11 @@ fn the_derivation_uses_what_is_stated() {
         assert!(p.text.contains(part), "no {part:?} in\n{}", p.text);
     }
     let derived = pool("pool_size = 14");
-    assert!(!plan(&derived, Ok(&hundred()), 5, 800).refused);
+    assert!(!plan(&derived, Ok(&hundred()), 5).refused);
     // More than the server can carry, whatever the sizes.
     let heavy = pool("pool_size = 14\nexpected_tps = 20000\nexpected_duration = \"5ms\"");
-    assert!(plan(&heavy, Ok(&hundred()), 5, 800).text.contains("cannot carry it"));
-    assert!(plan(&need, Err("connection refused"), 5, 800).text.contains("could not be asked"));
+    assert!(plan(&heavy, Ok(&hundred()), 5).text.contains("cannot carry it"));
+    assert!(plan(&need, Err("connection refused"), 5).text.contains("could not be asked"));
 }
 
 #[test]
@@ -164,4 +164,32 @@ fn a_division_is_whole() {
             }
         }
     }
+}
+
+/// 85 of 97: it can work, and leaves nothing to anybody else. `plan`, `check` and the start are one function.
+#[test]
+fn above_the_margin_is_a_warning_and_a_refusal_where_the_margin_is_stated() {
+    let of = |top: &str| need(&format!("{top}[users.app]\n[databases.app]\nhost = \"db\"\npool_size = 16\n"));
+    let found = check(&of(""), &hundred(), 5);
+    let [one] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(one.severity, Severity::Warn);
+    for part in [
+        "5 instances can open 85 server connections, and safety_margin 0.8 leaves them 77 of the server's 97",
+        "one instance: 17; 5 of them: 85",
+        "smaller pools: 14 connections",
+        "a wider safety_margin: 0.877",
+        "larger max_connections: 110",
+    ] {
+        assert!(one.text.contains(part), "no {part:?} in\n{}", one.text);
+    }
+    assert!(!plan(&of(""), Ok(&hundred()), 5).refused);
+    let stated = of("safety_margin = 0.8\n");
+    assert!(refusal(&stated, &hundred(), 5).is_some_and(|t| t.contains("safety_margin 0.8 leaves them 77")));
+    assert!(plan(&stated, Ok(&hundred()), 5).refused);
+    assert_eq!(check(&stated, &hundred(), 4), [], "68 of 77");
+    assert_eq!(check(&of("safety_margin = 1.0\n"), &hundred(), 5), []);
+    // Each way out, taken, is one.
+    let larger = Facts { max_connections: 110, ..hundred() };
+    assert_eq!(check(&stated, &larger, 5), []);
+    assert_eq!(check(&of("safety_margin = 0.877\n"), &hundred(), 5), []);
 }

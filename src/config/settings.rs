@@ -453,8 +453,9 @@ settings! {
     /// Processes with this configuration before the same servers: what one can open is multiplied by it.
     instances: GLOBAL, Kind::Count { min: 1, max: 10_000 }, Is("1"), "only the operator knows of the others",
         Live, NATIVE, Config |c, Count(v)| c.capacity.instances = *v;
-    /// Share of a server's connections that poolers may use, in the sizes that `howdah plan` derives. The check at
-    /// the start counts all of them.
+    /// Share of a server's connections that poolers may use: in the sizes that `howdah plan` derives, and at the start.
+    /// Pools that can open more than that bring a warning; where the margin is stated, they are refused as they are
+    /// above the whole (see `capacity_check`).
     safety_margin: GLOBAL, Kind::Share, Is("0.8"), "leaves room for migrations, backups, and people",
         Live, NATIVE, Config |c, Share(v)| c.capacity.safety_margin = *v;
     /// What happens at start and reload when the pools of all instances can open more connections than a server
