@@ -22,13 +22,16 @@ pub enum ShutDown {
     WaitForClients,
 }
 
+/// What became of a configuration: the settings that need a restart to come into force, or why it was refused whole.
+pub type Outcome = Result<Vec<&'static str>, String>;
+
 /// For the loop that also hears the signals.
 #[derive(Debug)]
 pub enum Order {
     /// Read the configuration again; the answer is why it was not put in force.
-    Reload(oneshot::Sender<Result<(), String>>),
+    Reload(oneshot::Sender<Outcome>),
     /// Put this configuration in force.
-    Apply(Box<Config>, oneshot::Sender<Result<(), String>>),
+    Apply(Box<Config>, oneshot::Sender<Outcome>),
     ShutDown(ShutDown),
 }
 

@@ -66,6 +66,10 @@ pub struct Services {
     pub backends: Mutex<BTreeMap<String, Backends>>,
     /// Why new clients should go elsewhere, by the part that says so.
     pub not_ready: Mutex<BTreeMap<String, String>>,
+    /// The configuration that this process began with.
+    pub begun_with: Arc<Config>,
+    /// Settings that have changed since, and need a restart to come into force.
+    pub restart_needed: Mutex<Vec<&'static str>>,
     pub draining: AtomicBool,
     /// Clients are being told to leave.
     pub seeing_off: AtomicBool,
@@ -143,6 +147,8 @@ impl Services {
             events: Events::default(),
             server_sockets: Arc::default(),
             audit: Mutex::default(),
+            begun_with: config.clone(),
+            restart_needed: Mutex::default(),
             config: RwLock::new(config),
             starting: AtomicBool::new(false),
             examining: tokio::sync::Mutex::default(),

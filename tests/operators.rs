@@ -238,3 +238,81 @@ fn databases_of_a_pattern_are_counted_where_the_others_are() {
     boss.query("KILL").expect("it ends all");
     assert_eq!(row(&mut boss, "DATABASES", "name", "guest")["serves_nobody"], "killed");
 }
+
+#[test]
+fn a_set_changes_what_is_in_force_or_says_what_does() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = Howdah::start(&config(cluster, TOP, "pool_size = 2", BOSS));
+    let mut boss = console(&howdah);
+    let refused = refusal(boss.query("SET pool_size = 9"));
+    let detail = refused.detail.as_deref().unwrap_or_default();
+    assert!(detail.contains("SET databases.app.pool_size = 9"), "{refused:?}");
+    boss.query("SET databases.app.pool_size = 9").expect("it is in force");
+    assert_eq!(row(&mut boss, "DATABASES", "name", "app")["pool_size"], "9");
+    kit::app(&howdah).query("SELECT 1").expect("an answer");
+    assert_eq!(row(&mut boss, "POOLS", "database", "app")["pool_size"], "9");
+    for unknown in ["SET databases.nothing.pool_size = 9", "SET databases.app.no_such = 9", "SET x.y.z = 1"] {
+        assert_eq!(refusal(boss.query(unknown)).code, "22023", "{unknown}");
+    }
+    // A setting that no section states is in force for all.
+    boss.query("SET query_wait_timeout = '7s'").expect("it is in force");
+    let (_, stats) = get(&howdah, "/stats");
+    assert_eq!(stats["pools"][0]["settings"]["size"], 9, "{stats}");
+}
+
+#[test]
+fn a_reload_tells_what_needs_a_restart() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = Howdah::start(&config(cluster, TOP, "pool_size = 2", BOSS));
+    let mut boss = console(&howdah);
+    boss.query("RELOAD").expect("nothing has changed");
+    assert_eq!(metric(&howdah, "howdah_restart_needed", &[]), 0.0);
+    let text = std::fs::read_to_string(howdah.config_path()).expect("the configuration");
+    let port = common::free_port().expect("a port");
+    let other = text.replacen(&format!(":{}\"", howdah.port()), &format!(":{port}\""), 1);
+    assert_ne!(text, other);
+    std::fs::write(howdah.config_path(), &other).expect("written");
+    // However often: the change is not in force yet.
+    for _ in 0..2 {
+        boss.query("RELOAD").expect("it reloads");
+        assert_eq!(get(&howdah, "/stats").1["restart_needed"], serde_json::json!(["listen"]));
+        assert_eq!(metric(&howdah, "howdah_restart_needed", &[]), 1.0);
+    }
+    howdah.await_log("listen has changed, which needs a restart", Duration::from_secs(20));
+    let mut raw = std::process::Command::new("psql");
+    raw.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &howdah.port().to_string(),
+        "-U",
+        "boss",
+        "-d",
+        "howdah",
+        "-c",
+        "RELOAD",
+    ]);
+    if let Ok(said) = raw.output() {
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("NOTICE") && said.contains("listen"), "{said}");
+    }
+    std::fs::write(howdah.config_path(), &text).expect("written");
+    boss.query("RELOAD").expect("it reloads");
+    assert_eq!(metric(&howdah, "howdah_restart_needed", &[]), 0.0);
+}
+
+#[test]
+fn the_console_answers_what_tools_ask_first() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = Howdah::start(&config(cluster, TOP, "pool_size = 2", BOSS));
+    for database in ["howdah", "pgbouncer"] {
+        let mut boss = howdah.connect("boss", database).expect("an admin");
+        assert_eq!(boss.value("SELECT 1").expect("an answer"), "1");
+        let reply = boss.query("SHOW ROUTES app 'SELECT 1'").expect("an answer");
+        assert_eq!(reply.rows.len(), 1, "{:?}", reply.rows);
+        assert_eq!(reply.rows[0][3].as_deref(), Some("no replica is configured"));
+        assert_eq!(reply.rows[0][4].as_deref(), Some("the primary"));
+        let none = boss.query("SHOW ROUTES nothing 'SELECT 1'").expect("an answer");
+        assert_eq!(none.rows[0][3].as_deref(), Some("no such database"));
+    }
+}

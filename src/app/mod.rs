@@ -31,7 +31,7 @@ use crate::client::ctl::Signal;
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Drain, Profile};
 use crate::config::{self, ConfigError};
-use crate::control::{Order, ShutDown};
+use crate::control::{Order, Outcome, ShutDown};
 use crate::fleet;
 use crate::ops;
 use crate::services::Services;
@@ -238,10 +238,7 @@ async fn told_to_end(orders: &mut tokio::sync::mpsc::UnboundedReceiver<Order>) {
 }
 
 /// [`reload`], if the servers can carry the new configuration.
-pub async fn reload_checked(
-    services: &Arc<Services>,
-    new: Result<Config, Vec<ConfigError>>,
-) -> Result<(), String> {
+pub async fn reload_checked(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -> Outcome {
     if let Ok(config) = &new
         && let Err(why) = capacity::admit::admit(services, &Arc::new(config.clone())).await
     {
@@ -255,7 +252,7 @@ pub async fn reload_checked(
 }
 
 /// Puts a new configuration in force whole, or keeps the old one and says why.
-pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -> Result<(), String> {
+pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -> Outcome {
     let new = match new {
         Ok(c) => c,
         Err(errors) => {
@@ -274,9 +271,12 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
         }
     };
     let old = services.config();
-    for key in config::restart_needed(&old, &new) {
-        tracing::warn!("{key} has changed, which needs a restart; the old value stays");
+    // Against what the process began with: a change stays undone through any number of reloads.
+    let restart = config::restart_needed(&services.begun_with, &new);
+    for key in &restart {
+        tracing::warn!("{key} has changed, which needs a restart; the old value stays in force until then");
     }
+    *services.restart_needed.lock() = restart.clone();
     for w in &new.notes.warnings {
         tracing::warn!("{w}");
     }
@@ -296,7 +296,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
     services.counters.count("reloads_total", "");
     services.event("reload", format!("{} is in force", new.origin));
     tracing::info!(config = %new.origin, "configuration reloaded");
-    Ok(())
+    Ok(restart)
 }
 
 /// Sees the clients off: see [`Drain`].

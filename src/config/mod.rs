@@ -25,6 +25,7 @@ pub mod keys;
 pub mod ldap;
 mod limits;
 mod load;
+mod override_set;
 pub mod pattern;
 mod pgbouncer;
 mod problem;

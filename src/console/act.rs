@@ -12,7 +12,7 @@ use super::view::PGBOUNCER;
 use crate::client::ctl::{ClientCtl, Link, Signal};
 use crate::config;
 use crate::config::hidden::PLACEHOLDER;
-use crate::control::{Order, ShutDown};
+use crate::control::{Order, Outcome, ShutDown};
 use crate::error::Refusal;
 use crate::pool::Pool;
 use crate::pool::core::Hold;
@@ -248,10 +248,17 @@ impl Operator<'_> {
         self.not_ending()?;
         let (done, outcome) = oneshot::channel();
         let given = self.services.control.order(Order::Reload(done));
-        applied(given, outcome)
-            .await
-            .map(|()| Answer::done("RELOAD"))
-            .map_err(|why| Refusal::ReloadFailed { why })
+        let restart = applied(given, outcome).await.map_err(|why| Refusal::ReloadFailed { why })?;
+        if restart.is_empty() || self.services.pgbouncer() {
+            return Ok(Answer::done("RELOAD"));
+        }
+        let keys = restart.join(", ");
+        Ok(Answer::Told {
+            notice: format!("{keys}: changed, and not in force before a restart"),
+            detail: "Everything else of the configuration is in force; these settings keep their old values."
+                .to_owned(),
+            tag: "RELOAD".to_owned(),
+        })
     }
 
     /// In force until the next RELOAD.
@@ -259,17 +266,24 @@ impl Operator<'_> {
         let failed = |why| Refusal::SetFailed { why };
         self.not_ending()?;
         let pgbouncers = *self.ctl.database == *PGBOUNCER;
-        let new = config::with_setting(&self.services.config(), key, value, pgbouncers).map_err(failed)?;
+        let (new, kept) =
+            config::with_setting(&self.services.config(), key, value, pgbouncers).map_err(failed)?;
         let (done, outcome) = oneshot::channel();
         let given = self.services.control.order(Order::Apply(Box::new(new), done));
         applied(given, outcome).await.map_err(failed)?;
         let shown = if config::is_public(key) { value } else { PLACEHOLDER };
-        Ok(Answer::done(&format!("SET {key}={shown}")))
+        let tag = format!("SET {key}={shown}");
+        Ok(match kept {
+            Some(kept) => {
+                Answer::Told { notice: format!("{key} is in force, but not everywhere"), detail: kept, tag }
+            }
+            None => Answer::Done { tag },
+        })
     }
 }
 
 /// What became of an order.
-async fn applied(given: bool, outcome: oneshot::Receiver<Result<(), String>>) -> Result<(), String> {
+async fn applied(given: bool, outcome: oneshot::Receiver<Outcome>) -> Outcome {
     let nobody = || "This process takes no new configuration now.".to_owned();
     if !given {
         return Err(nobody());

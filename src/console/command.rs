@@ -51,7 +51,12 @@ pub(super) fn parse(text: &str) -> Result<Statement, Refusal> {
                 }
                 _ => return Err(invalid()),
             };
-            Statement::Set { key: key.to_lowercase(), value: value.into() }
+            // Names of sections are in their case.
+            let key = match key.rsplit_once('.') {
+                Some((section, key)) => format!("{section}.{}", key.to_lowercase()),
+                None => key.to_lowercase(),
+            };
+            Statement::Set { key, value: value.into() }
         }
         [Token::Word(show), Token::Word(name), of @ .., Token::Text(text)]
             if show.eq_ignore_ascii_case("show") && of.len() <= 1 =>

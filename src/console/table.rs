@@ -97,6 +97,9 @@ const VARIABLES: &[(&str, &str, &[Column])] = &[
     ("timezone", "GMT", &[super::rows::text("timezone")]),
 ];
 
+/// The column of `SELECT 1`, as PostgreSQL calls it.
+const ALIVE: &[Column] = &[super::rows::int("?column?")];
+
 /// What acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -155,6 +158,8 @@ pub(super) enum Command {
     Variable(usize),
     /// SET of one of [`VARIABLES`].
     SetVariable,
+    /// `SELECT 1`, by which drivers and tools find out whether anybody is there.
+    Alive,
     Set {
         key: String,
         value: Hidden,
@@ -170,7 +175,12 @@ impl Command {
     /// The one place that says who may do what.
     pub(super) fn right(&self) -> Right {
         match self {
-            Self::Empty | Self::Help | Self::Variable(_) | Self::SetVariable | Self::Explain(..) => Stats,
+            Self::Empty
+            | Self::Help
+            | Self::Alive
+            | Self::Variable(_)
+            | Self::SetVariable
+            | Self::Explain(..) => Stats,
             Self::Show(s) => s.right,
             Self::Set { .. } | Self::Advice => Admin,
             Self::Do(verb, _) => VERBS.iter().find(|v| v.1 == *verb).map_or(Admin, |v| v.2),
@@ -212,6 +222,7 @@ impl Command {
             Self::Explain(..) => Some(routes::ROUTES),
             Self::Advice => Some(super::advice::ADVICE),
             Self::Variable(n) => VARIABLES.get(*n).map(|v| v.2),
+            Self::Alive => Some(ALIVE),
             _ => None,
         }
     }
@@ -228,6 +239,7 @@ impl Command {
                 let (_, value, columns) = VARIABLES.get(*n)?;
                 Answer::Rows { columns, rows: vec![super::rows::row![*value]] }
             }
+            Self::Alive => Answer::Rows { columns: ALIVE, rows: vec![super::rows::row![1]] },
             Self::SetVariable => Answer::Told {
                 notice: "SET ignored".to_owned(),
                 detail: String::new(),
@@ -297,6 +309,9 @@ pub(super) fn resolve(text: &str, statement: Statement) -> Result<Command, Refus
         if name.eq_ignore_ascii_case("help") {
             return Ok(Command::Help);
         }
+        if verb == "SELECT" && name == "1" {
+            return Ok(Command::Alive);
+        }
         if name.eq_ignore_ascii_case("advice") {
             return Ok(Command::Advice);
         }
@@ -362,7 +377,7 @@ mod tests {
     #[test]
     fn unknown_words_are_refused() {
         let try_it = |text: &str| super::super::command::parse(text).and_then(|s| resolve(text, s));
-        for text in ["show", "show nothing", "begin", "select 1", "reload now", "shutdown soon"] {
+        for text in ["show", "show nothing", "begin", "show 1", "select 2", "reload now", "shutdown soon"] {
             assert_eq!(try_it(text), Err(Refusal::InvalidCommand { text: text.to_owned() }));
         }
         assert_eq!(
@@ -375,6 +390,7 @@ mod tests {
         assert_eq!(try_it("show routes db 'SELECT ''x''';"), Ok(explain));
         assert_eq!(try_it("disable"), Err(Refusal::DatabaseRequired));
         assert!(matches!(try_it("select Version;"), Ok(Command::Show(s)) if s.name == "VERSION"));
+        assert_eq!(try_it("SELECT 1;"), Ok(Command::Alive));
         assert_eq!(try_it("set TimeZone = 'UTC'"), Ok(Command::SetVariable));
     }
 }

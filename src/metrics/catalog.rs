@@ -317,6 +317,7 @@ pub const METRICS: &[Metric] = &[
     process("howdah_build_info", Gauge, "", &["version", "profile"], "Always 1; the labels tell what runs."),
     process("howdah_log_lines_dropped_total", Counter, "lines", &[], "Log lines that standard error did not take."),
     process("howdah_session_state_total", Counter, "transactions", &["mark", "application"], "Transactions that left session state behind, by the command that showed it and the application (at most 200 of them, then (other))."),
+    process("howdah_restart_needed", Gauge, "settings", &[], "Settings that a reload has changed and that need a restart to come into force; /stats and the log name them."),
     process("howdah_draining", Gauge, "", &[], "1 from the signal to end until the end, else 0."),
     process("howdah_clients_connected", Gauge, "connections", &[], "Client connections that were accepted and have not ended."),
     process("howdah_clients", Gauge, "connections", &["state"], "Client connections by what they do: login, idle, waiting (for a server connection), active, idle_in_transaction."),

@@ -41,6 +41,7 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
         out.put("howdah_session_state_total", &[mark, application], *n as f64);
     }
     out.put("howdah_log_lines_dropped_total", &[], s.log_dropped as f64);
+    out.put("howdah_restart_needed", &[], s.restart_needed.len() as f64);
     out.put("howdah_draining", &[], f64::from(u8::from(s.draining)));
     out.put("howdah_clients_connected", &[], s.clients.connected as f64);
     for (state, n) in s.clients.by_state() {

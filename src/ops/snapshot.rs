@@ -27,6 +27,8 @@ pub(super) struct Snapshot {
     pub(super) pools: Vec<PoolFigures>,
     pub(super) clients: Clients,
     pub(super) draining: bool,
+    /// Settings that need a restart to come into force.
+    pub(super) restart_needed: Vec<&'static str>,
     pub(super) log_dropped: u64,
     pub(super) marks: std::collections::BTreeMap<(&'static str, String), u64>,
     pub(super) holders: Vec<Holder>,
@@ -207,6 +209,7 @@ impl Snapshot {
             exporter_names: config.process.exporter_names,
             clients: Clients::of(services),
             draining: services.draining.load(Ordering::Relaxed),
+            restart_needed: services.restart_needed.lock().clone(),
             marks: services.marks.lock().clone(),
             log_dropped: services.log_dropped.get().map_or(0, |c| c.load(Ordering::Relaxed)),
             logins: services.logins.lock().clone(),

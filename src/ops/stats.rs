@@ -21,6 +21,8 @@ struct Stats<'a> {
     build: Build,
     uptime_seconds: f64,
     draining: bool,
+    /// Settings that have changed and need a restart to come into force.
+    restart_needed: &'a [&'static str],
     clients: Clients,
     prepared_statements: Prepared,
     /// Databases and roles that serve nobody now.
@@ -260,6 +262,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
         build: Build { version: env!("CARGO_PKG_VERSION"), profile: PROFILE },
         uptime_seconds: s.uptime.as_secs_f64(),
         draining: s.draining,
+        restart_needed: &s.restart_needed,
         clients: Clients {
             connected: s.clients.connected,
             limit: s.clients.limit,

@@ -35,7 +35,41 @@ pub(in crate::console) fn routes(view: &View) -> Vec<Row> {
 pub(in crate::console) fn explain(view: &View, database: Option<&str>, sql: &str) -> Vec<Row> {
     let all = view.services.monitor.all_routes();
     let chosen = all.iter().filter(|r| database.is_none_or(|d| *r.database == *d));
-    chosen.flat_map(|r| hosts(view, r, &answer(view, r, sql))).collect()
+    let mut rows: Vec<Row> = chosen.flat_map(|r| hosts(view, r, &answer(view, r, sql))).collect();
+    let unrouted = view
+        .services
+        .databases()
+        .into_iter()
+        .filter(|name| database.is_none_or(|d| d == name) && !all.iter().any(|r| *r.database == **name));
+    rows.extend(unrouted.map(|name| only_primary(&name, sql)));
+    if let Some(name) = database.filter(|_| rows.is_empty()) {
+        rows.push(nowhere(name, "no such database"));
+    }
+    rows
+}
+
+/// Of a database without replicas there is nothing to decide, and the row says so.
+fn only_primary(database: &str, sql: &str) -> Row {
+    let verdict = classify(sql.as_bytes(), Reading { selects: true, ..Reading::default() });
+    let none = Cell::Null;
+    row![
+        database,
+        word(verdict.class),
+        Role::Primary.as_str(),
+        "no replica is configured",
+        "the primary",
+        "",
+        "",
+        "",
+        none.clone(),
+        none.clone(),
+        none
+    ]
+}
+
+fn nowhere(database: &str, reason: &str) -> Row {
+    let none = Cell::Null;
+    row![database, "", "", reason, "nobody", "", "", "", none.clone(), none.clone(), none]
 }
 
 #[derive(Default)]
