@@ -425,3 +425,65 @@ fn doctor_with_a_wrong_password_says_so() {
     assert_eq!(code, Some(2), "{out}");
     assert!(out.contains("password authentication failed") && out.contains("server 127.0.0.1:"), "{out}");
 }
+
+/// What a test leaves out for want of a program: the package that the set-up of the tests installs for it, or nothing
+/// where no package can help.
+const LEFT_OUT: &[(&str, Option<&str>)] = &[
+    ("the move from PgBouncer", Some("pgbouncer")),
+    ("the page in a browser", Some("chromium")),
+    ("promtool check metrics", Some("prometheus")),
+    ("promtool test rules", Some("prometheus")),
+    ("system calls per transaction", Some("strace")),
+    ("instructions per transaction", Some("valgrind")),
+    ("LDAP", Some("slapd")),
+    ("PAM", Some("libpam-wrapper")),
+    ("TLS", Some("openssl")),
+    ("pgjdbc", Some("libpostgresql-jdbc-java")),
+    ("peer authentication", Some("postgresql-client")),
+    ("pg_verifybackup", Some("postgresql-client")),
+    ("howdah demo", Some("postgresql")),
+    // A part of what every Debian has.
+    ("a PAM module that hangs", None),
+    // They need rights, or a version of what pip brings.
+    ("a host name that moves", None),
+    ("peer authentication of two accounts", None),
+    ("direct TLS", None),
+];
+
+/// A test that is left out although a package could bring what it lacks is a test that nobody runs.
+#[test]
+fn the_set_up_of_the_tests_installs_what_packages_can_bring() {
+    let setup = std::fs::read_to_string(common::root().join("tests/support/setup.sh")).expect("the set-up");
+    let installs: Vec<&str> = setup
+        .lines()
+        .filter(|l| l.contains("apt_install ") || l.contains("without_services "))
+        .flat_map(str::split_whitespace)
+        .collect();
+    let mut told = 0;
+    for entry in std::fs::read_dir(common::root().join("tests")).expect("the tests").flatten() {
+        let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
+        for rest in text.split("left_out(").skip(1) {
+            // What is not stated as it is, is one of the drivers, whose versions are of the set-up itself.
+            let Some(name) = rest.trim_start().strip_prefix('"').and_then(|r| r.split('"').next()) else {
+                continue;
+            };
+            let file = entry.file_name();
+            if file == "commands.rs" {
+                continue;
+            }
+            let known = LEFT_OUT.iter().find(|(n, _)| *n == name);
+            let (_, package) = known.unwrap_or_else(|| panic!("{file:?}: say which package brings {name:?}"));
+            told += 1;
+            if let Some(package) = package {
+                let there = installs.iter().any(|w| w.trim_end_matches([';', '}']) == *package);
+                assert!(there, "{name:?} needs {package}, which the set-up does not install");
+            }
+        }
+    }
+    assert!(told > 10, "{told}");
+    // A package's service is not started, and not at the next boot either.
+    for service in ["pgbouncer", "slapd", "prometheus", "postgresql"] {
+        assert!(setup.contains(&format!("without_services {service} ")), "{service}");
+        assert!(!setup.contains(&format!("apt_install {service}")), "{service}");
+    }
+}

@@ -2,7 +2,8 @@
 # Installs what the demo and the tests need and this machine lacks:
 #     tests/support/setup.sh demo    a PostgreSQL server
 #     tests/support/setup.sh bench   PgBouncer, to compare with
-#     tests/support/setup.sh test    that, a newer server beside it, psql, pgbench and the drivers
+#     tests/support/setup.sh test    that, a newer server beside it, psql, pgbench, PgBouncer, the drivers, and the other
+#                                    programs that the tests ask
 # Says what it could not do; the tests then leave that out. Fails only where nothing could run at all. Prints the
 # server's directory, for HOWDAH_PG_BIN, where that is a downloaded one, and nothing else, on standard output.
 set -euo pipefail
@@ -41,6 +42,37 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
+# Packages that come with a service, by the services' names: none of them starts, now or at the next boot. The programs
+# are all that is wanted, and one that was here before stays as it is.
+policy=/usr/sbin/policy-rc.d
+without_services() {
+    local services=$1 done=0
+    shift
+    local ours=
+    if ! [ -e $policy ]; then
+        ours=yes
+        printf '#!/bin/sh\n# Made by the set-up of a test, for the time of an installation.\nexit 101\n' |
+            as_root sh -c "cat >$policy && chmod 755 $policy" || return 1
+    fi
+    apt_install "$@" || done=1
+    [ -z "$ours" ] || as_root rm -f $policy
+    local service
+    for service in $services; do
+        if [ -d /run/systemd/system ]; then
+            as_root systemctl disable --now --quiet "$service" >&2 2>/dev/null || true
+        elif [ -e "/etc/init.d/$service" ]; then
+            as_root "/etc/init.d/$service" stop >/dev/null 2>&1 || true
+            as_root update-rc.d "$service" disable >/dev/null 2>&1 || true
+        fi
+    done
+    return $done
+}
+
+old_pooler() {
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || [ -n "${PGBOUNCER:-}" ] ||
+        without_services pgbouncer pgbouncer || missing "PgBouncer" "not installed, and could not be: $1"
+}
+
 have_server() {
     [ -z "${HOWDAH_PG_BIN:-}${PG_BIN:-}" ] || return 0
     command -v initdb >/dev/null && return
@@ -51,7 +83,7 @@ have_server() {
 }
 
 server() {
-    if have_server || { echo "Installing PostgreSQL ..." >&2 && apt_install postgresql postgresql-client; }; then
+    if have_server || { echo "Installing PostgreSQL ..." >&2 && without_services postgresql postgresql postgresql-client; }; then
         return
     fi
     # Without packages or without the right to install them, a downloaded server does for the demo.
@@ -64,7 +96,7 @@ server() {
 client_tools() {
     for tool in psql pgbench; do
         command -v $tool >/dev/null || ls /usr/lib/postgresql/*/bin/$tool >/dev/null 2>&1 ||
-            apt_install postgresql postgresql-client || missing "$tool" "not installed, and could not be"
+            without_services postgresql postgresql postgresql-client || missing "$tool" "not installed, and could not be"
     done
 }
 
@@ -117,24 +149,27 @@ if ! command -v cargo >/dev/null; then
 fi
 server
 if [ "$what" = bench ]; then
-    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || [ -n "${PGBOUNCER:-}" ] ||
-        apt_install pgbouncer || missing "PgBouncer" "not installed, and could not be: there is nothing to compare with"
+    old_pooler "there is nothing to compare with"
 fi
 if [ "$what" = test ]; then
     client_tools
     python_drivers
     node_driver
     java_driver
+    # The poolers change places under load.
+    old_pooler "the move from it is not tried"
+    # Certificates of the tests' own.
+    command -v openssl >/dev/null || apt_install openssl || missing "TLS" "openssl is not installed, and could not be"
     # What the dashboards, alerts and the page are checked with; the tests go without where they cannot be had.
-    command -v promtool >/dev/null || apt_install prometheus || missing "promtool" "not installed, and could not be"
+    command -v promtool >/dev/null || without_services prometheus prometheus || missing "promtool" "not installed, and could not be"
     command -v chromium >/dev/null || apt_install chromium fonts-dejavu-core ||
         missing "chromium" "not installed, and could not be: the page is not tried"
     # What a transaction costs is counted with these.
     command -v strace >/dev/null || apt_install strace || missing "system calls" "strace is not installed, and could not be"
     command -v valgrind >/dev/null || apt_install valgrind ||
         missing "instructions" "valgrind is not installed, and could not be"
-    # A directory for logins; what its package starts is not used, and stays as it is.
-    [ -x /usr/sbin/slapd ] || apt_install slapd || missing "LDAP" "slapd is not installed, and could not be"
+    # A directory for logins; the tests start one of their own.
+    [ -x /usr/sbin/slapd ] || without_services slapd slapd || missing "LDAP" "slapd is not installed, and could not be"
     # Modules that know users of the test's own, and what PAM is linked with.
     { [ -e /usr/include/security/pam_appl.h ] && ls /usr/lib/*/libpam_wrapper.so >/dev/null 2>&1; } ||
         apt_install libpam-wrapper libpam0g-dev || missing "PAM" "libpam-wrapper is not installed, and could not be"
