@@ -263,6 +263,8 @@ fn the_demo_runs_and_leaves_nothing() {
         "{said}"
     );
     assert!(word("psql").starts_with("psql -h 127.0.0.1 -p "), "{said}");
+    let page = word("page");
+    assert!(page.starts_with("http://127.0.0.1:") && page.ends_with('/'), "{said}");
     assert!(said.contains("transactions, no error"), "{said}");
 
     let left: Vec<_> = std::fs::read_dir(dir.path()).expect("it is there").flatten().collect();

@@ -125,7 +125,12 @@ fn cap(need: &HostNeed, facts: &Facts, instances: u32) -> Option<usize> {
 fn remember(services: &Services, need: &HostNeed, facts: &Facts, config: &Config) {
     let mut by: Vec<_> = facts.in_use_by.iter().map(|((r, d), n)| (r.clone(), d.clone(), *n)).collect();
     by.sort_by_key(|(_, _, n)| std::cmp::Reverse(*n));
-    let backends = Backends { at_ms: services.clock.now_ms(), max_connections: facts.max_connections, by };
+    let backends = Backends {
+        at_ms: services.clock.now_ms(),
+        max_connections: facts.max_connections,
+        in_recovery: facts.in_recovery,
+        by,
+    };
     services.backends.lock().insert(need.host.to_string(), backends);
     let capped = match config.capacity.check {
         CapacityCheck::Refuse => cap(need, facts, config.capacity.instances),

@@ -133,6 +133,7 @@ fn print_addresses(
     let end = duration.map_or("until Ctrl-C".to_owned(), |d| format!("for {} s", d.as_secs_f64()));
     writeln!(out)?;
     step(out, "DSN", &format!("postgresql://app@{listen}/app"))?;
+    step(out, "page", &format!("http://{ops}/"))?;
     step(out, "metrics", &format!("http://{ops}/metrics"))?;
     step(out, "psql", &format!("psql -h {} -p {} -U app app", listen.ip(), listen.port()))?;
     writeln!(out, "\n  Running {end}\n")?;

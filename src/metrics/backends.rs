@@ -7,6 +7,7 @@ pub struct Backends {
     /// When it said so, in milliseconds of the clock.
     pub at_ms: u64,
     pub max_connections: u32,
+    pub in_recovery: bool,
     /// Client backends by role and database, Howdah's question apart; most first.
     pub by: Vec<(String, String, u32)>,
 }

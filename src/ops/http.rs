@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::access::{self, Access};
 use super::ready::{self, Readiness};
 use super::snapshot::Snapshot;
-use super::{exposition, queries, stats};
+use super::{exposition, queries, refusal, stats};
 use crate::services::Services;
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -120,6 +120,7 @@ impl Endpoints {
                     "no such database or role is configured: /readyz/DATABASE or /readyz/DATABASE/ROLE",
                 ),
             },
+            "/" if !all => refusal::page(access),
             _ if !all => refused(access),
             "/stats" => self.scrape(JSON, Snapshot::take, |s| stats::render(&s)).await,
             "/queries" => self.scrape(JSON, |s| queries::render(s), |text| text).await,
@@ -192,9 +193,19 @@ fn refused(access: Access) -> Answer {
             "without an ops_token this is answered only where ops_listen is a loopback address",
         );
     }
-    let mut r = problem(StatusCode::UNAUTHORIZED, "unauthorized", "this needs the ops_token");
-    // A browser asks for a password then.
+    with_login(problem(StatusCode::UNAUTHORIZED, "unauthorized", "this needs the ops_token"))
+}
+
+/// A browser asks for a password then.
+pub(super) fn with_login(mut r: Answer) -> Answer {
     r.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Howdah\""));
+    r
+}
+
+/// What somebody at a browser sees in place of the page.
+pub(super) fn html(status: StatusCode, text: String) -> Answer {
+    let mut r = response(status, HTML, text);
+    r.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     r
 }
 

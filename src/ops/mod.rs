@@ -11,6 +11,7 @@ mod http;
 mod process;
 mod queries;
 mod ready;
+mod refusal;
 mod routes;
 mod snapshot;
 mod stats;

@@ -61,6 +61,14 @@ impl RouteFigures {
 }
 
 impl RouteFigures {
+    /// Whether a host said last that it is a replica, and the most seconds that it is behind a primary; where the monitor
+    /// watches it.
+    pub(super) fn host(&self, name: &str) -> (Option<bool>, Option<f64>) {
+        let watched = self.hosts.iter().find(|h| h.host.to_string() == name);
+        let lags = self.replicas.iter().filter(|r| r.host == name).filter_map(|r| r.lag);
+        (watched.and_then(|h| h.in_recovery), lags.map(|(_, seconds)| seconds).max_by(f64::total_cmp))
+    }
+
     /// Database, replicas that may serve, decisions since its routing was last set.
     pub(super) fn databases(&self) -> impl Iterator<Item = (&str, usize, &[Decisions])> {
         self.since_change.iter().map(|(database, decisions)| {

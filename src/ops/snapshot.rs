@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::process::Process;
 use crate::client::ctl::ClientState;
 use crate::config::Config;
-use crate::config::resolved::{HostAddr, PoolMode};
+use crate::config::resolved::{HostAddr, PoolMode, Role};
 use crate::error::Standstill;
 use crate::metrics::Histogram;
 use crate::metrics::backends::Backends;
@@ -62,6 +62,8 @@ pub(super) struct Snapshot {
 pub(super) struct Host {
     pub(super) host: String,
     pub(super) used: usize,
+    /// What the configuration says that it is.
+    pub(super) stated: Vec<&'static str>,
     /// It could not be reached, and is left alone for a while.
     pub(super) unreachable: bool,
     /// As it said last, and how long ago; nothing where its capacity was not checked.
@@ -85,12 +87,19 @@ fn hosts(services: &Services, config: &Config) -> Vec<Host> {
     all.sort();
     all.dedup();
     let (said, now) = (services.backends.lock().clone(), services.clock.now_ms());
+    let stated = |host: &HostAddr| {
+        let of = |role: &Role| {
+            config.databases.values().any(|d| d.roles.get(role).is_some_and(|r| r.hosts.contains(host)))
+        };
+        Role::ALL.iter().filter(|r| of(r)).map(|r| r.as_str()).collect()
+    };
     all.into_iter()
         .map(|h| Host {
             backends: said
                 .get(&h.to_string())
                 .map(|b| (Duration::from_millis(now.saturating_sub(b.at_ms)), b.clone())),
             host: h.to_string(),
+            stated: stated(&h),
             used: services.ledger.used(&LimitKey::Host(h.clone())),
             unreachable: services.ledger.is_unreachable(&h),
         })
@@ -174,6 +183,7 @@ pub(super) struct PoolFigures {
     pub(super) sized: Option<Decision>,
     pub(super) min_size: u32,
     pub(super) reserve_size: u32,
+    pub(super) leak_threshold: Option<Duration>,
     pub(super) counts: Counts,
     /// Why it serves nobody.
     pub(super) standstill: Option<Standstill>,
@@ -286,6 +296,7 @@ impl PoolFigures {
             sized,
             min_size: s.min_size,
             reserve_size: s.reserve_size,
+            leak_threshold: s.leak_threshold,
             counts: pool.counts(),
             standstill: pool.serves_nobody(),
             longest_wait: pool.longest_wait(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::process::Process;
 use super::routes::Decisions;
 use super::snapshot::{self, PoolFigures, Snapshot};
+use crate::config::resolved::Role;
 use crate::error::Standstill;
 use crate::metrics::Histogram;
 use crate::metrics::events::Event;
@@ -138,6 +139,12 @@ struct Host<'a> {
     host: &'a str,
     connections: usize,
     unreachable: bool,
+    /// Null where nobody has asked it.
+    role: Option<&'static str>,
+    /// What the configuration says that it is.
+    stated_roles: &'a [&'static str],
+    /// Of a replica behind its primary; null where that is not known.
+    lag_seconds: Option<f64>,
     /// Absent where its capacity was not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     capacity: Option<Capacity<'a>>,
@@ -203,6 +210,8 @@ struct Settings {
     size: u32,
     min_size: u32,
     reserve_size: u32,
+    /// Idle in a transaction for longer is a leak; null is never.
+    leak_threshold_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -277,7 +286,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
         serving_nobody: s.standing.iter().filter_map(standing).collect(),
         pools: s.pools.iter().map(pool).collect(),
         holders: s.holders.iter().map(held_by).collect(),
-        hosts: s.hosts.iter().map(host).collect(),
+        hosts: s.hosts.iter().map(|h| host(h, s.routes.host(&h.host))).collect(),
         routes: s.routes.databases().map(route).collect(),
         limits: s.limits.iter().map(limit).collect(),
         leaked_connections: Leaked { leases: s.leaked.0, sockets: s.leaked.1 },
@@ -319,13 +328,23 @@ fn backends((role, database, n): &(String, String, u32)) -> Backends<'_> {
     Backends { role, database, connections: *n }
 }
 
-fn host(h: &snapshot::Host) -> Host<'_> {
+fn host(h: &snapshot::Host, (watched, lag_seconds): (Option<bool>, Option<f64>)) -> Host<'_> {
     let capacity = h.backends.as_ref().map(|(age, said)| Capacity {
         age_seconds: age.as_secs_f64(),
         max_connections: said.max_connections,
         backends: said.by.iter().map(backends).collect(),
     });
-    Host { host: &h.host, connections: h.used, unreachable: h.unreachable, capacity }
+    // The monitor's word is newer than that of the last check of the capacity.
+    let in_recovery = watched.or(h.backends.as_ref().map(|(_, said)| said.in_recovery));
+    Host {
+        host: &h.host,
+        connections: h.used,
+        unreachable: h.unreachable,
+        role: in_recovery.map(|replica| if replica { Role::Replica } else { Role::Primary }.as_str()),
+        stated_roles: &h.stated,
+        lag_seconds,
+        capacity,
+    }
 }
 
 fn route<'a>((database, eligible_replicas, decisions): (&'a str, usize, &'a [Decisions])) -> Route<'a> {
@@ -365,6 +384,7 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
             size: p.size,
             min_size: p.min_size,
             reserve_size: p.reserve_size,
+            leak_threshold_seconds: p.leak_threshold.map(|t| t.as_secs_f64()),
         },
         effective_size: p.effective_size,
         last_size_decision: p.sized.map(|d| d.to_string()),

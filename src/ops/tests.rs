@@ -62,6 +62,7 @@ fn pool() -> PoolFigures {
         sized: Some(Decision { from: 4, to: 8, reason: Reason::Faster, before: None, after: None }),
         min_size: 2,
         reserve_size: 3,
+        leak_threshold: Some(Duration::from_secs(300)),
         standstill: None,
         counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },
         longest_wait: Duration::from_millis(1500),
