@@ -202,6 +202,8 @@ fn asking_server(major: u32) -> Option<Cluster> {
         .hba("host all s_md5 127.0.0.1/32 md5")
         .hba("host all s_scram 127.0.0.1/32 scram-sha-256")
         .hba("host all s_clear 127.0.0.1/32 password")
+        .hba("host all s_trust 127.0.0.1/32 trust")
+        .sql("CREATE ROLE s_trust LOGIN")
         .sql("CREATE DATABASE app")
         .sql(&role("s_md5", "md5"))
         .sql(&role("s_scram", "scram-sha-256"))
@@ -227,6 +229,12 @@ fn servers(major: u32) {
         database("md5_wrong", "s_md5", "canary-wrong"),
         database("scram_wrong", "s_scram", "canary-wrong"),
         database("no_answer", "s_scram", &md5_secret),
+        database("no_clear", "s_clear", PASSWORD) + "server_require_auth = [\"md5\", \"scram-sha-256\"]\n",
+        database("no_trust", "s_trust", PASSWORD) + "server_require_auth = \"scram-sha-256\"\n",
+        database("no_md5", "s_md5", PASSWORD) + "server_require_auth = \"scram-sha-256\"\n",
+        database("no_scram", "s_scram", PASSWORD)
+            + "server_require_auth = [\"none\", \"password\", \"md5\"]\n",
+        database("trust", "s_trust", PASSWORD),
     ];
     let howdah = Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
@@ -234,7 +242,14 @@ fn servers(major: u32) {
         databases.concat()
     ));
     let through = |database: &str| Dsn::local(howdah.port(), "plain_user", database);
-    for (database, user) in [("md5", "s_md5"), ("md5_secret", "s_md5"), ("scram", "s_scram")] {
+    // Over loopback any way will do, unless the configuration says otherwise.
+    for (database, user) in [
+        ("md5", "s_md5"),
+        ("md5_secret", "s_md5"),
+        ("scram", "s_scram"),
+        ("clear", "s_clear"),
+        ("trust", "s_trust"),
+    ] {
         let (_, session) = login(&through(database));
         let mut session = session.unwrap_or_else(|e| panic!("{database}: {e}"));
         assert_eq!(session.select("SELECT current_user"), [user]);
@@ -246,10 +261,19 @@ fn servers(major: u32) {
         assert!(direct.contains("28P01"), "{direct}");
         assert_eq!(refused(&through(database)).1, direct, "{database}");
     }
-    // No secret is sent in clear text, and an md5 secret cannot answer SCRAM.
-    for (database, method) in [("clear", "clear-text password"), ("no_answer", "SCRAM-SHA-256")] {
+    // An md5 secret cannot answer SCRAM.
+    let (_, error) = refused(&through("no_answer"));
+    assert!(error.contains("28000") && error.contains("SCRAM-SHA-256"), "{error}");
+    // What is not allowed is told with what was asked and the setting that allows it.
+    for (database, asked) in [
+        ("no_clear", "asks for clear-text password authentication"),
+        ("no_trust", "without any authentication"),
+        ("no_md5", "asks for md5 authentication"),
+        ("no_scram", "asks for scram-sha-256 authentication"),
+    ] {
         let (_, error) = refused(&through(database));
-        assert!(error.contains("28000") && error.contains(method), "{error}");
+        assert!(error.contains("28000") && error.contains(asked), "{database}: {error}");
+        assert!(error.contains("server_require_auth"), "{database}: {error}");
     }
     assert_no_secret(&howdah, &[md5_secret]);
 }

@@ -131,6 +131,39 @@ fn signal(running: &Running, name: &str) {
     assert!(kill.expect("kill runs").success());
 }
 
+/// An address with bits beyond its mask fits nobody there, and is a warning here at a reload, too.
+#[test]
+fn a_rule_that_fits_nobody_stops_no_reload() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let rules = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(rules.path(), "host all app 127.0.0.1/32 reject\n").expect("written");
+    let main = format!("auth_type = hba\nauth_hba_file = {}\nadmin_users = boss", rules.path().display());
+    let running = place.howdah(&place.ini(&format!("app = {}", entry(&cluster)), &main));
+    assert!(place.connect("app", "app").is_err(), "it is rejected");
+    std::fs::write(rules.path(), "host all app 127.0.0.1/8 reject\nhost all app 127.0.0.1/32 trust\n")
+        .expect("written");
+    signal(&running, "HUP");
+    eventually("it comes in", || place.connect("app", "app").is_ok());
+    assert!(place.log().contains("does not match its mask"), "{}", place.log());
+}
+
+/// `auth_type = any`: the name that a client states says nothing, and the database says as whom the server is logged in to.
+#[test]
+fn anybody_comes_in_where_auth_type_is_any() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let place = Place::new();
+    let databases = format!("app = {0} user=app\nbare = {0}", entry(&cluster));
+    let _running = place.howdah(&place.ini(&databases, "auth_type = any\nadmin_users = boss"));
+    let mut client = place.connect("whoever", "app").expect("a login");
+    assert_eq!(client.value("SELECT current_user").expect("an answer"), "app");
+    assert_eq!(refusal(place.connect("whoever", "bare")).message, "bouncer config error");
+    place.connect("boss", "pgbouncer").expect("an admin").query("RELOAD").expect("accepted");
+    let mut other = place.connect("whoever", "pgbouncer").expect("a look");
+    other.query("SHOW VERSION").expect("shown");
+    assert!(other.query("RELOAD").is_err(), "not an admin");
+}
+
 /// SIGUSR1 and SIGUSR2 are PAUSE and RESUME.
 #[test]
 fn signals_pause_and_resume() {

@@ -88,7 +88,7 @@ impl ClientAuth {
         // An empty password is never one to log in with, with any method.
         let secret = secret.filter(|s| !matches!(s, Secret::Plain(p) if p.is_empty()));
         let method = match (method, secret) {
-            (AuthMethod::Trust, _) => Method::Trust,
+            (AuthMethod::Trust | AuthMethod::Any, _) => Method::Trust,
             // Proved before anybody asks, by the socket or a certificate, or not at all.
             (
                 AuthMethod::Cert

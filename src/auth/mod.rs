@@ -9,6 +9,7 @@ mod client;
 pub mod failures;
 pub mod md5;
 mod message;
+pub mod require;
 pub mod scram;
 mod server;
 pub mod source;
@@ -17,7 +18,7 @@ pub mod verifier;
 pub use client::{Action, ClientAuth};
 pub use message::password;
 pub use scram::{DeriveJob, ScramKeys};
-pub use server::{Cleartext, ServerAction, ServerAuth};
+pub use server::{ServerAction, ServerAuth};
 pub use verifier::{MockSecret, Verifier};
 
 /// Longest body of a password message that a caller has to accept (`PG_MAX_AUTH_TOKEN_LENGTH`).

@@ -3,19 +3,13 @@
 use rand::RngCore;
 
 use super::message;
+use super::require::{Asked, Permitted};
 use super::scram::channel::Binding;
 use super::scram::{ClientStep, ScramClient, ScramError};
 use super::{DeriveJob, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramKeys, md5};
 use crate::config::resolved::{ChannelBinding, Secret};
 use crate::error::Error;
 use crate::proto::encode;
-
-/// Whether a password may be sent as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cleartext {
-    Allow,
-    Refuse,
-}
 
 /// What the caller has to do.
 #[derive(Clone, PartialEq)]
@@ -51,7 +45,7 @@ pub struct ServerAuth {
     host: String,
     user: String,
     secret: Option<Secret>,
-    cleartext: Cleartext,
+    permitted: Permitted,
     scram: ScramClient,
     can_scram: bool,
     binding: ChannelBinding,
@@ -82,7 +76,7 @@ impl ServerAuth {
         user: &str,
         secret: Option<&Secret>,
         cached: Option<ScramKeys>,
-        cleartext: Cleartext,
+        permitted: Permitted,
         rng: &mut dyn RngCore,
     ) -> Self {
         let password = match secret {
@@ -93,7 +87,7 @@ impl ServerAuth {
             host: host.to_owned(),
             user: user.to_owned(),
             secret: secret.cloned(),
-            cleartext,
+            permitted,
             can_scram: password.is_some() || cached.is_some(),
             scram: ScramClient::new(password, cached, rng),
             binding: ChannelBinding::Prefer,
@@ -130,11 +124,17 @@ impl ServerAuth {
             {
                 Err(self.unbound())
             }
+            (0, State::Start) if !self.permitted.allows(Asked::None) => Err(self.not_allowed(Asked::None)),
             (0, State::Start | State::Answered | State::Proved) if rest.is_empty() => {
                 Ok(ServerAction::Accept)
             }
             (0, State::Scram) => Err(self.protocol("the server ended SCRAM before it proved itself")),
             (3 | 5, State::Start) if self.binding == ChannelBinding::Require => Err(self.unbound()),
+            (3, State::Start) if !self.permitted.allows(Asked::Password) => {
+                Err(self.not_allowed(Asked::Password))
+            }
+            (5, State::Start) if !self.permitted.allows(Asked::Md5) => Err(self.not_allowed(Asked::Md5)),
+            (10, State::Start) if !self.permitted.allows(Asked::Scram) => Err(self.not_allowed(Asked::Scram)),
             (3, State::Start) if rest.is_empty() => self.on_cleartext(),
             (5, State::Start) => self.on_md5(rest),
             (10, State::Start) => self.on_sasl(rest),
@@ -164,8 +164,8 @@ impl ServerAuth {
     }
 
     fn on_cleartext(&mut self) -> Result<ServerAction, Error> {
-        match (&self.secret, self.cleartext) {
-            (Some(Secret::Plain(p)), Cleartext::Allow) => {
+        match &self.secret {
+            Some(Secret::Plain(p)) => {
                 (self.state, self.how) = (State::Answered, "password");
                 encode::password_message(p).map(ServerAction::Send)
             }
@@ -244,6 +244,15 @@ impl ServerAuth {
 
     fn unanswerable(&self, method: &str) -> Error {
         Error::ServerAuth { method: method.to_owned(), user: self.user.clone() }
+    }
+
+    fn not_allowed(&self, asked: Asked) -> Error {
+        Error::ServerAuthNotAllowed {
+            host: self.host.clone(),
+            user: self.user.clone(),
+            word: asked.word(),
+            channel: self.permitted.channel.as_str(),
+        }
     }
 
     fn protocol(&self, reason: &str) -> Error {

@@ -52,7 +52,7 @@ pub(super) async fn authenticate(
     let progress = &progress;
     let way = Way { rule, method, address, end_point, deadline, progress, source: &source };
     // Nothing can be guessed where no secret is asked for, and what comes in that way proves none.
-    if matches!(method, AuthMethod::Trust | AuthMethod::Cert | AuthMethod::Peer) {
+    if matches!(method, AuthMethod::Trust | AuthMethod::Any | AuthMethod::Cert | AuthMethod::Peer) {
         return by_rule(stream, buf, services, config, startup, way).await;
     }
     let who = Claim::new(address, &source, user);
@@ -142,6 +142,11 @@ async fn by_rule(
             ask_pam(services, &way, service, user, password).await
         };
         return by_directory(stream, buf, "PAM", user, ask).await.map(|()| None);
+    }
+    if method == AuthMethod::Any {
+        let forced = config.database(&startup.database).is_none_or(|db| db.server_user.is_some());
+        let without = || Error::NoForcedUser { database: startup.database.clone() };
+        return if forced { Ok(None) } else { Err(without()) };
     }
     let known = config.users.get(user);
     let mut secret = known.and_then(|u| u.secret.clone());

@@ -26,6 +26,8 @@ pub enum AuthMethod {
     Peer,
     /// Nobody comes in this way.
     Reject,
+    /// Whoever comes is let in under any name, to databases that state the server's user: PgBouncer's `any`.
+    Any,
     /// A directory says whether a password is right.
     Ldap,
     /// The system's modules say so.
@@ -119,7 +121,8 @@ impl Config {
 
     /// Whether this user may come in there.
     pub fn may_use_console(&self, user: &str) -> bool {
-        self.admin_users.iter().chain(&self.stats_users).any(|u| u == user)
+        let any = self.auth_method == AuthMethod::Any;
+        any || self.admin_users.iter().chain(&self.stats_users).any(|u| u == user)
     }
 }
 
@@ -135,7 +138,9 @@ impl Builder<'_, '_> {
             config.access.hba = hba::read(&self.context.dir.join(file), self.context.profile, &mut problems);
         }
         match self.context.profile {
-            Profile::PgBouncer => self.context.warnings.extend(problems.iter().map(ToString::to_string)),
+            Profile::PgBouncer => {
+                self.context.warnings.extend(problems.drain(..).map(|p| p.to_string()));
+            }
             Profile::Native => self.errors.append(&mut problems),
         }
         let source = |key: &str| source_at(tree, &[key], &self.context.whole());

@@ -146,5 +146,6 @@ pub(super) fn blank_pool() -> PoolSettings {
         on_connect: Vec::new(),
         reset_query: String::new(),
         reset_state: true,
+        require_auth: Vec::new(),
     }
 }

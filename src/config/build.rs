@@ -427,7 +427,7 @@ impl Builder<'_, '_> {
         let users: Vec<&str> = config.users.keys().map(String::as_str).collect();
         if let Some(user) = section.user.as_deref().filter(|u| !config.users.contains_key(*u)) {
             let other = config.databases.values().any(|d| d.server_user.as_deref() == Some(user));
-            if !other && config.auth_method != AuthMethod::Trust {
+            if !other && !matches!(config.auth_method, AuthMethod::Trust | AuthMethod::Any) {
                 self.errors.push(
                     ConfigError::new(&node.source, &join(path, "user"), "there is no such user")
                         .value(Some(format!("\"{}\"", user.escape_debug())))

@@ -109,7 +109,6 @@ pub(super) fn convert(setting: &Setting, value: &str) -> Result<String, String> 
         },
         Kind::Word(_) if setting.key == "auth_method" => match value {
             "plain" => Ok("password".to_owned()),
-            "any" => Err("this auth_type is not supported".to_owned()),
             other => Ok(other.to_owned()),
         },
         _ => Ok(value.to_owned()),

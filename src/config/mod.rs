@@ -8,6 +8,7 @@
 pub mod access;
 mod blank;
 mod build;
+mod ciphers;
 pub mod compat;
 pub mod convert;
 mod draft;
@@ -31,6 +32,7 @@ mod pgbouncer;
 mod problem;
 mod raw;
 pub mod reference;
+mod require;
 pub mod resolved;
 pub mod routing;
 mod secrets;

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::ciphers;
 use super::files;
 use super::ini::{connection_string, convert, integer, key_value};
 use super::problem::ConfigError;
@@ -258,7 +259,22 @@ impl Reader<'_> {
                 None | Some("default" | "secure" | "compat" | "normal" | "fast") => preset.to_owned(),
                 Some(list) => list.replace(':', ","),
             };
-            let both = format!("{},{}", list(new, TLS13), list(old, TLS12));
+            let of_old = match old.map(|l| (l, ciphers::read(&l.value))) {
+                // A problem that is told, if it is no word for all of them.
+                None => list(old, TLS12),
+                Some((_, read)) if read.suites.is_empty() => list(old, TLS12),
+                Some((l, read)) => {
+                    let suites = read.suites.join(",");
+                    if !read.plain {
+                        self.warnings.push(format!(
+                            "{}: {}: of this list, Howdah has {suites}; these are in force for TLS 1.2",
+                            l.source, l.key
+                        ));
+                    }
+                    suites
+                }
+            };
+            let both = format!("{},{of_old}", list(new, TLS13));
             self.put(&[], &format!("{side}_tls_ciphers"), &both, &source);
         }
     }

@@ -15,6 +15,7 @@ use super::hidden::Hidden;
 pub use super::access::{Access, AuthMethod, ChannelBinding, Lookup};
 use super::compat::Compat;
 pub use super::limits::Limits;
+pub use super::require::ServerMethod;
 pub use super::tls::{Tls, TlsFiles};
 
 /// One valid configuration, whole.
@@ -423,6 +424,8 @@ pub struct PoolSettings {
     pub reset_query: String,
     /// Whether session state that shows is reset (`true`), or leaks as PgBouncer's does.
     pub reset_state: bool,
+    /// In which ways a server may ask for a proof.
+    pub require_auth: Vec<ServerMethod>,
 }
 
 /// The same, as far as one level states it.
@@ -459,6 +462,7 @@ pub struct PoolOverrides {
     pub on_connect: Option<Vec<String>>,
     pub reset_query: Option<String>,
     pub reset_state: Option<bool>,
+    pub require_auth: Option<Vec<ServerMethod>>,
 }
 
 impl PoolSettings {
@@ -498,6 +502,7 @@ impl PoolSettings {
             on_connect,
             reset_query,
             reset_state,
+            require_auth,
         );
         self
     }

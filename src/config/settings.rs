@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::resolved::{
-    AuthMethod, CapacityCheck, ChannelBinding, Drain, LogFormat, PoolMode, Profile, Role, WhenNoReplica,
+    AuthMethod, CapacityCheck, ChannelBinding, Drain, LogFormat, PoolMode, Profile, Role, ServerMethod,
+    WhenNoReplica,
 };
 use super::routing::{Balance, ReadYourWrites};
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
@@ -52,6 +53,7 @@ pub fn keys(level: Level) -> impl Iterator<Item = &'static str> {
 fn auth_method(word: &str) -> AuthMethod {
     match word {
         "trust" => AuthMethod::Trust,
+        "any" => AuthMethod::Any,
         "password" => AuthMethod::Password,
         "cert" => AuthMethod::Cert,
         "ldap" => AuthMethod::Ldap,
@@ -216,8 +218,9 @@ settings! {
 
     // --- who may come in
     /// How clients prove who they are. `md5` also accepts users whose secret is a SCRAM verifier; with `cert` the
-    /// common name of their certificate is their user; with `hba` the rules of `auth_hba_file` say how.
-    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256", "cert", "ldap", "pam", "hba"]), Is("scram-sha-256"),
+    /// common name of their certificate is their user; with `hba` the rules of `auth_hba_file` say how. `any` is for
+    /// PgBouncer's profile: no name needs to be known, and each database states the server's user.
+    auth_method: GLOBAL, Kind::Word(&["trust", "password", "md5", "scram-sha-256", "cert", "ldap", "pam", "hba", "any"]), Is("scram-sha-256"),
         "what PostgreSQL itself has as its default; no secret crosses the network",
         NewConnections, pgb("auth_type").preset("md5"), Config |c, Word(v)| c.auth_method = auth_method(v);
     /// What `auth_method = "ldap"` asks, in the words of pg_hba.conf (needs the cargo feature ldap):
@@ -334,7 +337,16 @@ settings! {
     server_channel_binding: GLOBAL, Kind::Word(&["disable", "prefer", "require"]), Is("prefer"),
         "as libpq; a server without TLS has nothing to bind to",
         NewConnections, NATIVE.preset("disable"), Config |c, Word(v)| c.tls.binding = channel_binding(v);
-    /// Whether a server that asks for a password as it is gets it over TCP without TLS.
+    /// In which ways a server may ask Howdah to prove who it is (libpq's `require_auth`): some of `none` (it asks for
+    /// nothing), `password` (as it is), `md5` and `scram-sha-256`; `any` of them; or `by-channel`: any over a Unix socket,
+    /// loopback and TLS with a certificate that `server_tls_ca` vouches for, md5 and scram-sha-256 elsewhere. Words add up:
+    /// `["by-channel", "none"]` is for a network in which servers trust Howdah's address.
+    server_require_auth: ANY, Kind::Words(ServerMethod::WORDS), Is("by-channel"),
+        "whoever answers at a server's address must not get a password, nor pass for a database that asks for none",
+        NewConnections, NATIVE.preset("any"),
+        Section |s, List(v)| s.overrides.require_auth = Some(ServerMethod::from_words(v));
+    /// Whether `by-channel` and `any` of `server_require_auth` let a server have a password as it is over TCP without TLS,
+    /// or with an unverified certificate.
     server_cleartext_password: GLOBAL, Kind::Boolean, Is("false"),
         "anybody on the way could read it",
         NewConnections, NATIVE.preset("true"), Config |c, Boolean(v)| c.tls.cleartext = *v;

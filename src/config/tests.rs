@@ -433,7 +433,8 @@ fn a_pgbouncer_ini_is_read() {
     assert_eq!(config.users["app"].secret, Some(Secret::classify("hunter2")));
     assert_eq!(config.users["app"].max_connections, Some(3));
     assert_eq!(config.process.log_level, "info");
-    assert_eq!(config.notes.warnings, Vec::<String>::new());
+    // Of the servers, which are elsewhere and not verified; all else is understood.
+    assert_eq!(config.notes.warnings.len(), 1, "{:?}", config.notes.warnings);
 }
 
 #[test]
@@ -461,7 +462,7 @@ fn a_wrong_pgbouncer_ini_is_told() {
         ("query_timeout = soon", "pgbouncer/query_timeout = \"soon\": not a number"),
         ("tcp_keepalive = on", "not a whole number"),
         ("client_tls_sslmode = require", "client_tls_cert: is missing"),
-        ("auth_type = any", "this auth_type is not supported"),
+        ("auth_type = anyone", "not one of the known values"),
         ("auth_type = hba", "auth_hba_file: is missing"),
         ("listen_port = x", "not a port"),
         ("[nonsense]", "unknown section: nonsense"),
@@ -691,4 +692,63 @@ fn nothing_that_guards_is_stated_in_vain() {
         "{:?}",
         config.notes.warnings
     );
+}
+
+/// Behind a pgbouncer.ini any server is answered, and it is told where nothing vouches for one.
+#[test]
+fn servers_that_nothing_vouches_for_are_warned_of_behind_an_ini() {
+    let told = |hosts: &[&str], more: &str| {
+        let databases: String =
+            hosts.iter().enumerate().map(|(n, h)| format!("d{n} = host={h} port=5432\n")).collect();
+        let text = format!("[databases]\n{databases}[pgbouncer]\nlisten_addr = 127.0.0.1\n{more}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgbouncer.ini");
+        std::fs::write(&path, text).unwrap();
+        let config = crate::config::load(&path, &crate::config::Overrides::default()).unwrap();
+        config
+            .notes
+            .warnings
+            .iter()
+            .filter(|w| w.contains("nothing vouches for"))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let local = ["localhost", "127.0.0.1", "/tmp"];
+    assert_eq!(told(&local, ""), Vec::<String>::new());
+    let far = told(&["127.0.0.1", "db.internal", "10.0.0.9"], "");
+    assert!(far.len() == 1 && far[0].contains("10.0.0.9:5432 and 1 more"), "{far:?}");
+}
+
+/// OpenSSL's words for ciphers, addresses beyond their masks and `auth_type = any`: PgBouncer starts with them, and so is it
+/// here, with a warning for each.
+#[test]
+fn what_pgbouncer_takes_of_an_ini_is_taken_with_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("hba", "host all all 10.1.2.3/8 trust\nhost all all 10.0.0.0/8 md5\n");
+    write("users", "\"app\" \"x\"\n");
+    let load = |main: &str| {
+        let at = dir.path().display();
+        write(
+            "pgbouncer.ini",
+            &format!(
+                "[databases]\napp = host=127.0.0.1 user=app\nbare = host=127.0.0.1\n[pgbouncer]\nlisten_addr = 127.0.0.1\nauth_file = {at}/users\n{main}"
+            ),
+        );
+        crate::config::load(&dir.path().join("pgbouncer.ini"), &crate::config::Overrides::default()).unwrap()
+    };
+    let ciphers =
+        load("client_tls_ciphers = HIGH:!aNULL:!ECDSA\nserver_tls_ciphers = ECDHE-RSA-AES256-GCM-SHA384");
+    let in_force =
+        ["ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305"];
+    assert_eq!(ciphers.tls.client.ciphers[3..], in_force);
+    assert_eq!(ciphers.tls.server.ciphers[3..], in_force[..1], "a plain list is taken as it is");
+    let [told] = &ciphers.notes.warnings[..] else { panic!("{:?}", ciphers.notes.warnings) };
+    assert!(told.contains("client_tls_ciphers") && told.contains(&in_force.join(",")), "{told}");
+    let hba = load(&format!("auth_type = hba\nauth_hba_file = {}/hba", dir.path().display()));
+    assert_eq!(hba.access.hba.rules.len(), 1, "the other fits nobody");
+    assert!(hba.notes.warnings.iter().any(|w| w.contains("hba:1") && w.contains("does not match its mask")));
+    let any = load("auth_type = any");
+    let [told] = &any.notes.warnings[..] else { panic!("{:?}", any.notes.warnings) };
+    assert!(told.contains("under any name") && told.ends_with("the server's user: bare"), "{told}");
 }

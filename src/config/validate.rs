@@ -34,7 +34,8 @@ pub(super) fn validate(config: &mut Config, tree: &Table, whole: &Source, errors
     checks.console();
     checks.in_force();
     checks.own_files();
-    let warnings = checks.warnings;
+    let mut warnings = checks.warnings;
+    warnings.extend(super::require::warning(config));
     config.notes.warnings.extend(warnings);
 }
 
@@ -270,10 +271,29 @@ impl Checks<'_> {
         }
     }
 
+    /// PgBouncer's `auth_type = any`.
+    fn anybody(&mut self) {
+        if self.config.profile == Profile::Native {
+            let why = "lets everybody in under any name, and is served in PgBouncer's profile alone";
+            return self.error(&["auth_method"], why, Some("trust, with the users that there are"));
+        }
+        let all = self.config.databases.values().chain(&self.config.autodb);
+        let without: Vec<&str> = all.filter(|d| d.server_user.is_none()).map(|d| d.name.as_str()).collect();
+        let mut why = "any: whoever reaches Howdah is let in, under any name and without a secret".to_owned();
+        if !without.is_empty() {
+            why.push_str("; nobody gets into these databases, which do not state the server's user: ");
+            why.push_str(&without.join(", "));
+        }
+        self.warn(&["auth_method"], &why);
+    }
+
     fn users(&mut self) {
         let method = self.config.auth_method;
         if method == AuthMethod::Trust {
             return;
+        }
+        if method == AuthMethod::Any {
+            return self.anybody();
         }
         self.lookups();
         // A user without a secret comes in by its certificate, by a rule, or by what the server says.

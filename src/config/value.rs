@@ -38,6 +38,8 @@ pub enum Kind {
     Secret,
     /// Several names; one may stand alone. From a variable: separated by commas.
     Names,
+    /// Some of these words; one may stand alone. From a variable: separated by commas.
+    Words(&'static [&'static str]),
     /// Several statements; one may stand alone, also from a variable.
     Statements,
     /// Names with values. From a variable: `name=value`, separated by semicolons.
@@ -102,6 +104,10 @@ impl Kind {
                 format!("a size from {} to {}", units::render_bytes(*min), units::render_bytes(*max))
             }
             Self::Word(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", "),
+            Self::Words(words) => {
+                let words: Vec<_> = words.iter().map(|w| format!("\"{w}\"")).collect();
+                format!("one or an array of {}", words.join(", "))
+            }
             Self::Text | Self::Secret => "a string".to_owned(),
             Self::Names => "a string or an array of strings".to_owned(),
             Self::Statements => "an SQL statement or an array of them".to_owned(),
@@ -168,6 +174,16 @@ impl Kind {
             },
             Self::Secret => text(raw).map(|t| Value::Secret(t.into())),
             Self::Names => strings(raw, true).map(Value::List),
+            Self::Words(words) => {
+                let stated = strings(raw, true)?;
+                if stated.is_empty() {
+                    return Err("there is no word in it".to_owned());
+                }
+                match stated.iter().find(|w| !words.contains(&w.as_str())) {
+                    Some(w) => Err(format!("\"{}\" is not one of the known words", w.escape_debug())),
+                    None => Ok(Value::List(stated)),
+                }
+            }
             Self::Statements => strings(raw, false).map(Value::List),
             Self::Map => map(raw).map(Value::Map),
             Self::Addresses => {

@@ -88,6 +88,7 @@ samples! {
     Error::DirectoryRefused { .. } => Error::DirectoryRefused { method: "LDAP", user: "alice".to_owned() };
     Error::DirectoryBusy { .. } => Error::DirectoryBusy { method: "PAM", limit: 16 };
     Error::NoSuchUser { .. } => Error::NoSuchUser { user: "alice".to_owned() };
+    Error::NoForcedUser { .. } => Error::NoForcedUser { database: "app".to_owned() };
     Error::CertificateRequired => Error::CertificateRequired;
     Error::LookupFailed { .. } => Error::LookupFailed { reason: "db:5432: connection refused".to_owned() };
     Error::TooManyClients { .. } => Error::TooManyClients { current: 10_000, limit: 10_000 };
@@ -116,6 +117,8 @@ samples! {
     Error::ReplicationLogin(_) => Error::ReplicationLogin(server_error());
     Error::ServerAuth { .. } =>
         Error::ServerAuth { method: "SCRAM-SHA-256".to_owned(), user: "alice".to_owned() };
+    Error::ServerAuthNotAllowed { .. } => Error::ServerAuthNotAllowed {
+        host: "db:5432".to_owned(), user: "alice".to_owned(), word: "none", channel: "TCP without TLS" };
     Error::ServerLost { .. } =>
         Error::ServerLost { host: "db:5432".to_owned(), reason: "connection reset".to_owned() };
     Error::ServerProtocol { .. } =>

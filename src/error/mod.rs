@@ -178,6 +178,9 @@ pub enum Error {
     /// The server was asked, and has no such user; told in PgBouncer's profile alone.
     #[error("no such user: \"{user}\"")]
     NoSuchUser { user: String },
+    /// `auth_type = any`, to a database that does not state the server's user.
+    #[error("database \"{database}\" has no user, which auth_type = any needs")]
+    NoForcedUser { database: String },
     #[error("connection requires a valid client certificate")]
     CertificateRequired,
     #[error("auth_query could not be asked: {reason}")]
@@ -227,6 +230,11 @@ pub enum Error {
     ReplicationLogin(ServerError),
     #[error("server asks for {method} authentication, and no usable secret is configured")]
     ServerAuth { method: String, user: String },
+    /// `word` is that of `server_require_auth`.
+    #[error(
+        "the server {host} asks for {word} authentication over {channel}, which server_require_auth does not allow"
+    )]
+    ServerAuthNotAllowed { host: String, user: String, word: &'static str, channel: &'static str },
 
     // --- a transaction ended by Howdah or by a lost server
     #[error("server connection lost: {reason}")]

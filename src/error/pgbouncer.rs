@@ -42,7 +42,7 @@ pub fn words(error: &Error) -> Option<String> {
         Error::LookupFailed { reason } if reason.ends_with("is disabled") => {
             return Some(reason.clone());
         }
-        Error::LookupFailed { .. } => "bouncer config error",
+        Error::LookupFailed { .. } | Error::NoForcedUser { .. } => "bouncer config error",
         Error::TooManyClients { .. } => "no more connections allowed (max_client_conn)",
         Error::TooManyDatabaseClients { .. } => "client connections exceeded (max_db_client_connections)",
         Error::TooManyUserClients { .. } => "client connections exceeded (max_user_client_connections)",

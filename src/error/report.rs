@@ -294,6 +294,17 @@ pub fn report(error: &Error) -> Report {
             ),
             "The user or password is wrong there, or the directory could not be asked, which the pooler's log says; see the rule's ldap or pam options, auth_ldap_options or auth_pam_service.",
         ),
+        Error::NoForcedUser { database } => h(
+            r(
+                F,
+                S::INVALID_AUTHORIZATION,
+                "no_forced_user",
+                format!(
+                    "database \"{database}\" does not state the server's user, which auth_type = any needs"
+                ),
+            ),
+            "Add user= to the entry of the database.",
+        ),
         Error::CertificateRequired => r(
             F,
             S::INVALID_AUTHORIZATION,
@@ -381,7 +392,7 @@ pub fn report(error: &Error) -> Report {
             match database.as_str() {
                 // Before version 17 whatever they are told.
                 "replication" => {
-                    "pg_basebackup and pg_receivewal ask for this name: add [databases.replication] with the server's host, or (from version 17 on) name a database with -d."
+                    "pg_basebackup and pg_receivewal ask for this name, and there is more than one server: add [databases.replication] with the host of the one that is meant, or (from version 17 on) name a database of it with -d."
                 }
                 _ => "Add it under [databases] in Howdah's configuration and reload.",
             },
@@ -510,6 +521,39 @@ pub fn report(error: &Error) -> Report {
             verbatim: Some(e.body.clone()),
             ..r(F, S::CANNOT_CONNECT_NOW, "replication_login_failed", e.summary())
         },
+        Error::ServerAuthNotAllowed { host, user, word, channel } => h(
+            d(
+                r(
+                    F,
+                    S::INVALID_AUTHORIZATION,
+                    "server_auth_not_allowed",
+                    match *word {
+                        "none" => format!(
+                            "the server lets \"{user}\" in without any authentication, which server_require_auth does not allow"
+                        ),
+                        word => {
+                            let method = if word == "password" { "clear-text password" } else { word };
+                            format!(
+                                "the server asks for {method} authentication of \"{user}\", which server_require_auth does not allow"
+                            )
+                        }
+                    },
+                ),
+                format!(
+                    "The connection to {host} is {channel}. Natively any method is allowed over a Unix socket, loopback and TLS with a verified certificate, and md5 and scram-sha-256 elsewhere."
+                ),
+            ),
+            match *word {
+                "none" => {
+                    "Let the server ask for scram-sha-256, or verify it (server_tls_mode = \"verify-full\" with server_tls_ca), or allow this with server_require_auth = [\"by-channel\", \"none\"]."
+                }
+                "password" => {
+                    "Let the server ask for scram-sha-256, or verify it (server_tls_mode = \"verify-full\" with server_tls_ca), or allow this with server_require_auth = [\"by-channel\", \"password\"]."
+                }
+                "md5" => "Let the server ask for what server_require_auth lists, or add \"md5\" to it.",
+                _ => "Let the server ask for what server_require_auth lists, or add \"scram-sha-256\" to it.",
+            },
+        ),
         Error::ServerAuth { method, user } => h(
             r(
                 F,

@@ -213,6 +213,7 @@ impl PoolSpec {
             timeout: self.settings.server_connect_timeout,
             max_message: self.process.max_message_size,
             tls: self.tls.clone(),
+            require_auth: self.settings.require_auth.clone(),
             cleartext: self.cleartext,
             binding: self.binding,
         }
@@ -233,6 +234,7 @@ impl PoolSpec {
             self.tls.as_deref(),
             self.binding,
             self.cleartext,
+            &self.settings.require_auth,
         )
     }
 }

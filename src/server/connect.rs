@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use crate::auth::{Cleartext, ScramKeys, ServerAction, ServerAuth};
+use crate::auth::require::{Channel, Permitted};
+use crate::auth::{ScramKeys, ServerAction, ServerAuth};
 use crate::clock::Clock;
-use crate::config::resolved::{ChannelBinding, HostAddr, Keepalive, Secret};
+use crate::config::resolved::{ChannelBinding, HostAddr, Keepalive, Secret, ServerMethod};
 use crate::error::{Error, ServerError};
 use crate::net::stream::Stream;
 use crate::pool::core::OpenFailure;
@@ -38,7 +39,9 @@ pub struct Target {
     pub max_message: u32,
     /// `None` is plain text.
     pub tls: Option<Arc<Connector>>,
-    /// A password may be sent as it is over TCP without TLS.
+    /// In which ways the server may ask for a proof.
+    pub require_auth: Vec<ServerMethod>,
+    /// A password may be sent as it is where nothing vouches for the server.
     pub cleartext: bool,
     pub binding: ChannelBinding,
 }
@@ -312,18 +315,29 @@ async fn begin<'a>(host: &'a HostAddr, t: &Target, attempt: Attempt) -> Result<L
     Ok(l)
 }
 
+/// What the connection vouches for.
+fn channel(stream: &Stream, tls: Option<&Connector>) -> Channel {
+    let local = stream.addresses().1.is_some_and(|a| a.ip().to_canonical().is_loopback());
+    match stream {
+        Stream::Unix(_) => Channel::UnixSocket,
+        _ if local => Channel::Loopback,
+        Stream::Tls(_) if tls.is_some_and(Connector::verifies) => Channel::VerifiedTls,
+        Stream::Tls(_) => Channel::UnverifiedTls,
+        Stream::Tcp(_) => Channel::Plain,
+    }
+}
+
 async fn authenticate(l: &mut Login<'_>, t: &Target, first: (u8, Vec<u8>)) -> Result<(), OpenFailure> {
-    // Over the network anybody could read it.
-    let cleartext = match l.stream {
-        Stream::Unix(_) | Stream::Tls(_) => Cleartext::Allow,
-        Stream::Tcp(_) if t.cleartext => Cleartext::Allow,
-        Stream::Tcp(_) => Cleartext::Refuse,
+    let permitted = Permitted {
+        words: t.require_auth.clone(),
+        cleartext: t.cleartext,
+        channel: channel(&l.stream, t.tls.as_deref()),
     };
     let host = l.host.to_string();
     let certificate = l.stream.tls().and_then(|c| c.peer_certificates()).and_then(|c| c.first());
     let end_point = certificate.and_then(|c| crate::tls::end_point_hash(c));
     let mut auth =
-        ServerAuth::new(&host, &t.user, t.secret.as_ref(), t.keys.clone(), cleartext, &mut rand::rng())
+        ServerAuth::new(&host, &t.user, t.secret.as_ref(), t.keys.clone(), permitted, &mut rand::rng())
             .bound_to(t.binding, end_point);
     let mut first = Some(first);
     loop {

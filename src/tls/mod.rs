@@ -180,6 +180,11 @@ impl Connector {
         &self.config
     }
 
+    /// Whether a server's certificate is verified with a CA, in whatever mode.
+    pub fn verifies(&self) -> bool {
+        !self.material.roots.is_empty()
+    }
+
     /// A new connection to the server of this name or address.
     pub fn connection(&self, host: &str) -> Result<rustls::Connection, String> {
         let name = ServerName::try_from(host.to_owned())

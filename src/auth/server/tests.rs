@@ -3,11 +3,17 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::*;
+use crate::auth::require::Channel;
 use crate::auth::scram::{ScramServer, Step};
 use crate::auth::verifier::Verifier;
+use crate::config::resolved::ServerMethod;
+
+fn permitted(cleartext: bool) -> Permitted {
+    Permitted { words: vec![ServerMethod::Any], cleartext, channel: Channel::Plain }
+}
 
 fn auth(secret: Option<&Secret>, cached: Option<ScramKeys>) -> ServerAuth {
-    ServerAuth::new("h:5432", "bob", secret, cached, Cleartext::Refuse, &mut StdRng::seed_from_u64(1))
+    ServerAuth::new("h:5432", "bob", secret, cached, permitted(false), &mut StdRng::seed_from_u64(1))
 }
 
 fn plain() -> Secret {
@@ -32,6 +38,41 @@ fn is_broken(a: &ServerAction) -> bool {
     matches!(a, ServerAction::Fail(Error::ServerProtocol { .. }))
 }
 
+/// The method that was asked for and is not allowed.
+fn word_of_refusal(a: &ServerAction) -> Option<&'static str> {
+    match a {
+        ServerAction::Fail(Error::ServerAuthNotAllowed { word, .. }) => Some(*word),
+        _ => None,
+    }
+}
+
+/// Neither a secret nor a session goes to whoever asks in another way than the configuration allows.
+#[test]
+fn what_is_not_allowed_is_not_answered() {
+    let questions = [
+        (&r(0, b"")[..], "none"),
+        (&r(3, b""), "password"),
+        (&r(5, b"salt"), "md5"),
+        (&r(10, OFFER), "scram-sha-256"),
+    ];
+    for (allowed, words) in
+        [ServerMethod::None, ServerMethod::Password, ServerMethod::Md5, ServerMethod::ScramSha256]
+            .map(|w| vec![w])
+            .into_iter()
+            .enumerate()
+    {
+        for (asked, (question, word)) in questions.iter().enumerate() {
+            let permitted =
+                Permitted { words: words.clone(), cleartext: true, channel: Channel::UnverifiedTls };
+            let mut rng = StdRng::seed_from_u64(1);
+            let mut a = ServerAuth::new("h", "bob", Some(&plain()), None, permitted, &mut rng);
+            let action = a.on_auth_message(question);
+            let refused = (allowed != asked).then_some(*word);
+            assert_eq!(word_of_refusal(&action), refused, "{action:?}");
+        }
+    }
+}
+
 #[test]
 fn trust() {
     let mut a = auth(None, None);
@@ -41,12 +82,12 @@ fn trust() {
 
 #[test]
 fn cleartext_only_if_allowed() {
-    assert!(is_unanswerable(&auth(Some(&plain()), None).on_auth_message(&r(3, b""))));
+    assert_eq!(word_of_refusal(&auth(Some(&plain()), None).on_auth_message(&r(3, b""))), Some("password"));
     let mut rng = StdRng::seed_from_u64(1);
-    let mut a = ServerAuth::new("h", "bob", Some(&plain()), None, Cleartext::Allow, &mut rng);
+    let mut a = ServerAuth::new("h", "bob", Some(&plain()), None, permitted(true), &mut rng);
     assert_eq!(a.on_auth_message(&r(3, b"")), ServerAction::Send(b"p\0\0\0\x07pw\0".to_vec()));
     assert!(is_broken(&a.on_auth_message(&r(3, b""))), "asked twice");
-    let mut a = ServerAuth::new("h", "bob", None, None, Cleartext::Allow, &mut rng);
+    let mut a = ServerAuth::new("h", "bob", None, None, permitted(true), &mut rng);
     assert!(is_unanswerable(&a.on_auth_message(&r(3, b""))));
 }
 
@@ -143,7 +184,7 @@ fn what_cannot_be_answered() {
 fn debug_shows_no_secret() {
     let canary = Secret::classify("canary-7f3a");
     let mut rng = StdRng::seed_from_u64(1);
-    let mut a = ServerAuth::new("h", "bob", Some(&canary), Some(keys()), Cleartext::Allow, &mut rng);
+    let mut a = ServerAuth::new("h", "bob", Some(&canary), Some(keys()), permitted(true), &mut rng);
     let before = format!("{a:?}");
     let sent = format!("{:?}", a.on_auth_message(&r(3, b"")));
     assert_eq!(sent, "Send(17 bytes)");
