@@ -384,3 +384,52 @@ fn the_owner_comes_in_while_somebody_guesses_behind_the_same_address() {
     }
     assert!(refused(&howdah, "app", "app", "right").contains("max_login_failures is 3"));
 }
+
+/// What is longer than 63 bytes PostgreSQL cuts off, in names of roles and databases alike. With characters of several
+/// bytes `CREATE ROLE` cuts between two of them.
+fn long_names(major: u32) {
+    let long = |letter: &str| letter.repeat(70);
+    let (role, database) = (long("r"), long("d"));
+    let of_two_bytes = long("é");
+    let options = Options::default()
+        .sql(&format!("CREATE ROLE {role} LOGIN"))
+        .sql(&format!("CREATE ROLE \"{of_two_bytes}\" LOGIN"))
+        .sql(&format!("CREATE DATABASE {database}"));
+    let Some(cluster) = cluster(major, options) else { return };
+    let who = |port: u16, user: &str| {
+        let dsn = Dsn { password: Some(PASSWORD.to_owned()), ..Dsn::local(port, user, &database) };
+        let mut raw = Raw::connect(&dsn).expect("it accepts");
+        raw.start(&dsn, msg::PROTOCOL_3_0, &[])
+            .map(|()| raw.select("SELECT current_user || ' ' || current_database()"))
+    };
+    let direct = who(cluster.port(), &role).expect("PostgreSQL takes it");
+    assert_eq!(direct, [format!("{} {}", "r".repeat(63), "d".repeat(63))]);
+    for names in
+        [[&role[..], &database[..], &of_two_bytes[..]], [&role[..63], &database[..63], &of_two_bytes[..62]]]
+    {
+        let [stated_role, stated_database, stated_other] = names;
+        let howdah = Howdah::start(&format!(
+            "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"scram-sha-256\"\n\
+             admin_users = [\"{stated_role}\"]\n[users.{stated_role}]\npassword = \"{PASSWORD}\"\n\
+             [users.\"{stated_other}\"]\npassword = \"{PASSWORD}\"\n\
+             [databases.{stated_database}]\nhost = \"{}\"\npool_size = 2\n",
+            cluster.tcp()
+        ));
+        assert_eq!(who(howdah.port(), &role).expect("the long name"), direct);
+        assert_eq!(who(howdah.port(), &role[..63]).expect("the name as it is kept"), direct);
+        let other = who(howdah.port(), &of_two_bytes).expect("characters of two bytes");
+        assert_eq!(other, [format!("{} {}", "é".repeat(31), "d".repeat(63))]);
+        assert!(login(&howdah, &role, "pgbouncer", PASSWORD).is_ok(), "an admin by the same name");
+        assert!(refused(&howdah, &format!("{}x", &role[..62]), &database, PASSWORD).contains("28P01"));
+    }
+}
+
+#[test]
+fn long_names_are_cut_as_postgresql_15_does() {
+    long_names(15);
+}
+
+#[test]
+fn long_names_are_cut_as_postgresql_18_does() {
+    long_names(18);
+}

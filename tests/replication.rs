@@ -16,6 +16,8 @@ use common::{Cluster, Options, cluster, count, eventually};
 use howdah::demo::wire::{Client, Error, Target};
 use kit::{Running, refusal};
 
+const PASSWORD: &str = "canary-Pa55";
+
 /// The programs are Debian's, of this version.
 const MAJOR: u32 = 15;
 
@@ -77,6 +79,36 @@ fn a_base_backup_is_whole() {
     let _ = std::fs::remove_dir_all(&dir);
     eventually("its servers are gone", || walsenders(&cluster) == 0);
     assert_eq!(kit::metric(&howdah, "howdah_leaked_connections", &[]), 0.0);
+}
+
+/// Natively no section needs to be called `replication`: where all databases are on one server, it is that one.
+#[test]
+fn a_base_backup_needs_no_section_of_its_own() {
+    let Some(cluster) = publisher(MAJOR) else { return };
+    let config = |other: &str| {
+        let more = format!("[databases.other]\nhost = \"{other}\"\npool_size = 2\n");
+        let of_app = format!("password = \"{PASSWORD}\"\n");
+        kit::config(&cluster, "", "pool_size = 3", &more)
+            .replace("auth_method = \"trust\"", "auth_method = \"scram-sha-256\"")
+            .replace("[users.app]\n", &format!("[users.app]\n{of_app}"))
+    };
+    let one = Howdah::start(&config(&cluster.tcp().to_string()));
+    let program = |howdah: &Howdah| {
+        let mut command = Command::new(client_program("pg_basebackup")?);
+        command.env("PGPASSWORD", PASSWORD).args(["-w", "-d", &howdah.dsn("app", "app")]);
+        Some(command)
+    };
+    let Some(mut backup) = program(&one) else { return };
+    let dir = scratch("backup-without-section");
+    succeed(backup.args(["-X", "stream", "--checkpoint=fast", "-D"]).arg(&dir), "pg_basebackup");
+    let _ = std::fs::remove_dir_all(&dir);
+    // Which of two servers is meant, only the operator can say; and that is what is told.
+    let two = Howdah::start(&config("127.0.0.2:1"));
+    let Some(mut backup) = program(&two) else { return };
+    let output = backup.arg("-D").arg(&dir).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("[databases.replication]"), "{said}");
+    assert!(!said.contains("password authentication failed"), "{said}");
 }
 
 #[test]

@@ -300,11 +300,12 @@ async fn admit(
     stream: &mut Stream,
     arrival: Arrival,
     services: &Arc<Services>,
-    startup: Startup,
+    mut startup: Startup,
     buf: &mut Vec<u8>,
 ) -> Result<Admitted, Error> {
     let (peer, progress) = (arrival.peer, arrival.progress.clone());
     let config = services.config();
+    replication::settle_database(&config, &mut startup)?;
     let console = config.is_console(&startup.database);
     // Nobody is privileged whom a native configuration does not name.
     let trusted = console && config.profile == Profile::PgBouncer && is_ourselves(stream, &startup.user);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use super::session::last_words;
 use crate::clock::Clock;
-use crate::config::resolved::Config;
+use crate::config::resolved::{Config, Database, Profile, Role};
 use crate::error::Error;
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
@@ -33,6 +33,29 @@ fn params(config: &Config, startup: &Startup) -> Vec<(String, String)> {
     all.extend(startup.params.iter().filter(|(n, _)| !ignored(n) && !of_ours(n)).cloned());
     all.extend(startup.options.as_ref().map(|o| ("options".to_owned(), o.clone())));
     all
+}
+
+/// A physical replication connection is to a server and no database; what it names as one says nothing, and programs before
+/// PostgreSQL 17 always say `replication`. Where no section has that name, and all databases are on one server, it is that
+/// server: the first of them stands for it, with its limits and its users. Otherwise only the operator can say which.
+pub(super) fn settle_database(config: &Config, startup: &mut Startup) -> Result<(), Error> {
+    let physical = startup.replication == Replication::Physical && config.profile == Profile::Native;
+    if !physical || config.database(&startup.database).is_some() || config.is_console(&startup.database) {
+        return Ok(());
+    }
+    let mut all = config.databases.values();
+    let hosts = |db: &Database| db.roles.get(&Role::Primary).map(|r| r.hosts.clone());
+    match all.next() {
+        Some(first) if all.all(|db| hosts(db) == hosts(first)) => {
+            first.name.clone_into(&mut startup.database);
+            Ok(())
+        }
+        // Nobody could be asked for a secret, and the login would fail as one with a wrong password.
+        _ if startup.database == "replication" => {
+            Err(Error::UnknownDatabase { database: startup.database.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What has gone by in both directions, as far as the end needs to know it.

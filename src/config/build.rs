@@ -20,7 +20,7 @@ use super::setting::{Level, Put, Section};
 use super::settings::{self, SETTINGS};
 use super::units::parse_duration;
 use super::value::Kind;
-use super::{foreign, secrets, userlist, validate};
+use super::{foreign, names, secrets, userlist, validate};
 
 /// What building needs to know beside the tree.
 pub(super) struct Context<'a> {
@@ -102,6 +102,7 @@ pub(super) fn build(tree: &Table, context: Context<'_>, errors: &mut Vec<ConfigE
     secrets::server_secrets(&mut config);
     builder.pools(tree, &mut config);
     builder.exposure(tree, &config);
+    names::as_postgresql(&mut config, tree, &builder.context.whole(), builder.errors);
     config.notes.warnings = std::mem::take(&mut builder.context.warnings);
     validate::validate(&mut config, tree, &builder.context.whole(), builder.errors);
     config

@@ -26,6 +26,7 @@ pub mod keys;
 pub mod ldap;
 mod limits;
 mod load;
+mod names;
 mod override_set;
 pub mod pattern;
 mod pgbouncer;

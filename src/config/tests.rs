@@ -703,8 +703,8 @@ fn servers_that_nothing_vouches_for_are_warned_of_behind_an_ini() {
         let text = format!("[databases]\n{databases}[pgbouncer]\nlisten_addr = 127.0.0.1\n{more}");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pgbouncer.ini");
-        std::fs::write(&path, text).unwrap();
-        let config = crate::config::load(&path, &crate::config::Overrides::default()).unwrap();
+        fs::write(&path, text).unwrap();
+        let config = load(&path, &Overrides::default()).unwrap();
         config
             .notes
             .warnings
@@ -724,7 +724,7 @@ fn servers_that_nothing_vouches_for_are_warned_of_behind_an_ini() {
 #[test]
 fn what_pgbouncer_takes_of_an_ini_is_taken_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     write("hba", "host all all 10.1.2.3/8 trust\nhost all all 10.0.0.0/8 md5\n");
     write("users", "\"app\" \"x\"\n");
     let load = |main: &str| {
@@ -735,7 +735,7 @@ fn what_pgbouncer_takes_of_an_ini_is_taken_with_a_warning() {
                 "[databases]\napp = host=127.0.0.1 user=app\nbare = host=127.0.0.1\n[pgbouncer]\nlisten_addr = 127.0.0.1\nauth_file = {at}/users\n{main}"
             ),
         );
-        crate::config::load(&dir.path().join("pgbouncer.ini"), &crate::config::Overrides::default()).unwrap()
+        load(&dir.path().join("pgbouncer.ini"), &Overrides::default()).unwrap()
     };
     let ciphers =
         load("client_tls_ciphers = HIGH:!aNULL:!ECDSA\nserver_tls_ciphers = ECDHE-RSA-AES256-GCM-SHA384");
