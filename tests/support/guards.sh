@@ -84,13 +84,14 @@ guard 20 $auth/client.rs "            _ if given.is_empty() => false,
             // Digests" '            // Digests' lib an_empty_message_is_a_failure
 guard 21 $auth/scram/channel.rs '("n", false, _) | ("y", false, None)' '("n", false, _) | ("y", false, _)' \
     lib both_sides_agree_where_they_see_the_same_certificate_and_only_there
-guard 22 src/lookup.rs '.get_mut(&(database.to_owned(), user.to_owned()))' '.get_mut(&(String::new(), String::new()))' \
+guard 22 src/lookup.rs '.get_mut(source, user)' '.get_mut(source, "")' \
     access unlisted_users_come_in_with_scram
-guard 23 src/client/login.rs '    if !trusted {
-        authenticate' '    if !trusted && startup.user.is_empty() {
-        authenticate' auth clients_with_scram
-guard 26 src/client/login.rs 'let trusted = console && is_ourselves(stream, &startup.user);' \
-    'let trusted = console;' console who_may_come_in
+guard 23 src/client/login.rs 'let shown = match trusted {' 'let shown = match trusted || !startup.user.is_empty() {' \
+    auth clients_with_scram
+guard 26 src/client/login.rs 'console && config.profile == Profile::PgBouncer && is_ourselves(stream, &startup.user);' \
+    'console;' console who_may_come_in
+guard 26 src/client/login.rs 'console && config.profile == Profile::PgBouncer && is_ourselves' 'console && is_ourselves' \
+    console nobody_is_admin_whom_a_native_configuration_does_not_name
 guard 27 src/proto/startup/options.rs "out.push_str(&value.replace('\\'', \"''\"));" 'out.push_str(value);' \
     lib literals_close_only_at_their_end
 guard 27 src/proto/startup/options.rs 'if !is_valid_guc_name(&name) {' 'if false {' \
@@ -107,7 +108,7 @@ guard 31 src/proto/startup.rs '(MIN_LENGTH..=MAX_LENGTH).contains(&n)' 'n <= MAX
     lib lengths_are_checked_before_the_bytes_arrive
 guard 33 src/app/listen.rs 'std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;' \
     'std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;' admission the_unix_socket
-guard 35 src/client/authenticate.rs 'failures.failed(Clock::now(), limit, address, user);' '' \
+guard 35 src/client/authenticate.rs 'failures.failed(now, limit, &who);' '' \
     auth passwords_are_not_guessed_for_long
 guard 35 src/client/login.rs 'tokio::time::timeout(limit, first).await;' \
     'tokio::time::timeout(limit * 1000, first).await;' faults_client f46_login_is_never_finished
@@ -139,14 +140,22 @@ guard F52 $auth/server.rs '(0, State::Scram) => Err(self.protocol("the server en
 guard F52 $auth/scram/client.rs 'Some(given) if bool::from(given.ct_eq(&signature)) => Ok(()),' \
     'Some(given) if bool::from(given.ct_eq(&signature)) || true => Ok(()),' \
     lib a_server_that_does_not_prove_itself_is_left
-guard F54 src/client/authenticate.rs '&how, user).await?)' '&how, user).await.unwrap_or(Found::Nobody))' \
+guard F54 src/client/authenticate.rs 'how, user).await?)' 'how, user).await.unwrap_or((Found::Nobody, Asked::Now)))' \
     access a_server_that_cannot_be_asked_is_an_honest_error
 
 # Beyond the page: what this directory's other tables rest on.
 guard peer src/config/ident.rs 'l.map == map && l.system == system' 'l.map == map' \
     auth_matrix peers_of_the_socket_come_in_as_with_postgres_15
-guard proof src/client/authenticate.rs 'services.passkeys.put(user, s, &keys);' 'let _ = (s, &keys);' \
+guard proof src/client/authenticate.rs 'matches!(secret, Some(Secret::Scram(_)))' 'secret.is_none()' \
     auth_examples scram_pass_through
+# Keys, failures and answers by a user's name alone; and whatever a server asks for.
+guard tenants src/auth/source.rs 'self.0.get(&(database.clone(), user.clone()))' \
+    'self.0.iter().find(|((_, u), _)| u == user).map(|(_, s)| { let _ = database; s })' \
+    access one_role_of_two_clusters_is_logged_in_to_each_with_its_own_keys
+guard owner src/auth/failures.rs 'let may_be_known = who.source != Source::Directory;' 'let may_be_known = false;' \
+    access the_owner_comes_in_while_somebody_guesses_behind_the_same_address
+guard require src/auth/require.rs 'self.words.iter().any(word)' 'self.words.iter().any(word) || true' \
+    auth servers_on_postgres_15
 # The instances' own word, in which one that was killed has no part, instead of the server's count.
 guard fleet src/fleet/sql.rs "SELECT (SELECT count(*) FROM a WHERE {ours} OR {member} AND n LIKE '{MARK} {fleet} %')::int AS backends," \
     'SELECT (SELECT coalesce(sum(used + 1), 0) FROM m)::int + {used} + 1 AS backends,' \
