@@ -148,6 +148,17 @@ impl Lookups {
         }
     }
 
+    /// Where to ask. Those without a connection that nobody waits for are dropped: with `databases."*"` the names are
+    /// the choice of clients that are not logged in, and most of them are of no database.
+    fn lane(&self, place: &str, asker: &str) -> Arc<Lane> {
+        let (key, mut lanes) = ((place.to_owned(), asker.to_owned()), self.lanes.lock());
+        if !lanes.contains_key(&key) {
+            // Nobody takes one from the map meanwhile, and who has one counts.
+            lanes.retain(|_, l| Arc::strong_count(l) > 1 || l.0.try_lock().is_ok_and(|c| c.is_some()));
+        }
+        lanes.entry(key).or_default().clone()
+    }
+
     fn answer(&self, source: &Source, user: &str) -> Option<Answer> {
         self.answers.lock().get(source, user).cloned()
     }
@@ -190,7 +201,7 @@ pub async fn ask(
     }
     let (place, asker) =
         (how.database.as_deref().unwrap_or(database), how.user.as_deref().unwrap_or_default());
-    let lane = services.lookups.lanes.lock().entry((place.to_owned(), asker.to_owned())).or_default().clone();
+    let lane = services.lookups.lane(place, asker);
     let mut lane = lane.0.lock().await;
     // Somebody else may have asked the same while we waited.
     if let Some(a) = young(began) {
@@ -368,6 +379,17 @@ mod tests {
         for (took, told) in [(0, 1), (999, 1), (1000, 2), (1001, 2), (7300, 8)] {
             assert_eq!(Pace::steps(Duration::from_micros(took)), ms(told));
         }
+    }
+
+    #[test]
+    fn names_of_databases_that_cannot_be_asked_leave_nothing() {
+        let l = Lookups::default();
+        let waiting = l.lane("slow", "asker");
+        for n in 0..100 {
+            drop(l.lane(&format!("d{n}"), "asker"));
+        }
+        assert_eq!(l.lanes.lock().len(), 2, "the one that somebody waits for and the last");
+        assert!(Arc::ptr_eq(&waiting, &l.lane("slow", "asker")), "who asks in one database takes turns");
     }
 
     #[test]
