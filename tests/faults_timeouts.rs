@@ -117,8 +117,13 @@ fn r54_cancel_meets_a_statement_of_our_own() {
     let arrived = Gate::default();
     let (reached, answered) = (arrived.clone(), std::sync::atomic::AtomicBool::new(false));
     let fake = fake(move |conn, sql| {
-        if !sql.contains("set_config") || answered.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        if !sql.contains("set_config") {
             return Ok(false);
+        }
+        if answered.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            // The value that is in force now, "mine".
+            conn.send(&msg::one_row("6d696e65", conn.status))?;
+            return Ok(true);
         }
         reached.open();
         // Until the cancel has come, as PostgreSQL does.

@@ -256,6 +256,37 @@ fn an_idle_pool_is_freed_and_made_again() {
     assert_eq!(pools(), 1);
 }
 
+/// PgBouncer drops a server whose client has left inside of a transaction, and with it whatever that client has set.
+#[test]
+fn a_client_that_leaves_inside_a_transaction_takes_its_server_along() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    for mode in ["transaction", "session"] {
+        let place = Place::new();
+        // In session mode nothing else would clean it either.
+        let main =
+            format!("auth_type = trust\npool_mode = {mode}\ndefault_pool_size = 1\nserver_reset_query =");
+        let _running = place.howdah(&place.ini(&format!("app = {}", entry(&cluster)), &main));
+        for end in ["SELECT 1", "SELECT pg_sleep(600)"] {
+            let mut gone = place.connect("app", "app").expect("a login");
+            let set =
+                "SET search_path = nowhere; SET statement_timeout = 12345; CREATE TEMP TABLE tt (a int)";
+            gone.query(set).expect("set");
+            gone.query("BEGIN").expect("a block");
+            gone.set_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            drop(gone.query(end));
+            drop(gone);
+            let mut next = place.connect("app", "app").expect("a login");
+            let left = "SELECT current_setting('search_path') || current_setting('statement_timeout') || \
+                        (SELECT count(*) FROM pg_class WHERE relname = 'tt' AND pg_table_is_visible(oid))";
+            assert_eq!(next.value(left).expect("an answer"), "\"$user\", public00", "{mode}: {end}");
+            next.close().expect("closed");
+        }
+        let log = place.log();
+        assert!(log.contains("closing because: client disconnect while server was not ready"), "{log}");
+        assert!(log.contains("closing because: client disconnected with query in progress"), "{log}");
+    }
+}
+
 #[test]
 fn timeouts_speak_as_pgbouncers() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };

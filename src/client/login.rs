@@ -23,15 +23,16 @@ use crate::config::CONSOLE;
 use crate::config::resolved::{AuthMethod, Config, Database, Profile, Role, Secret};
 use crate::error::{Error, Report, Severity};
 use crate::journal::{self, Who};
-use crate::net::lane::Lane;
 use crate::net::stream::{Peer, Stream};
 use crate::pool::greeting::Greeting;
+use crate::pool::spelling::Spelling;
 use crate::pool::{Pool, PoolKey};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
+use crate::proto::session::shown;
 use crate::proto::startup::{self, FirstPacket, Replication, Startup};
 use crate::proto::{encode, frame};
-use crate::relay::params::bring_into_step;
+use crate::relay::params;
 use crate::relay::state::{ClientProto, TxStats};
 use crate::services::{Full, Places, Services};
 use crate::tls::{Acceptor, Mode};
@@ -526,12 +527,16 @@ async fn enter(
             };
             progress.server(&from);
             let defaults = welcome(&from, &ctl).await?;
+            if let Some(r) = &mut route {
+                r.reported(&from, &defaults);
+            }
             // What no server has been asked about is not kept: the next such login asks, or knows by then.
-            let certain = plain && overrides.iter().all(|(n, v)| pool.canonical(n, v).is_some());
-            let proto = settle(services, &from, &ctl, &defaults, overrides).await?;
+            let base = |name| defaults.get(name);
+            let certain = plain && overrides.iter().all(|(n, v)| pool.spellings.get(n, v, base(n)).is_some());
+            let (proto, notices) = settle(services, &from, &ctl, &defaults, overrides).await?;
             progress.client();
             let application = ctl.application_name();
-            let statuses = statuses(&proto.view).into();
+            let statuses = [notices, statuses(&proto.view)].concat().into();
             let (overrides, view) = (proto.overrides, proto.view);
             let g = Arc::new(Greeting { version, defaults, application, overrides, view, statuses });
             if certain && !own {
@@ -654,56 +659,57 @@ async fn welcome(pool: &Arc<Pool>, ctl: &Arc<ClientCtl>) -> Result<Arc<ParamSet>
 }
 
 /// Finds out how the server spells what the startup packet asks for, and whether it takes it at all: from what
-/// is known of earlier clients, or from a server.
+/// is known of earlier clients, or from a server. With it, what the server has to say to the client about it.
 async fn settle(
     services: &Arc<Services>,
     pool: &Arc<Pool>,
     ctl: &Arc<ClientCtl>,
     defaults: &Arc<ParamSet>,
     overrides: ParamSet,
-) -> Result<ClientProto, Error> {
-    let mut known = ParamSet::default();
-    let mut all_known = true;
+) -> Result<(ClientProto, Vec<u8>), Error> {
+    let (mut named, mut raw, mut notices) = (ParamSet::default(), ParamSet::default(), Vec::new());
     for (name, value) in overrides.iter() {
-        match pool.canonical(name, value) {
-            Some(v) => known.set(name, &v),
+        match pool.spellings.get(name, value, defaults.get(name)) {
+            Some(known) => {
+                named.set(name, &known.value);
+                notices.extend_from_slice(&known.notices);
+            }
             None => {
-                all_known = false;
-                known.set(name, value);
+                named.set(name, value);
+                raw.set(name, value);
             }
         }
     }
-    let mut view = (**defaults).clone();
-    for (name, value) in known.iter() {
-        if view.get(name).is_some() {
-            view.set(name, value);
+    let view = services.params.intern(shown(defaults, &named));
+    let mut proto =
+        ClientProto::new(ctl.id, services.params.intern(named), view, services.statements.memory());
+    if raw.is_empty() {
+        if let Some(name) = proto.overrides.get("application_name") {
+            ctl.set_application_name(&String::from_utf8_lossy(name));
         }
-    }
-    let id = ctl.id;
-    let mut proto = ClientProto::new(
-        id,
-        services.params.intern(known),
-        services.params.intern(view),
-        services.statements.memory(),
-    );
-    if all_known {
-        return Ok(proto);
+        return Ok((proto, notices));
     }
     let mut lease = pool.acquire(ctl).await?;
     let limit = services.config().limits.server_repair_timeout;
     let Some(conn) = lease.conn() else {
         return Err(Error::Internal("a lease without a server".to_owned()));
     };
-    let mut sink = Lane::default();
-    match bring_into_step(services, ctl, &mut proto, conn, &mut sink, limit).await {
-        Ok(None) => {
-            for (name, value) in overrides.iter() {
-                pool.learn_canonical(name, value, proto.overrides.get(name).unwrap_or(value));
+    match params::apply(services, ctl, &mut proto, conn, &raw, limit).await {
+        Ok(params::Applied { refused: None, notices: said }) => {
+            for (name, value) in raw.iter() {
+                let said: Vec<u8> =
+                    said.iter().filter(|(n, _)| n == name).flat_map(|(_, m)| m.iter().copied()).collect();
+                notices.extend_from_slice(&said);
+                let value_now = proto.overrides.get(name).unwrap_or(value).into();
+                let spelling = Spelling { value: value_now, notices: said.into() };
+                pool.spellings.learn(name, value, conn.state.defaults.get(name), spelling);
             }
+            proto.named = proto.overrides.clone();
+            proto.view = conn.state.view.clone();
             lease.release_unused();
-            Ok(proto)
+            Ok((proto, notices))
         }
-        Ok(Some(refused)) => {
+        Ok(params::Applied { refused: Some(refused), .. }) => {
             lease.release_unused();
             Err(Error::ServerLogin(refused.0.fatal()))
         }

@@ -41,6 +41,9 @@ pub(super) struct Route {
     writing: Option<Writing>,
     /// Its transaction, while no server knows of it.
     pub(super) held: Held,
+    /// What the primary reports by default: the settings of the role and of the database are in it, and what a
+    /// replica's own configuration says is not.
+    primary: Option<Arc<ParamSet>>,
 }
 
 /// A transaction that may write, from before it gets a server until after it has given it back.
@@ -75,7 +78,25 @@ impl Route {
         let replicas = vec![None; routes.replicas.len()];
         let key = routes.read_your_writes().then(|| routes.key(session));
         let version = services.monitor.version();
-        Self { version, routes, stated, replicas, admin: None, key, writing: None, held: Held::No }
+        Self {
+            version,
+            routes,
+            stated,
+            replicas,
+            admin: None,
+            key,
+            writing: None,
+            held: Held::No,
+            primary: None,
+        }
+    }
+
+    /// What servers of this pool report by default.
+    pub(super) fn reported(&mut self, pool: &Pool, defaults: &Arc<ParamSet>) {
+        let known = self.primary.as_ref().is_some_and(|p| Arc::ptr_eq(p, defaults));
+        if pool.key.role == Role::Primary && !known {
+            self.primary = Some(defaults.clone());
+        }
     }
 
     /// No transaction is under way any more.
@@ -268,6 +289,10 @@ impl Session {
                 // On the primary only where it must be known what belongs to the read.
                 let apart =
                     replica || decision.reads() && self.route.as_ref().is_some_and(|r| r.key.is_some());
+                let pool = lease.pool().clone();
+                if let (Some(r), Some(conn)) = (&mut self.route, lease.conn()) {
+                    r.reported(&pool, &conn.state.defaults);
+                }
                 if let Some(conn) = lease.conn() {
                     // What may not be the last of its transaction is not followed by anything before it is answered:
                     // the next transaction may belong elsewhere.
@@ -310,7 +335,9 @@ impl Session {
     }
 
     pub(super) fn stated(&self, role: Option<Role>) -> Stated {
-        let of = |name: &str| self.proto.view.get(name).or_else(|| self.proto.overrides.get(name));
+        // A replica may say of itself that it is read-only: that is no wish of the session's.
+        let primary = self.route.as_ref().and_then(|r| r.primary.as_ref());
+        let of = |name: &str| self.proto.overrides.get(name).or_else(|| primary.and_then(|p| p.get(name)));
         let on = |v: &[u8]| matches!(v, b"on" | b"true" | b"yes" | b"1");
         Stated {
             role,

@@ -176,6 +176,16 @@ impl Session {
         Ok(())
     }
 
+    /// Writes what the socket takes now, so that an answer does not wait for a question of ours.
+    async fn flush_at_once(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        // An error shows again at the next write.
+        let now = std::future::poll_fn(|cx| Poll::Ready(self.down.poll_flush(cx, stream))).await;
+        if let Poll::Ready(Ok(n)) = now {
+            self.proto.stats.to_client += n as u64;
+        }
+    }
+
     /// What ends a session between transactions.
     fn boundary_signal(&self) -> Option<Error> {
         if !self.ctl.any_signal() {
@@ -349,9 +359,15 @@ impl Session {
         if let Some(conn) = lease.conn() {
             conn.state.calls.queue_us = self.proto.stats.queued_us;
         }
-        let end = self.relay(&mut lease).await;
+        let mut end = self.relay(&mut lease, false).await;
+        if matches!(end, End::Restore) {
+            match Box::pin(self.go_on(lease)).await {
+                Ok((l, e)) => (lease, end) = (l, e),
+                Err(out) => return out,
+            }
+        }
         self.ctl.set_deadline(0);
-        let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, c));
+        let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, &c.state));
         if matches!(end, End::Boundary) && certain {
             self.hand_back(lease);
             return None;
@@ -383,12 +399,14 @@ impl Session {
     fn hand_back(&mut self, mut lease: Lease) {
         let now = Clock::now();
         let query_us = self.book(&mut lease, now);
-        let stats = self.reset_transaction();
         if let Some(conn) = lease.conn() {
-            params::learn(&self.services, &self.ctl, &mut self.proto, conn);
-            if let Some(tag) = conn.state.marked.filter(|m| *m != DISCARDED) {
-                self.services.count_mark(tag, &self.ctl.application_name());
-            }
+            params::learn(&self.services, &self.ctl, &mut self.proto, conn, &mut self.down);
+        }
+        let stats = self.reset_transaction();
+        if let Some(conn) = lease.conn()
+            && let Some(tag) = conn.state.marked.filter(|m| *m != DISCARDED)
+        {
+            self.services.count_mark(tag, &self.ctl.application_name());
         }
         self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
         self.ctl.set_prepared(self.proto.statements.len());
@@ -401,6 +419,7 @@ impl Session {
     fn reset_transaction(&mut self) -> TxStats {
         self.proto.effects = Default::default();
         self.proto.set_in_transaction = false;
+        self.proto.discarded = false;
         self.proto.statements.settle();
         self.proto.deallocating.clear();
         self.proto.own_cancel = None;
@@ -411,7 +430,8 @@ impl Session {
         std::mem::take(&mut self.proto.stats)
     }
 
-    async fn relay(&mut self, lease: &mut Lease) -> End {
+    /// `resting`: a session goes on in which no transaction is open.
+    async fn relay(&mut self, lease: &mut Lease, resting: bool) -> End {
         #[cfg(test)]
         assert!(&*self.ctl.application_name() != PANIC, "a panic that a test asked for");
         let hot = &self.hot;
@@ -423,7 +443,7 @@ impl Session {
             up: &mut self.up,
             down: &mut self.down,
             proto: &mut self.proto,
-            timers: Timers::new(lease.since),
+            timers: if resting { Timers::resting(Clock::now()) } else { Timers::new(lease.since) },
             silent: Silent::default(),
             lease,
             env: env(&self.services, &self.pool, hot),
@@ -574,7 +594,9 @@ impl Session {
     /// Brings the server's parameters into step.
     async fn prepare(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
         let limit = self.services.config().limits.server_repair_timeout;
+        let pool = lease.pool().clone();
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
+        pool.heard(conn);
         let done =
             params::bring_into_step(&self.services, &self.ctl, &mut self.proto, conn, &mut self.down, limit)
                 .await;
@@ -603,20 +625,67 @@ impl Session {
         }
     }
 
-    /// Finds out who changed what the server reports.
-    async fn attribute(&self, lease: &mut Lease) -> Result<(), &'static str> {
-        self.services.counters.count("parameter_sources_asked_total", "");
-        let limit = self.services.config().limits.server_repair_timeout;
-        match lease.conn() {
-            Some(conn) => params::attribute(conn, limit).await,
-            None => Err("no_server"),
+    /// The rest of a session whose client has reset its parameters.
+    async fn go_on(&mut self, mut lease: Lease) -> Result<(Lease, End), Option<Goodbye>> {
+        loop {
+            lease = self.restored(lease).await?;
+            let end = self.relay(&mut lease, true).await;
+            if !matches!(end, End::Restore) {
+                return Ok((lease, end));
+            }
         }
+    }
+
+    /// In session mode the connection is the client's own, and RESET leads to its startup packet's values there as well.
+    async fn restored(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
+        self.flush_at_once().await;
+        let done = Box::pin(self.attribute(&mut lease, true)).await;
+        self.proto.effects = Default::default();
+        self.proto.set_in_transaction = false;
+        self.proto.discarded = false;
+        if let Err(why) = done {
+            let host = lease.conn().map(|c| c.host.to_string()).unwrap_or_default();
+            lease.discard(why, TxStats::default());
+            let reason = "it does not say what a RESET has left".to_owned();
+            self.farewell(&Error::ServerLost { host, reason }).await;
+            return Err(Some("server_lost"));
+        }
+        let limit = self.services.config().limits.server_repair_timeout;
+        let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
+        let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);
+        let e = match params::bring_into_step(services, ctl, &mut self.proto, conn, down, limit).await {
+            Ok(None) => return Ok(lease),
+            Ok(Some(refused)) => Error::ParameterRejected(refused.0),
+            Err(_) => {
+                let reason = "it went away while its parameters were set".to_owned();
+                Error::ServerLost { host: conn.host.to_string(), reason }
+            }
+        };
+        let code = report(&e).code;
+        self.count_error(code);
+        lease.discard("server_lost", TxStats::default());
+        self.farewell(&e).await;
+        Err(Some(if matches!(e, Error::ParameterRejected(_)) { "parameter_rejected" } else { "server_lost" }))
+    }
+
+    /// Finds out what the transaction has left in the server's session.
+    async fn attribute(&mut self, lease: &mut Lease, keeps: bool) -> Result<(), &'static str> {
+        let limit = self.services.config().limits.server_repair_timeout;
+        let pool = lease.pool().clone();
+        let Some(conn) = lease.conn() else { return Err("no_server") };
+        let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);
+        params::attribute(services, ctl, &mut self.proto, conn, down, limit, keeps).await?;
+        // What was in doubt is known.
+        self.proto.discarded = false;
+        pool.heard(conn);
+        Ok(())
     }
 
     /// Gives the server back as the end demands.
     async fn finish(&mut self, mut lease: Lease, end: End) -> Option<Goodbye> {
         if matches!(end, End::Boundary) {
-            if let Err(why) = Box::pin(self.attribute(&mut lease)).await {
+            self.flush_at_once().await;
+            if let Err(why) = Box::pin(self.attribute(&mut lease, false)).await {
                 let stats = self.reset_transaction();
                 lease.discard(why, stats);
                 self.set_state(ClientState::Idle);
@@ -627,12 +696,13 @@ impl Session {
         }
         let effects = self.proto.effects;
         self.book(&mut lease, Clock::now());
+        let doubt = lease.conn().is_some_and(|conn| params::left(&self.proto, conn));
         let stats = self.reset_transaction();
         self.after(&lease, stats);
         match end {
-            End::Boundary => None,
+            End::Boundary | End::Restore => None,
             End::ClientGone(why) => {
-                self.leave(lease, stats, effects != Default::default());
+                self.leave(lease, stats, effects != Default::default(), doubt);
                 Some(why)
             }
             End::Fail(e) => {
@@ -641,7 +711,7 @@ impl Session {
                     // The server's word that a transaction is open is not passed on: it will not be.
                     self.down.drop_output();
                 }
-                self.leave(lease, stats, effects != Default::default());
+                self.leave(lease, stats, effects != Default::default(), doubt);
                 self.farewell(&e).await;
                 Some(report(&e).code)
             }
@@ -675,8 +745,8 @@ impl Session {
     }
 
     /// The client leaves a server in an unknown place: it is cleaned, or closed if half a message is out.
-    /// `marks`: a text that it sent leaves state behind, if it still runs.
-    fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool) {
+    /// `marks`: a text that it sent leaves state behind, if it still runs. `doubt`: what it has set is not known.
+    fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool, doubt: bool) {
         let half_sent = self.up.has_output() || self.up.mid_pass();
         let Some(conn) = lease.conn() else { return };
         if half_sent {
@@ -684,9 +754,10 @@ impl Session {
         } else if conn.state.fatal {
             lease.discard("server_fatal", stats);
         } else if conn.is_clean(&self.down) {
-            params::learn(&self.services, &self.ctl, &mut self.proto, conn);
             if self.hot.mode == PoolMode::Session {
                 lease.release_session(stats);
+            } else if doubt && !lease.pool().spec().settings.reset_state {
+                lease.discard("parameter_source", stats);
             } else {
                 lease.release(stats, None, Clock::now());
             }

@@ -843,7 +843,9 @@ settings! {
     on_connect: ANY, Kind::Statements, Is(""), "nothing runs that nobody asked for",
         NewConnections, NATIVE.database("connect_query"),
         Section |s, List(v)| s.overrides.on_connect = Some(v.clone());
-    /// What cleans a server connection before another client gets it, where it needs it.
+    /// What cleans a server connection before another client gets it, where it needs it. It may keep prepared
+    /// statements: what it drops is known from the server's answers. Where it fails, the connection is closed and the
+    /// log says why.
     reset_query: ANY, Kind::Text, Is("DISCARD ALL"), "leaves nothing behind",
         Live, pgb("server_reset_query"), Section |s, Text(v)| s.overrides.reset_query = Some(v.clone());
     /// Whether session state that shows (SET, LISTEN, temporary tables and the like) is reset between clients.

@@ -262,6 +262,7 @@ const SERVER_ENDS: &[&str] = &[
     "answer_too_long",
     "check_failed",
     "bad_reset_query",
+    "client_left_inside",
     "eof",
     "evicted",
     "excess",

@@ -21,7 +21,7 @@ pub struct Greeting {
     pub application: Arc<str>,
     pub overrides: Arc<ParamSet>,
     pub view: Arc<ParamSet>,
-    /// Every ParameterStatus.
+    /// What the server has said about the values, and every ParameterStatus.
     pub statuses: Box<[u8]>,
 }
 

@@ -85,6 +85,7 @@ impl Pool {
     /// Replaces every server connection: those that are idle now, the others as they come back.
     pub fn reconnect(self: &Arc<Self>) {
         let mut fx = Effects::default();
+        self.forget_welcome();
         self.inner.lock().core.doom_all(CloseReason::Reconnect, &mut fx);
         fx.look = true;
         self.apply(fx);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::core::{ConnId, Grant};
 use super::{CancelTarget, LeaseReport, Pool, cancel_target};
 use crate::clock::Clock;
+use crate::journal::{self, Who};
 use crate::net::lane::Unread;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::state::{DISCARDED, TxStats};
@@ -60,6 +61,10 @@ impl Lease {
                 return;
             }
             conn.state.marked = None;
+            if matches!(mark, "SET" | "RESET") {
+                // It stays, and may have replaced what was applied for its client.
+                conn.state.doubt_unreported();
+            }
         }
         self.pool.release(self.id, conn, &report, now);
     }
@@ -86,6 +91,12 @@ impl Lease {
         let report = LeaseReport { partial: session, ..self.report(stats, false, Clock::now()) };
         if let Some(mut conn) = self.conn.take() {
             conn.state.calls.end_session();
+            // PgBouncer closes such a server, and what its client has left in the session goes with it.
+            if self.pool.spec().pgbouncer && conn.state.pipeline.is_empty() {
+                self.pool.book_only(&report);
+                self.pool.lost(self.id, conn, LEFT_INSIDE);
+                return;
+            }
             self.repair(conn, unread, report, false, session);
         }
     }
@@ -116,7 +127,7 @@ impl Lease {
         let cancelling = running && pool.begin_cancel(id, lease);
         pool.inner.lock().core.repairing(Clock::now(), id);
         pool.book_only(&report);
-        let guard = RepairGuard { pool, id, conn: Some(conn) };
+        let guard = RepairGuard { pool, id, conn: Some(conn), at_boundary };
         tokio::spawn(guard.run(unread, cancelling.then_some(to), session));
     }
 
@@ -154,7 +165,11 @@ struct RepairGuard {
     pool: Arc<Pool>,
     id: ConnId,
     conn: Option<Box<ServerConn>>,
+    at_boundary: bool,
 }
+
+/// Its client has left in the middle, behind a pgbouncer.ini.
+const LEFT_INSIDE: &str = "client_left_inside";
 
 impl RepairGuard {
     async fn run(mut self, unread: Unread, cancel: Option<CancelTarget>, session: bool) {
@@ -162,6 +177,12 @@ impl RepairGuard {
         let spec = pool.spec();
         if let Some(to) = cancel {
             pool.run_cancel(self.id, to).await;
+        }
+        if spec.pgbouncer && !self.at_boundary {
+            if let Some(conn) = self.conn.take() {
+                pool.lost(self.id, conn, LEFT_INSIDE);
+            }
+            return;
         }
         let Some(conn) = self.conn.as_deref_mut() else { return };
         let rolled_back = conn.state.pipeline.status() != TxStatus::Idle;
@@ -186,8 +207,53 @@ impl RepairGuard {
                 conn.state.view_changed = false;
                 pool.release_quietly(self.id, conn);
             }
-            Err(why) => pool.lost(self.id, conn, why),
+            Err(why) => {
+                self.tell(&conn, &why, deadline);
+                pool.lost(self.id, conn, why.reason);
+            }
         }
+    }
+
+    /// A connection that was not cleaned costs its pool a new one, and may mean that a setting is wrong.
+    fn tell(&self, conn: &ServerConn, why: &repair::Failure, limit: Duration) {
+        let pool = &self.pool;
+        if let Some((e, setting)) = &why.refused {
+            let sqlstate = String::from_utf8_lossy(e.sqlstate()).into_owned();
+            let (key, message) = (&pool.key, e.message());
+            if pool.services.pgbouncer() {
+                let who = Who::server(conn.serial, &key.database, &conn.user, &conn.host);
+                journal::warning(
+                    &pool.services,
+                    &who,
+                    format_args!("{setting} failed: {sqlstate} {message}"),
+                );
+                return;
+            }
+            tracing::warn!(
+                database = %key.database,
+                user = %conn.user,
+                host = %conn.host,
+                pid = conn.pid,
+                setting,
+                sqlstate,
+                message,
+                "the server refuses {setting}; each connection that needs it is closed"
+            );
+            return;
+        }
+        let pipeline = &conn.state.pipeline;
+        tracing::warn!(
+            database = %pool.key.database,
+            user = %conn.user,
+            host = %conn.host,
+            pid = conn.pid,
+            reason = why.reason,
+            owed = pipeline.len(),
+            transaction = ?pipeline.status(),
+            in_copy = pipeline.wants_copy_data(),
+            limit_ms = crate::number::millis(limit),
+            "a server connection could not be cleaned behind its client within server_repair_timeout; it is closed"
+        );
     }
 }
 

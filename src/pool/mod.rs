@@ -16,11 +16,11 @@ pub mod registry;
 mod roles;
 pub mod shed;
 mod size;
+pub mod spelling;
 pub mod standstill;
 pub mod stats;
 mod waiting;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
@@ -53,6 +53,7 @@ use self::core::{
 use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
+use self::spelling::Spellings;
 pub use self::waiting::Waiting;
 
 /// Whole, never a hash of it: a collision would be another user's connection.
@@ -355,9 +356,6 @@ struct Inner {
     counts_statements: bool,
 }
 
-/// Name and value as a client wrote them, and the value as the server does.
-type Spellings = HashMap<(String, Box<[u8]>), Box<[u8]>>;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Pool {
@@ -367,10 +365,10 @@ pub struct Pool {
     spec: RwLock<Arc<PoolSpec>>,
     /// When its size or its servers' statements were last set, and what it had done by then.
     changed: Mutex<(Instant, stats::Work)>,
-    /// What a server of this pool reported at its login, for clients that log in.
-    welcome: Mutex<Option<Arc<ParamSet>>>,
-    /// How servers spell parameters that clients asked for.
-    canonical: Mutex<Spellings>,
+    /// What a server of this pool reports to a login, for clients that log in; what a connection says that was begun
+    /// before that time is not it any more.
+    welcome: Mutex<(Instant, Option<Arc<ParamSet>>)>,
+    pub spellings: Spellings,
     /// Raised when connections opened before must not be used any more.
     epoch: AtomicU64,
     next_host: AtomicUsize,
@@ -423,8 +421,8 @@ impl Pool {
             }),
             spec: RwLock::new(Arc::new(spec)),
             changed: Mutex::new((Clock::now(), stats::Work::default())),
-            welcome: Mutex::new(None),
-            canonical: Mutex::default(),
+            welcome: Mutex::new((Clock::now(), None)),
+            spellings: Spellings::default(),
             epoch: AtomicU64::new(0),
             next_host: AtomicUsize::new(0),
             failed_hosts: Mutex::default(),
@@ -524,28 +522,27 @@ impl Pool {
     }
 
     pub fn welcome(&self) -> Option<Arc<ParamSet>> {
-        self.welcome.lock().clone()
+        self.welcome.lock().1.clone()
     }
 
-    /// How a server spells this value; `None` when no server was asked. Only ASCII of an application_name comes
-    /// back as it is, and that needs no asking.
-    pub fn canonical(&self, name: &str, value: &[u8]) -> Option<Box<[u8]>> {
-        if name.eq_ignore_ascii_case("application_name")
-            && value.len() < 64
-            && value.iter().all(|b| (32..127).contains(b))
-        {
-            return Some(value.into());
+    /// A server's configuration was reloaded: what has changed on this connection is so for logins as well.
+    pub fn heard(&self, conn: &mut ServerConn) {
+        let Some(before) = conn.state.defaults_before.take() else { return };
+        let mut welcome = self.welcome.lock();
+        let Some(known) = welcome.1.as_ref() else { return };
+        let mut now = (**known).clone();
+        for (name, value) in conn.state.defaults.iter().filter(|(n, v)| before.get(n) != Some(*v)) {
+            now.set(name, value);
         }
-        self.canonical.lock().get(&(name.to_ascii_lowercase(), value.into())).cloned()
+        if now != **known {
+            welcome.1 = Some(self.services.params.intern(now));
+        }
     }
 
-    pub fn learn_canonical(&self, name: &str, value: &[u8], canonical: &[u8]) {
-        let mut map = self.canonical.lock();
-        // Values are the clients' choice: a map that grew with them would be theirs to fill.
-        if map.len() >= 1024 {
-            map.clear();
-        }
-        map.insert((name.to_ascii_lowercase(), value.into()), canonical.into());
+    /// What logins find is asked anew.
+    fn forget_welcome(&self) {
+        *self.welcome.lock() = (Clock::now(), None);
+        self.spellings.clear();
     }
 
     /// A new configuration: sizes apply at once, other servers as connections come back.
@@ -580,8 +577,7 @@ impl Pool {
             }
         }
         if !same {
-            *self.welcome.lock() = None;
-            self.canonical.lock().clear();
+            self.forget_welcome();
             self.end_sessions();
         }
         fx.look = true;
@@ -1296,6 +1292,11 @@ impl Pool {
             "reconnect" | "reconfigured" => "database configuration changed",
             "pool_closed" => "database removed",
             "check_failed" => "test query failed",
+            "reset_failed" => "reset query failed",
+            "client_left_inside" if conn.state.pipeline.is_empty() => {
+                "client disconnect while server was not ready"
+            }
+            "client_left_inside" => "client disconnected with query in progress",
             "idle_eof" | "idle_error" | "server_lost" | "eof" | "read_failed" | "write_failed" => {
                 "server conn crashed?"
             }
@@ -1328,7 +1329,12 @@ impl Pool {
         let defaults = self.services.params.intern((*conn.state.defaults).clone());
         conn.state.defaults = defaults.clone();
         conn.state.view = defaults.clone();
-        *self.welcome.lock() = Some(defaults);
+        {
+            let mut welcome = self.welcome.lock();
+            if began >= welcome.0 {
+                welcome.1 = Some(defaults);
+            }
+        }
         // ± 10 %, so that connections opened together do not end together.
         let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
         let host = conn.host.clone();

@@ -6,5 +6,6 @@ pub mod frame;
 pub mod params;
 pub mod pipeline;
 pub mod prepared;
+pub mod session;
 pub mod sql;
 pub mod startup;

@@ -1,9 +1,7 @@
-//! Run-time parameters that follow a client from server to server.
+//! Sets of run-time parameters. [`super::session`] says what a client's and a server connection's sets mean.
 //!
-//! A client's *overrides* are the parameters that it asked for: at startup, or by a SET that the server then
-//! reported. A server has *defaults* (what it reported at login) and a *view* (what it reports now). Handing a
-//! server to a client means: SET what the client overrides and the server has otherwise, RESET what the last
-//! client overrode and this one does not. Sets are interned, so that the usual case is two pointers compared.
+//! Sets are interned, so that the usual case, a connection that is as its next client wants it, is two pointers
+//! compared.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -152,60 +150,6 @@ pub fn is_fixed(name: &str) -> bool {
     FIXED.iter().any(|f| f.eq_ignore_ascii_case(name))
 }
 
-/// One statement that brings a server nearer to what its next client wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParamChange {
-    pub name: String,
-    /// `None` is a RESET.
-    pub value: Option<Vec<u8>>,
-}
-
-/// What must change on a server whose last client left `applied` when a client with `wanted` gets it; `view` is
-/// what it reports now.
-pub fn changes(
-    applied: &ParamSet,
-    wanted: &ParamSet,
-    view: &ParamSet,
-    defaults: &ParamSet,
-) -> Vec<ParamChange> {
-    let mut out = Vec::new();
-    for (name, value) in wanted.iter() {
-        let now = view.get(name).or_else(|| applied.get(name));
-        if now != Some(value) {
-            out.push(ParamChange { name: name.to_owned(), value: Some(value.to_vec()) });
-        }
-    }
-    for (name, _) in applied.iter() {
-        if wanted.get(name).is_none() {
-            out.push(ParamChange { name: name.to_owned(), value: None });
-        }
-    }
-    for (name, value) in view.iter() {
-        let asked_for = wanted.get(name).is_some() || applied.get(name).is_some();
-        if !asked_for && !is_fixed(name) && defaults.get(name) != Some(value) {
-            out.push(ParamChange { name: name.to_owned(), value: None });
-        }
-    }
-    out
-}
-
-/// A client's overrides after a transaction in which the server reported changes: every reported parameter that
-/// is not the server's default, and what the client carries that no server reports.
-pub fn overrides_after(defaults: &ParamSet, view: &ParamSet, carried: &ParamSet) -> ParamSet {
-    let mut out = ParamSet::default();
-    for (name, value) in carried.iter() {
-        if view.get(name).is_none() {
-            out.set(name, value);
-        }
-    }
-    for (name, value) in view.iter() {
-        if !is_fixed(name) && defaults.get(name) != Some(value) {
-            out.set(name, value);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,32 +201,5 @@ mod tests {
         let c = i.intern(set(&[("a", "2")]));
         assert!(Arc::ptr_eq(&a, &b));
         assert!(!Arc::ptr_eq(&a, &c));
-    }
-
-    #[test]
-    fn only_differences_are_sent() {
-        let view = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("application_name", "old")]);
-        let applied = set(&[("application_name", "old"), ("work_mem", "1MB")]);
-        let wanted = set(&[("TimeZone", "UTC"), ("application_name", "new")]);
-        let c = changes(&applied, &wanted, &view, &view);
-        assert_eq!(
-            c,
-            [
-                ParamChange { name: "application_name".into(), value: Some(b"new".to_vec()) },
-                ParamChange { name: "work_mem".into(), value: None }
-            ]
-        );
-        assert!(changes(&applied, &applied, &view, &view).is_empty());
-    }
-
-    #[test]
-    fn overrides_are_what_differs_from_the_default() {
-        let defaults = set(&[("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("is_superuser", "off")]);
-        let view = set(&[("TimeZone", "CET"), ("DateStyle", "ISO, MDY"), ("is_superuser", "on")]);
-        let carried = set(&[("work_mem", "1MB"), ("TimeZone", "old")]);
-        assert_eq!(
-            overrides_after(&defaults, &view, &carried),
-            set(&[("TimeZone", "CET"), ("work_mem", "1MB")])
-        );
     }
 }

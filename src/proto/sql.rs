@@ -13,33 +13,39 @@ pub mod lexer;
 pub use effects::{TextEffects, deallocate_name, effects, needs_look};
 use lexer::{Lexer, Token};
 
-/// What a text does to parameters beyond its transaction; ordered, so that the strongest wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum SessionEffect {
-    /// Nothing that outlives the transaction.
-    #[default]
-    None,
-    /// Only parameters that the server reports, which follow the client by ParameterStatus.
-    Carried,
-    /// A parameter that nobody reports, or the role: the server must be cleaned.
-    Marks,
+/// What the SETs and RESETs of a text are about, as far as they outlive its transaction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// A parameter that nobody reports, or the role, beyond its transaction: the server must be cleaned.
+    pub marks: bool,
+    /// A parameter that the server reports, or any: it follows the client.
+    pub reported: bool,
+}
+
+impl Sets {
+    const NOTHING: Self = Self { marks: false, reported: false };
+    const ANYTHING: Self = Self { marks: true, reported: true };
+
+    fn and(self, other: Self) -> Self {
+        Self { marks: self.marks || other.marks, reported: self.reported || other.reported }
+    }
 }
 
 /// Reads the whole text, which may be several statements. `is_reported` gets a parameter's name as written
 /// (compare it without regard to case) and tells whether the server reports its changes.
-pub fn classify(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+pub fn sets(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> Sets {
     let mut lexer = Lexer::new(sql);
-    let mut effect = SessionEffect::None;
+    let mut found = Sets::NOTHING;
     let mut at_start = true;
     while let Some(token) = lexer.next_token() {
         if at_start {
             if token.is_word(b"set") {
-                effect = effect.max(after_set(&mut lexer, is_reported));
+                found = found.and(after_set(&mut lexer, is_reported));
             } else if token.is_word(b"reset") {
-                effect = effect.max(after_reset(&mut lexer, is_reported));
+                found = found.and(after_reset(&mut lexer, is_reported));
             }
-            if effect == SessionEffect::Marks {
-                return effect;
+            if found == Sets::ANYTHING {
+                return found;
             }
         }
         at_start = token == Token::Semicolon;
@@ -50,12 +56,12 @@ pub fn classify(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffec
         let rest = sql.get(from..).unwrap_or_default();
         memchr::memchr(b';', rest).is_some_and(|at| mentions_set(rest.get(at..).unwrap_or_default()))
     }) {
-        return SessionEffect::Marks;
+        return Sets::ANYTHING;
     }
-    effect
+    found
 }
 
-/// Whether [`classify`] could find anything: `false` only for one statement that begins with neither SET nor
+/// Whether [`sets`] could find anything: `false` only for one statement that begins with neither SET nor
 /// RESET. Looks at the first bytes and for a semicolon that is not the end.
 pub fn needs_classification(sql: &[u8]) -> bool {
     let start = sql.iter().position(|b| !lexer::is_space(*b)).unwrap_or(sql.len());
@@ -76,25 +82,30 @@ pub fn needs_classification(sql: &[u8]) -> bool {
 }
 
 /// `SET [SESSION | LOCAL] …` (documentation, SET, SET TRANSACTION, SET ROLE, SET SESSION AUTHORIZATION).
-fn after_set(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+fn after_set(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> Sets {
     let mut first = lexer.peek();
     if first.is_word(b"local") || first.is_word(b"constraints") {
-        return SessionEffect::None;
+        return Sets::NOTHING;
     }
     if first.is_word(b"session") {
         lexer.next_token();
         first = lexer.peek();
         // SET SESSION AUTHORIZATION and SET SESSION CHARACTERISTICS; also SET SESSION = …, which is an error.
+        if first.is_word(b"authorization") {
+            return Sets { marks: true, reported: false };
+        }
         if !matches!(first, Token::Word(_) | Token::Quoted(_))
-            || first.is_word(b"authorization")
             || first.is_word(b"characteristics")
             || first.is_word(b"session")
         {
-            return SessionEffect::Marks;
+            return Sets::ANYTHING;
         }
     }
     if first.is_word(b"transaction") {
-        return SessionEffect::None;
+        return Sets::NOTHING;
+    }
+    if first.is_word(b"role") {
+        return Sets { marks: true, reported: false };
     }
     if first.is_word(b"names") {
         return carried(b"client_encoding", is_reported);
@@ -106,21 +117,24 @@ fn after_set(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> Sess
 }
 
 /// `RESET name`, `RESET ALL`, `RESET SESSION AUTHORIZATION`, `RESET TRANSACTION ISOLATION LEVEL`.
-fn after_reset(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+fn after_reset(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> Sets {
     let first = lexer.peek();
-    if first.is_word(b"all") || first.is_word(b"session") {
-        return SessionEffect::Marks;
+    if first.is_word(b"session") {
+        return Sets { marks: true, reported: false };
+    }
+    if first.is_word(b"all") {
+        return Sets::ANYTHING;
     }
     if first.is_word(b"transaction") {
-        return SessionEffect::None;
+        return Sets::NOTHING;
     }
     parameter(lexer, is_reported)
 }
 
 /// The name of a parameter, whole: `a`, `"a"`, `a.b`, or `TIME ZONE`.
-fn parameter(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+fn parameter(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> Sets {
     let Some(Token::Word(name) | Token::Quoted(name)) = lexer.next_token() else {
-        return SessionEffect::Marks;
+        return Sets::ANYTHING;
     };
     let next = lexer.peek();
     if next.is_word(b"zone") && name.eq_ignore_ascii_case(b"time") {
@@ -132,13 +146,18 @@ fn parameter(lexer: &mut Lexer<'_>, is_reported: &dyn Fn(&[u8]) -> bool) -> Sess
         Token::Word(_) => next.is_word(b"to") || next.is_word(b"from"),
         _ => false,
     };
-    if plain { carried(name, is_reported) } else { SessionEffect::Marks }
+    match next {
+        _ if plain => carried(name, is_reported),
+        Token::Other(b'.') => Sets { marks: true, reported: false },
+        _ => Sets::ANYTHING,
+    }
 }
 
-fn carried(name: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> SessionEffect {
+fn carried(name: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> Sets {
     // The identity is never carried, although the server reports session_authorization.
     let identity = name.eq_ignore_ascii_case(b"role") || name.eq_ignore_ascii_case(b"session_authorization");
-    if !identity && is_reported(name) { SessionEffect::Carried } else { SessionEffect::Marks }
+    let reported = !identity && is_reported(name);
+    Sets { marks: !reported, reported }
 }
 
 fn mentions_set(text: &[u8]) -> bool {

@@ -246,6 +246,7 @@ pub fn emit_local(down: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
 fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
     if matches!(tag, b"SET" | b"RESET") {
         c.set_in_transaction = true;
+        c.discarded = false;
     }
     let mark = match tag {
         b"SET" if c.effects.session_set => "SET",
@@ -274,7 +275,8 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
             forget_statements(c, s);
             // All that marked it is gone, and what on_connect did; what is set from here on marks it again.
             s.marked = Some(DISCARDED);
-            s.applied = Arc::default();
+            s.nothing_applied(Arc::default());
+            c.discarded = true;
             return;
         }
         t if c.effects.temp && (t.starts_with(b"CREATE") || t.starts_with(b"SELECT")) => "CREATE TEMP",
@@ -363,7 +365,9 @@ fn error(
             emit_local(down, c, s);
             return Ok(true);
         }
-        Reply::Forward if e.sqlstate() == b"57014" && c.own_cancel.is_some() => c.own_cancel.take(),
+        Reply::Forward if e.sqlstate() == b"57014" && c.own_cancel.is_some() => {
+            c.own_cancel.take().map(|b| b.0)
+        }
         Reply::Forward => renamed,
     };
     match replacement {

@@ -21,7 +21,7 @@ use crate::proto::frame;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down::{self, Down};
 use crate::relay::observe;
-use crate::relay::state::{ClientProto, Env, Retry};
+use crate::relay::state::{ClientProto, Env, ErrorBody, Retry};
 use crate::relay::up::{self, Up};
 use crate::services::Services;
 
@@ -33,6 +33,8 @@ const READ_AHEAD: usize = 16 * 1024;
 pub enum End {
     /// The transaction is over; the client may have bytes to be written yet.
     Boundary,
+    /// A session pool's client has reset its parameters: those that it named at its login are put back.
+    Restore,
     /// The client said Terminate, or its stream ended.
     ClientGone(&'static str),
     /// The client gets this and is closed; the server is cleaned.
@@ -80,6 +82,11 @@ pub struct Timers {
 }
 
 impl Timers {
+    /// Between the transactions of a session.
+    pub fn resting(now: Instant) -> Self {
+        Self { transaction: None, batch: None, session_idle: Some(now), ..Self::new(now) }
+    }
+
     pub fn new(now: Instant) -> Self {
         Self {
             transaction: Some(now),
@@ -233,7 +240,8 @@ impl Flow<'_> {
                 if self.mode == PoolMode::Session {
                     self.batch_over(false);
                     self.idle_session();
-                    return None;
+                    let busy = self.up.mid_pass() || self.up.has_output();
+                    return (self.proto.may_have_reset() && !busy).then_some(End::Restore);
                 }
                 if self.up.mid_pass() || self.up.has_output() {
                     // The rest of a COPY that has failed: the next client must not begin inside of it.
@@ -544,7 +552,8 @@ impl Flow<'_> {
         let e = Error::QueryTimeout { ran, limit };
         told::in_session(self.services, self.ctl, &e);
         let message = encode::error_response(&report(&e));
-        self.proto.own_cancel = message.get(frame::HEADER..).map(Into::into);
+        let body = message.get(frame::HEADER..).map(Into::into);
+        self.proto.own_cancel = body.map(|b| Box::new(ErrorBody(b)));
     }
 
     fn cancel_query(&mut self, now: Instant, ran: Duration, limit: Duration) {

@@ -1,5 +1,6 @@
 //! Brings a server's parameters to what its next client wants, before the client's first message is sent: a
-//! statement must never run under somebody else's settings.
+//! statement must never run under somebody else's settings. What that takes, and what a transaction has left behind,
+//! is decided in [`crate::proto::session`]; here it is said to the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +8,13 @@ use std::time::Duration;
 use crate::client::ctl::ClientCtl;
 use crate::error::ServerError;
 use crate::net::lane::Lane;
+use crate::proto::encode;
 use crate::proto::frame::{self, be};
-use crate::proto::params::{self, ParamChange, ParamSet};
+use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Expect, TxStatus};
-use crate::proto::{encode, startup};
+use crate::proto::session::{self, Outcome, ParamChange};
 use crate::relay::down;
-use crate::relay::state::{ClientProto, Unnamed};
+use crate::relay::state::{ClientProto, ServerState, Unnamed};
 use crate::server::conn::ServerConn;
 use crate::services::Services;
 
@@ -36,71 +38,102 @@ pub async fn bring_into_step(
     down: &mut Lane,
     limit: Duration,
 ) -> Result<Option<Refused>, &'static str> {
-    let mut wanted = (*c.overrides).clone();
-    let list = params::changes(&conn.state.applied, &wanted, &conn.state.view, &conn.state.defaults);
-    let mut refused = None;
-    // What is in force where one of ours has failed: what the last client set there is still to be undone.
-    let mut in_force = None;
+    let nothing = services.nothing.clone();
+    let done = apply(services, ctl, c, conn, &nothing, limit).await?;
+    tell(c, &conn.state.view, down);
+    Ok(done.refused)
+}
+
+/// What came of a login's parameters.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub refused: Option<Refused>,
+    /// What the server said about each of `raw`: NoticeResponses, for whoever asks for the same value.
+    pub notices: Vec<(String, Vec<u8>)>,
+}
+
+/// The same without telling the client. Values of `raw` are as the client's startup packet spells them.
+pub async fn apply(
+    services: &Services,
+    ctl: &ClientCtl,
+    c: &mut ClientProto,
+    conn: &mut ServerConn,
+    raw: &ParamSet,
+    limit: Duration,
+) -> Result<Applied, &'static str> {
+    let list = session::changes(&conn.state.standing(), &c.overrides, raw);
+    let mut done = Applied::default();
+    let mut overrides = (*c.overrides).clone();
     if !list.is_empty() {
         services.counters.count("parameter_syncs_total", "");
-        let failed = match tokio::time::timeout(limit, apply(conn, &list)).await {
+        let answers = match tokio::time::timeout(limit, change(conn, &list)).await {
             Ok(r) => r?,
             Err(_) => return Err("parameter_timeout"),
         };
-        if failed.iter().any(Option::is_some) {
-            in_force = Some(after(&conn.state.applied, &list, &failed));
-        }
-        let failed_ones: Vec<&str> =
-            list.iter().zip(&failed).filter(|(_, e)| e.is_some()).map(|(c, _)| &*c.name).collect();
-        for (change, e) in list.iter().zip(failed) {
-            let Some(e) = e else { continue };
+        let mut ended: Vec<Outcome> = Vec::new();
+        for (change, a) in list.iter().zip(answers) {
+            if raw.get(&change.name).is_some() && !a.notices.is_empty() {
+                done.notices.push((change.name.clone(), a.notices.clone()));
+            }
+            let Some(e) = a.error else {
+                ended.push(Some(a.last_value()?));
+                continue;
+            };
+            ended.push(None);
             services.counters.count("parameter_refused_total", "");
-            if e.sqlstate() != b"57014" {
-                wanted.remove(&change.name);
+            if !change.undoes && e.sqlstate() != b"57014" {
+                overrides.remove(&change.name);
+                drop_named(services, c, &change.name);
             }
-            refused.get_or_insert(Refused(e));
+            done.refused.get_or_insert(Refused(e));
         }
-        note_defaults(conn, &list, &failed_ones);
+        note_defaults(&mut conn.state, &list, &ended);
         // The server may spell a value otherwise; its spelling is the one to compare with from now on.
-        for (name, _) in wanted.clone().iter().filter(|(n, _)| !failed_ones.contains(n)) {
-            if let Some(v) = conn.state.view.get(name) {
-                wanted.set(name, v);
+        let (applied, doubtful) = session::after(&conn.state.standing(), &list, &ended);
+        for (name, _) in (*c.overrides).iter() {
+            if let (Some(_), Some(now)) = (overrides.get(name), applied.get(name)) {
+                overrides.set(name, now);
             }
         }
-    }
-    adopt(services, ctl, c, conn, wanted);
-    if let Some(set) = in_force {
-        conn.state.applied = services.params.intern(set);
+        stand(services, conn, applied, doubtful);
+    } else if !conn.state.doubtful.is_empty() || !Arc::ptr_eq(&conn.state.applied, &c.overrides) {
+        let (applied, doubtful) = session::after(&conn.state.standing(), &[], &[]);
+        stand(services, conn, applied, doubtful);
     }
     conn.state.view_changed = false;
-    tell(c, conn, down);
-    Ok(refused)
+    adopt(services, ctl, c, conn, overrides);
+    Ok(done)
+}
+
+/// Puts what is known of a connection into force.
+fn stand(services: &Services, conn: &mut ServerConn, applied: ParamSet, doubtful: Vec<Box<str>>) {
+    // Where something is in doubt, it is no set that a client could have.
+    conn.state.applied =
+        if doubtful.is_empty() { services.params.intern(applied) } else { Arc::new(applied) };
+    conn.state.doubtful = doubtful;
+}
+
+/// What the server has refused is not asked for again, nor returned to.
+fn drop_named(services: &Services, c: &mut ClientProto, name: &str) {
+    if c.named.get(name).is_some() {
+        let mut named = (*c.named).clone();
+        named.remove(name);
+        c.named = services.params.intern(named);
+    }
 }
 
 /// What a RESET led to is the server's default now, whatever it was at its login.
-fn note_defaults(conn: &mut ServerConn, list: &[ParamChange], failed: &[&str]) {
-    let s = &mut conn.state;
-    for change in list.iter().filter(|c| c.value.is_none() && !failed.contains(&&*c.name)) {
+fn note_defaults(s: &mut ServerState, list: &[ParamChange], ended: &[Outcome]) {
+    let reset = list.iter().zip(ended).filter(|(c, e)| c.value.is_none() && e.is_some());
+    for (change, _) in reset {
         if let Some(now) = s.view.get(&change.name)
             && s.defaults.get(&change.name) != Some(now)
         {
             let mut d = (*s.defaults).clone();
             d.set(&change.name, now);
-            s.defaults = Arc::new(d);
+            s.new_defaults(Arc::new(d));
         }
     }
-}
-
-/// The overrides in force after those changes that did not fail.
-fn after(before: &ParamSet, list: &[ParamChange], failed: &[Option<ServerError>]) -> ParamSet {
-    let mut set = before.clone();
-    for (change, _) in list.iter().zip(failed).filter(|(_, e)| e.is_none()) {
-        match &change.value {
-            Some(v) => set.set(&change.name, v),
-            None => set.remove(&change.name),
-        };
-    }
-    set
 }
 
 fn adopt(
@@ -110,23 +143,23 @@ fn adopt(
     conn: &mut ServerConn,
     overrides: ParamSet,
 ) {
-    let overrides = services.params.intern(overrides);
-    if let Some(name) = conn.state.view.get("application_name")
+    c.overrides = services.params.intern(overrides);
+    let s = &mut conn.state;
+    s.view = services.params.intern((*s.view).clone());
+    let name = c.overrides.get("application_name").or_else(|| s.view.get("application_name"));
+    if let Some(name) = name
         && c.view.get("application_name") != Some(name)
     {
         ctl.set_application_name(&String::from_utf8_lossy(name));
     }
-    conn.state.applied = overrides.clone();
-    c.overrides = overrides;
-    conn.state.view = services.params.intern((*conn.state.view).clone());
 }
 
 /// ParameterStatus for everything that the client has seen otherwise.
-fn tell(c: &mut ClientProto, conn: &ServerConn, down: &mut Lane) {
-    if Arc::ptr_eq(&c.view, &conn.state.view) {
+fn tell(c: &mut ClientProto, view: &Arc<ParamSet>, down: &mut Lane) {
+    if Arc::ptr_eq(&c.view, view) {
         return;
     }
-    for (name, value) in conn.state.view.iter() {
+    for (name, value) in view.iter() {
         if c.view.get(name) != Some(value) {
             let out = down.insert();
             out.push(be::PARAMETER_STATUS);
@@ -137,117 +170,197 @@ fn tell(c: &mut ClientProto, conn: &ServerConn, down: &mut Lane) {
             out.push(0);
         }
     }
-    c.view = conn.state.view.clone();
+    c.view = view.clone();
 }
 
-/// Whether it cannot be told who changed what the server reports: a parameter is neither as the client had it nor as
-/// the server has it by default, and the client has run no SET or RESET. It may have called `set_config()`; or the
-/// server's configuration was reloaded, of which a backend tells with the end of the next transaction.
-pub fn in_doubt(c: &ClientProto, conn: &ServerConn) -> bool {
-    let s = &conn.state;
-    s.view_changed
-        && !c.set_in_transaction
-        && s.view.iter().any(|(name, value)| {
-            !params::is_fixed(name) && c.overrides.get(name).or_else(|| s.defaults.get(name)) != Some(value)
-        })
-}
-
-const OF_THE_SESSION: &str = "SELECT name FROM pg_catalog.pg_settings WHERE source = 'session'";
-
-/// Asks the server which of its parameters were set in the session; what else has changed is its new default.
-pub async fn attribute(conn: &mut ServerConn, limit: Duration) -> Result<(), &'static str> {
-    let query = encode::query(OF_THE_SESSION).map_err(|_| "parameter_encoding")?;
-    let answer = tokio::time::timeout(limit, ask_all(conn, query, 1));
-    let answer = answer.await.map_err(|_| "parameter_timeout")??;
-    if answer.errors.iter().any(Option::is_some) {
-        return Err("parameter_source");
+/// Whether the server must be asked what a transaction has left: a text that may set or reset what the server reports
+/// was answered SET or RESET, or the server reports what nobody accounts for.
+pub fn in_doubt(c: &ClientProto, s: &ServerState) -> bool {
+    if c.discarded {
+        return !s.pool_set.is_empty() || s.standing().is_unexplained(&ParamSet::default());
     }
-    let s = &mut conn.state;
-    let mut defaults = (*s.defaults).clone();
-    for (name, value) in s.view.iter() {
-        if !answer.rows.iter().any(|r| r.eq_ignore_ascii_case(name.as_bytes())) {
-            defaults.set(name, value);
+    (c.set_in_transaction && c.effects.reported_set)
+        || (s.view_changed && s.standing().is_unexplained(&c.overrides))
+}
+
+/// What the server says was set in the session, with its values. The caller bounds the time.
+async fn ask_session(conn: &mut ServerConn) -> Result<ParamSet, &'static str> {
+    let sql = session::question(&conn.state.standing());
+    let query = encode::query(&sql).map_err(|_| "parameter_encoding")?;
+    let mut answers = ask_all(conn, query, 1).await?;
+    let Some(answer) = answers.pop().filter(|a| a.error.is_none()) else { return Err("parameter_source") };
+    let mut set = ParamSet::default();
+    for row in answer.rows {
+        // A parameter of an application that was never set has no value.
+        let mut columns = row.into_iter();
+        if let (Some(Some(name)), Some(Some(value))) = (columns.next(), columns.next()) {
+            let name = String::from_utf8(name).map_err(|_| "parameter_source")?;
+            set.set(&name, &session::unhex(&value).ok_or("parameter_source")?);
         }
     }
-    s.defaults = Arc::new(defaults);
+    Ok(set)
+}
+
+/// Behind `on_connect`, on a session in which nothing else is set: all that is set is the pool's. The caller bounds
+/// the time.
+pub async fn ask_pool_set(conn: &mut ServerConn) -> Result<(), &'static str> {
+    conn.state.defaults = conn.state.view.clone();
+    conn.state.pool_set = Arc::new(ask_session(conn).await?);
     Ok(())
 }
 
-/// After a transaction in which the server reported changes: they are the client's from now on.
-pub fn learn(services: &Services, ctl: &ClientCtl, c: &mut ClientProto, conn: &mut ServerConn) {
-    if !conn.state.view_changed {
+/// Undoes whatever clients have set on a connection, behind a `reset_query` that does not do it itself. The caller
+/// bounds the time.
+pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(), &'static str> {
+    let set = ask_session(conn).await?;
+    let found = session::settled(&nothing, &nothing, &conn.state.standing(), &set, false);
+    conn.state.new_defaults(Arc::new(found.defaults));
+    let left = found.applied.iter().chain(found.overrides.iter()).map(|(n, _)| Box::from(n));
+    conn.state.doubtful = left.collect();
+    conn.state.applied = nothing.clone();
+    let list = session::changes(&conn.state.standing(), &nothing, &nothing);
+    if !list.is_empty() && change(conn, &list).await?.iter().any(|a| a.error.is_some()) {
+        return Err("reset_failed");
+    }
+    conn.state.nothing_applied(nothing);
+    conn.state.view_changed = false;
+    Ok(())
+}
+
+/// Asks the server what a transaction has left, and takes it in. `keeps`: see [`session::settled`].
+pub async fn attribute(
+    services: &Services,
+    ctl: &ClientCtl,
+    c: &mut ClientProto,
+    conn: &mut ServerConn,
+    down: &mut Lane,
+    limit: Duration,
+    keeps: bool,
+) -> Result<(), &'static str> {
+    services.counters.count("parameter_sources_asked_total", "");
+    let asked = tokio::time::timeout(limit, ask_session(conn)).await;
+    let set = match asked.unwrap_or(Err("parameter_timeout")) {
+        Ok(set) => set,
+        Err(why) => {
+            // The connection is of no use any more; what its client has set is not to be lost with it.
+            let carried = if c.discarded { c.named.clone() } else { c.overrides.clone() };
+            c.overrides = services.params.intern(session::guessed(&carried, &conn.state.standing()));
+            return Err(why);
+        }
+    };
+    let found = session::settled(&c.named, &c.overrides, &conn.state.standing(), &set, keeps);
+    if found.pool_lost {
+        conn.state.marked.get_or_insert("RESET");
+    }
+    if found.defaults != *conn.state.defaults {
+        conn.state.new_defaults(services.params.intern(found.defaults));
+    }
+    stand(services, conn, found.applied, Vec::new());
+    taken_in(services, ctl, c, conn, down, found.overrides);
+    Ok(())
+}
+
+/// After a transaction in which the server reported changes that are all accounted for, or of which nothing is left.
+pub fn learn(
+    services: &Services,
+    ctl: &ClientCtl,
+    c: &mut ClientProto,
+    conn: &mut ServerConn,
+    down: &mut Lane,
+) {
+    if !conn.state.view_changed && !c.discarded {
         return;
     }
-    conn.state.view_changed = false;
-    let overrides = params::overrides_after(&conn.state.defaults, &conn.state.view, &c.overrides);
-    adopt(services, ctl, c, conn, overrides);
-    c.view = conn.state.view.clone();
-}
-
-/// `set_config` takes a value whole; SET would take a list's commas for a part of one name.
-fn statement(change: &ParamChange) -> Result<Vec<u8>, &'static str> {
-    let name = startup::quote_literal(&change.name);
-    let sql = match &change.value {
-        Some(v) => {
-            let value = std::str::from_utf8(v).map_err(|_| "parameter_encoding")?;
-            format!("SELECT pg_catalog.set_config({name}, {}, false)", startup::quote_literal(value))
-        }
-        None => format!("RESET {}", quote_name(&change.name)),
+    let overrides = if c.discarded {
+        stand(services, conn, ParamSet::default(), Vec::new());
+        (*c.named).clone()
+    } else {
+        (*c.overrides).clone()
     };
-    encode::query(&sql).map_err(|_| "parameter_encoding")
+    taken_in(services, ctl, c, conn, down, overrides);
 }
 
-fn quote_name(name: &str) -> String {
-    name.split('.').map(|p| format!("\"{}\"", p.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+/// The client has these overrides from now on, and is told where it has seen something else meanwhile.
+fn taken_in(
+    services: &Services,
+    ctl: &ClientCtl,
+    c: &mut ClientProto,
+    conn: &mut ServerConn,
+    down: &mut Lane,
+    overrides: ParamSet,
+) {
+    conn.state.view_changed = false;
+    adopt(services, ctl, c, conn, overrides);
+    // What the server has said meanwhile was passed on.
+    c.view = conn.state.view.clone();
+    let shown = session::shown(&conn.state.view, &c.overrides);
+    tell(c, &services.params.intern(shown), down);
+}
+
+/// A client leaves, and its connection is not asked: it is reset, or closed where nothing resets it. Whether it has
+/// to be.
+pub fn left(c: &ClientProto, conn: &mut ServerConn) -> bool {
+    let doubt = in_doubt(c, &conn.state);
+    if doubt {
+        conn.state.marked.get_or_insert("SET");
+    }
+    doubt
 }
 
 /// A question whose answer is only that there is one.
 pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), &'static str> {
     let query = encode::query(sql).map_err(|_| "check_encoding")?;
-    match ask_all(conn, query, 1).await?.errors.pop().flatten() {
+    match ask_all(conn, query, 1).await?.pop().and_then(|a| a.error) {
         None => Ok(()),
         Some(_) => Err("check_failed"),
     }
 }
 
 /// One statement for each change, all in one write, so that it is known which of them failed.
-async fn apply(
-    conn: &mut ServerConn,
-    list: &[ParamChange],
-) -> Result<Vec<Option<ServerError>>, &'static str> {
+async fn change(conn: &mut ServerConn, list: &[ParamChange]) -> Result<Vec<Answer>, &'static str> {
     let mut out = Vec::new();
     for change in list {
-        out.extend_from_slice(&statement(change)?);
+        let query = encode::query(&session::statement(change)).map_err(|_| "parameter_encoding")?;
+        out.extend_from_slice(&query);
     }
-    ask_all(conn, out, list.len()).await.map(|a| a.errors)
+    ask_all(conn, out, list.len()).await
 }
 
-/// What is kept of the rows of an answer: there are some hundred names of parameters.
+/// What is kept of the rows and notices of an answer: there are some hundred names of parameters.
 const MOST_ANSWER: usize = 1024 * 1024;
-/// What a row costs beside its value.
+
+/// What a value costs beside its bytes.
 const ROW: usize = 32;
 
-/// What the server says to statements of ours.
+/// What the server says to a statement of ours.
 #[derive(Default)]
 struct Answer {
-    /// For each statement, the error that it met.
-    errors: Vec<Option<ServerError>>,
-    /// The first value of each row.
-    rows: Vec<Vec<u8>>,
+    error: Option<ServerError>,
+    /// Its NoticeResponses.
+    notices: Vec<u8>,
+    rows: Vec<Vec<Option<Vec<u8>>>>,
+}
+
+impl Answer {
+    /// What a parameter was set to, where that was the question.
+    fn last_value(mut self) -> Result<Option<Vec<u8>>, &'static str> {
+        let first = self.rows.pop().and_then(|row| row.into_iter().next()).flatten();
+        first.map(|hex| session::unhex(&hex).ok_or("parameter_source")).transpose()
+    }
 }
 
 /// Sends `n` simple Queries and reads to the last ReadyForQuery.
-async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Answer, &'static str> {
+async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Vec<Answer>, &'static str> {
     // A simple Query drops it.
     conn.state.unnamed = Unnamed::Nobody;
     for _ in 0..n {
         conn.state.pipeline.sent(Expect::OwnQuery);
     }
     conn.stream.write_all(&queries).await.map_err(|_| "write_failed")?;
-    let mut answer = Answer::default();
-    let (mut error, mut kept) = (None, 0);
+    let mut answers = Vec::new();
+    let (mut answer, mut kept) = (Answer::default(), 0);
     let mut buf = Vec::new();
-    while answer.errors.len() < n {
+    while answers.len() < n {
         match conn.stream.read_some(&mut buf).await {
             Ok(0) => return Err("eof"),
             Ok(_) => {}
@@ -257,7 +370,8 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<An
         while let Some(h) =
             frame::header(buf.get(at..).unwrap_or_default(), 1 << 20).map_err(|_| "protocol")?
         {
-            let Some(body) = buf.get(at + frame::HEADER..at + h.total) else { break };
+            let Some(message) = buf.get(at..at + h.total) else { break };
+            let body = message.get(frame::HEADER..).unwrap_or_default();
             match h.tag {
                 be::PARAMETER_STATUS => {
                     let (n, v) = down::parameter(body).map_err(|_| "protocol")?;
@@ -266,35 +380,54 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<An
                 }
                 be::ERROR => {
                     conn.state.pipeline.on_error(&mut Vec::new());
-                    error = Some(ServerError { body: body.to_vec() });
+                    answer.error = Some(ServerError { body: body.to_vec() });
                 }
                 be::READY => {
                     let status = body.first().copied().and_then(TxStatus::from_byte).ok_or("protocol")?;
                     conn.state.pipeline.on_ready(status).map_err(|_| "protocol")?;
-                    answer.errors.push(error.take());
+                    answers.push(std::mem::take(&mut answer));
                 }
-                be::NOTICE | be::NOTIFICATION => {}
+                be::NOTICE => {
+                    kept += message.len();
+                    answer.notices.extend_from_slice(message);
+                }
+                be::NOTIFICATION => {}
                 tag => {
                     if tag == be::DATA_ROW {
-                        let value = first_value(body).ok_or("protocol")?;
-                        kept += ROW + value.len();
-                        if kept > MOST_ANSWER {
-                            return Err("answer_too_long");
-                        }
-                        answer.rows.push(value.to_vec());
+                        let row = columns(body).ok_or("protocol")?;
+                        kept += row.iter().map(|v| ROW + v.as_ref().map_or(0, Vec::len)).sum::<usize>();
+                        answer.rows.push(row);
                     }
                     conn.state.pipeline.on_message(tag).map_err(|_| "protocol")?;
                 }
+            }
+            if kept > MOST_ANSWER {
+                return Err("answer_too_long");
             }
             at += h.total;
         }
         buf.drain(..at);
     }
-    if buf.is_empty() { Ok(answer) } else { Err("protocol") }
+    if buf.is_empty() { Ok(answers) } else { Err("protocol") }
 }
 
-/// Of a DataRow; nothing of one that is NULL.
-fn first_value(row: &[u8]) -> Option<&[u8]> {
-    let (length, rest) = row.get(2..)?.split_first_chunk::<4>()?;
-    rest.get(..usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0))
+/// The values of a DataRow.
+fn columns(row: &[u8]) -> Option<Vec<Option<Vec<u8>>>> {
+    let (n, mut rest) = row.split_first_chunk::<2>()?;
+    let mut all = Vec::new();
+    for _ in 0..u16::from_be_bytes(*n) {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            all.push(None);
+            rest = after;
+            continue;
+        };
+        let (value, after) = after.split_at_checked(length)?;
+        all.push(Some(value.to_vec()));
+        rest = after;
+    }
+    Some(all)
 }
+
+#[cfg(test)]
+mod tests;

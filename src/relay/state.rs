@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::proto::params::{self, Excess, ParamSet};
 use crate::proto::pipeline::Pipeline;
 use crate::proto::prepared::{ClientStatements, Interner, Memory, ServerStatements, Statement};
+use crate::proto::session::Standing;
 use crate::proto::sql::TextEffects;
 use crate::queries::{Scope, calls::Calls};
 
@@ -26,11 +27,18 @@ pub struct ServerState {
     pub unnamed: Unnamed,
     /// As reported at login and by changes of the server's own.
     pub defaults: Arc<ParamSet>,
+    /// What they were before changes of the server's own that its pool has not heard of.
+    pub defaults_before: Option<Arc<ParamSet>>,
     /// As reported last.
     pub view: Arc<ParamSet>,
     pub view_changed: bool,
-    /// The overrides that are in force.
+    /// What was set in this session and is in force: see [`crate::proto::session`].
     pub applied: Arc<ParamSet>,
+    /// Parameters of which it is not known what is in force. While there are any, `applied` is no set that a client
+    /// could have, so that nobody takes the connection for one that is in step.
+    pub doubtful: Vec<Box<str>>,
+    /// What `on_connect` has set in this session.
+    pub pool_set: Arc<ParamSet>,
     /// The completion tag that showed session state which must be reset.
     pub marked: Option<&'static str>,
     /// A ReadyForQuery has come for the client since the last boundary.
@@ -100,8 +108,11 @@ impl ServerState {
             unnamed: Unnamed::Nobody,
             view: defaults.clone(),
             defaults,
+            defaults_before: None,
             view_changed: false,
-            applied: nothing,
+            applied: nothing.clone(),
+            doubtful: Vec::new(),
+            pool_set: nothing,
             marked: None,
             ready_seen: false,
             fatal: false,
@@ -114,6 +125,37 @@ impl ServerState {
             one_at_a_time: false,
             role: None,
         }
+    }
+
+    /// For the model of its parameters.
+    pub fn standing(&self) -> Standing<'_> {
+        Standing {
+            applied: &self.applied,
+            doubtful: &self.doubtful,
+            pool: &self.pool_set,
+            defaults: &self.defaults,
+            view: &self.view,
+        }
+    }
+
+    /// A client may have set or reset what was applied here and the server does not report.
+    pub fn doubt_unreported(&mut self) {
+        let unreported = |n: &&str| self.view.get(n).is_none();
+        let names: Vec<Box<str>> =
+            self.applied.iter().map(|(n, _)| n).filter(unreported).map(Box::from).collect();
+        if names.is_empty() {
+            return;
+        }
+        let mut applied = (*self.applied).clone();
+        names.iter().for_each(|n| applied.remove(n));
+        self.applied = Arc::new(applied);
+        self.doubtful.extend(names);
+    }
+
+    /// The session is as `on_connect` has left it, or as it began where there is none.
+    pub fn nothing_applied(&mut self, nothing: Arc<ParamSet>) {
+        self.applied = nothing;
+        self.doubtful.clear();
     }
 
     /// From now on its in_hot_standby is a fact about the server, and no parameter that clients see.
@@ -201,12 +243,20 @@ impl ServerState {
         if self.hides(name) {
             return Ok(());
         }
-        if self.applied.get(name).is_none() {
+        let is = |n: &str| n.eq_ignore_ascii_case(name);
+        let is_set = self.applied.get(name).or_else(|| self.pool_set.get(name)).is_some();
+        if !is_set && !self.doubtful.iter().any(|n| is(n)) {
             let mut d = (*self.defaults).clone();
             d.set(name, value);
-            self.defaults = Arc::new(d);
+            self.new_defaults(Arc::new(d));
         }
         Ok(())
+    }
+
+    /// The server has other defaults than at its login.
+    pub fn new_defaults(&mut self, defaults: Arc<ParamSet>) {
+        let before = std::mem::replace(&mut self.defaults, defaults);
+        self.defaults_before.get_or_insert(before);
     }
 }
 
@@ -220,6 +270,10 @@ pub enum Retry {
     Now,
 }
 
+/// The body of an ErrorResponse. Few clients have one, and all have room for where it is.
+#[derive(Debug)]
+pub struct ErrorBody(pub Box<[u8]>);
+
 /// A client's name, and the statement that the server gives up with it.
 pub type Deallocating = (Box<[u8]>, Option<Arc<Statement>>);
 
@@ -228,6 +282,9 @@ pub type Deallocating = (Box<[u8]>, Option<Arc<Statement>>);
 pub struct ClientProto {
     pub id: u64,
     pub statements: ClientStatements,
+    /// What it named in its startup packet.
+    pub named: Arc<ParamSet>,
+    /// What is in force for it: what it named, and what it has set since.
     pub overrides: Arc<ParamSet>,
     /// What it was told last.
     pub view: Arc<ParamSet>,
@@ -235,13 +292,15 @@ pub struct ClientProto {
     pub effects: TextEffects,
     /// A SET or RESET was run in the current transaction: what the server reports changed is the client's, and what is prepared in it may mean something else elsewhere.
     pub set_in_transaction: bool,
+    /// The last of such commands in the current transaction is a DISCARD ALL, which leaves nothing set.
+    pub discarded: bool,
     /// The client's bytes of a batch that begins with a named statement, as long as nothing of it has run.
     pub replay: Vec<u8>,
     pub retry: Retry,
     /// A Terminate was read.
     pub terminating: bool,
     /// Howdah has cancelled its query: the server's 57014 is replaced by this body.
-    pub own_cancel: Option<Box<[u8]>>,
+    pub own_cancel: Option<Box<ErrorBody>>,
     /// DEALLOCATE of this name was forwarded, and takes this statement off the server.
     pub deallocating: VecDeque<Deallocating>,
     pub stats: TxStats,
@@ -311,14 +370,24 @@ impl TxStats {
 }
 
 impl ClientProto {
+    /// What it named at its login may not be in force any more.
+    #[inline]
+    pub fn may_have_reset(&self) -> bool {
+        let set = self.set_in_transaction && (self.effects.session_set || self.effects.reported_set);
+        (self.discarded || set) && !self.named.is_empty()
+    }
+
+    /// `overrides`: what its startup packet names.
     pub fn new(id: u64, overrides: Arc<ParamSet>, view: Arc<ParamSet>, memory: &Arc<Memory>) -> Self {
         Self {
             id,
             statements: ClientStatements::new(memory),
+            named: overrides.clone(),
             overrides,
             view,
             effects: TextEffects::default(),
             set_in_transaction: false,
+            discarded: false,
             replay: Vec::new(),
             retry: Retry::No,
             terminating: false,

@@ -4,18 +4,53 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::ServerError;
 use crate::net::lane::Unread;
 use crate::proto::encode;
 use crate::proto::frame::{self, be, fe};
-use crate::proto::params::{self, ParamSet};
+use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Expect, TxStatus};
 use crate::proto::prepared;
-use crate::relay::down;
-use crate::relay::state::{ServerState, Unnamed};
+use crate::relay::state::{DISCARDED, ServerState, Unnamed};
+use crate::relay::{down, params};
 use crate::server::conn::ServerConn;
 
-/// Why a connection under repair had to be closed; the label of the metric.
-pub type Reason = &'static str;
+/// Why a connection under repair had to be closed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The label of the metric.
+    pub reason: &'static str,
+    /// What the server refused, and the setting that it is from.
+    pub refused: Option<(ServerError, &'static str)>,
+}
+
+impl From<&'static str> for Failure {
+    fn from(reason: &'static str) -> Self {
+        Self { reason, refused: None }
+    }
+}
+
+/// What came while a connection was drained.
+#[derive(Debug, Default)]
+struct Seen {
+    error: Option<ServerError>,
+    /// A statement of our own has dropped every prepared statement.
+    deallocated: bool,
+    /// It was DISCARD ALL,
+    discarded: bool,
+    /// and a SET came behind it.
+    set_behind: bool,
+}
+
+impl Seen {
+    /// The completion tag of a statement of our own.
+    fn own(&mut self, tag: &[u8]) {
+        let tag = tag.strip_suffix(b"\0").unwrap_or(tag);
+        self.deallocated |= matches!(tag, b"DISCARD ALL" | b"DEALLOCATE ALL");
+        self.discarded |= tag == b"DISCARD ALL";
+        self.set_behind = self.discarded && (self.set_behind || matches!(tag, b"SET" | b"SELECT 1"));
+    }
+}
 
 /// How the session is reset, and when; what runs to its end under repair may be what makes it necessary.
 #[derive(Debug, Clone, Copy)]
@@ -35,10 +70,10 @@ pub async fn repair(
     reset: Reset<'_>,
     deadline: Duration,
     nothing: Arc<ParamSet>,
-) -> Result<Option<&'static str>, Reason> {
+) -> Result<Option<&'static str>, Failure> {
     match tokio::time::timeout(deadline, repair_inner(conn, unread, reset, nothing)).await {
         Ok(r) => r,
-        Err(_) => Err("repair_timeout"),
+        Err(_) => Err("repair_timeout".into()),
     }
 }
 
@@ -47,7 +82,7 @@ async fn repair_inner(
     unread: Unread,
     reset: Reset<'_>,
     nothing: Arc<ParamSet>,
-) -> Result<Option<&'static str>, Reason> {
+) -> Result<Option<&'static str>, Failure> {
     let (mut buf, mut skip) = (unread.bytes, unread.owed);
     if conn.state.pipeline.sync_owed() {
         let mut out = Vec::new();
@@ -64,41 +99,63 @@ async fn repair_inner(
     }
     drain(conn, &mut buf, &mut skip).await?;
     if conn.state.pipeline.status() != TxStatus::Idle {
-        query(conn, "ROLLBACK", &mut buf, &mut skip).await?;
+        query(conn, "ROLLBACK", "", &mut buf, &mut skip).await?;
         if conn.state.pipeline.status() != TxStatus::Idle {
-            return Err("rollback_failed");
+            return Err("rollback_failed".into());
         }
     }
     if drifted(&conn.state) {
         conn.state.marked.get_or_insert("SET");
     }
     let marked = conn.state.marked;
-    if !reset.query.is_empty() && (reset.always || (reset.if_marked && marked.is_some())) {
-        query(conn, reset.query, &mut buf, &mut skip).await?;
-        for sql in reset.on_connect {
-            query(conn, sql, &mut buf, &mut skip).await?;
-        }
-        let s = &mut conn.state;
-        s.statements.clear();
-        s.unnamed = Unnamed::Nobody;
-        s.applied = nothing;
-        s.view_changed = false;
-        // The session is as it began, and what on_connect has set is a default of the connection.
-        s.defaults = s.view.clone();
+    let resets = !reset.query.is_empty() && (reset.always || (reset.if_marked && marked.is_some()));
+    if resets {
+        run_reset(conn, &reset, nothing, &mut buf, &mut skip).await?;
+    } else if matches!(marked, Some("SET" | "RESET" | DISCARDED)) {
+        // What its client has set there is not known, and nothing undoes it.
+        return Err("parameter_source".into());
     }
     conn.state.marked = None;
     if !conn.state.pipeline.at_boundary() || !buf.is_empty() || skip > 0 {
-        return Err("not_clean");
+        return Err("not_clean".into());
     }
     Ok(marked)
 }
 
+/// What the query has dropped is known from what the server says, not from the fact that it ran.
+async fn run_reset(
+    conn: &mut ServerConn,
+    reset: &Reset<'_>,
+    nothing: Arc<ParamSet>,
+    buf: &mut Vec<u8>,
+    skip: &mut usize,
+) -> Result<(), Failure> {
+    let seen = query(conn, reset.query, "reset_query", buf, skip).await?;
+    if seen.deallocated {
+        conn.state.statements.clear();
+    }
+    conn.state.view_changed = false;
+    if seen.discarded {
+        conn.state.nothing_applied(nothing.clone());
+        conn.state.pool_set = nothing;
+        // The server's configuration may have changed since its login.
+        conn.state.defaults = conn.state.view.clone();
+    } else {
+        params::undo_all(conn, nothing).await?;
+    }
+    for sql in reset.on_connect {
+        query(conn, sql, "on_connect", buf, skip).await?;
+    }
+    if !reset.on_connect.is_empty() || seen.set_behind {
+        params::ask_pool_set(conn).await?;
+    }
+    conn.state.view_changed = false;
+    Ok(())
+}
+
 /// A parameter that the server reports was changed, and its client has left before it could take it along.
 fn drifted(s: &ServerState) -> bool {
-    s.view_changed
-        && s.view.iter().any(|(name, value)| {
-            !params::is_fixed(name) && s.applied.get(name).or_else(|| s.defaults.get(name)) != Some(value)
-        })
+    s.view_changed && s.standing().is_unexplained(&s.applied)
 }
 
 /// The mark of a command that ran to its end after its client had left. Its text is not known any more, so what
@@ -110,7 +167,7 @@ fn leaves_behind(tag: &[u8]) -> Option<&'static str> {
         (b"LISTEN", "LISTEN"),
         (b"PREPARE", "PREPARE"),
         (b"DEALLOCATE", "PREPARE"),
-        (b"DISCARD", "PREPARE"),
+        (b"DISCARD", DISCARDED),
         (b"LOAD", "LOAD"),
         (b"DECLARE CURSOR", "DECLARE CURSOR"),
         (b"CREATE", "CREATE TEMP"),
@@ -127,26 +184,36 @@ fn fail_copy(conn: &mut ServerConn, out: &mut Vec<u8>) {
     conn.state.pipeline.sent(Expect::CopyEnd);
 }
 
-async fn write(conn: &mut ServerConn, bytes: &[u8]) -> Result<(), Reason> {
-    conn.stream.write_all(bytes).await.map_err(|_| "write_failed")
+async fn write(conn: &mut ServerConn, bytes: &[u8]) -> Result<(), Failure> {
+    conn.stream.write_all(bytes).await.map_err(|_| "write_failed".into())
 }
 
-async fn query(conn: &mut ServerConn, sql: &str, buf: &mut Vec<u8>, skip: &mut usize) -> Result<(), Reason> {
+/// A statement of our own, from this setting.
+async fn query(
+    conn: &mut ServerConn,
+    sql: &str,
+    setting: &'static str,
+    buf: &mut Vec<u8>,
+    skip: &mut usize,
+) -> Result<Seen, Failure> {
     let q = encode::query(sql).map_err(|_| "bad_reset_query")?;
     conn.state.pipeline.sent(Expect::OwnQuery);
     conn.state.unnamed = Unnamed::Nobody;
     write(conn, &q).await?;
-    let errors = drain(conn, buf, skip).await?;
-    if errors > 0 { Err("reset_failed") } else { Ok(()) }
+    let mut seen = drain(conn, buf, skip).await?;
+    match seen.error.take() {
+        Some(e) => Err(Failure { reason: "reset_failed", refused: Some((e, setting)) }),
+        None => Ok(seen),
+    }
 }
 
-/// Reads until nothing is owed. Returns how many errors came.
-async fn drain(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<usize, Reason> {
-    let mut errors = 0;
+/// Reads until nothing is owed.
+async fn drain(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<Seen, Failure> {
+    let mut seen = Seen::default();
     loop {
-        errors += digest(conn, buf, skip)?;
+        digest(conn, buf, skip, &mut seen)?;
         if conn.state.pipeline.is_empty() && !conn.state.pipeline.skipping() && *skip == 0 && buf.is_empty() {
-            return Ok(errors);
+            return Ok(seen);
         }
         if conn.state.pipeline.wants_copy_data() {
             // It began after the client had left.
@@ -160,15 +227,19 @@ async fn drain(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Re
             write(conn, encode::SYNC).await?;
         }
         match conn.stream.read_some(buf).await {
-            Ok(0) => return Err("eof"),
+            Ok(0) => return Err("eof".into()),
             Ok(_) => {}
-            Err(_) => return Err("read_failed"),
+            Err(_) => return Err("read_failed".into()),
         }
     }
 }
 
-fn digest(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<usize, Reason> {
-    let mut errors = 0;
+fn digest(
+    conn: &mut ServerConn,
+    buf: &mut Vec<u8>,
+    skip: &mut usize,
+    seen: &mut Seen,
+) -> Result<(), &'static str> {
     let mut at = 0;
     loop {
         let n = (*skip).min(buf.len() - at);
@@ -191,7 +262,7 @@ fn digest(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<
                 p.on_ready(status).map_err(|_| "protocol")?;
             }
             be::ERROR => {
-                errors += 1;
+                seen.error = Some(ServerError { body: body.to_vec() });
                 let mut undone = Vec::new();
                 p.on_error(&mut undone);
                 for e in undone.into_iter().rev() {
@@ -222,11 +293,12 @@ fn digest(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<
             }
             be::NOTICE | be::NOTIFICATION => {}
             tag => {
-                if tag == be::COMMAND_COMPLETE
-                    && !matches!(p.front(), Some(Expect::OwnQuery))
-                    && let Some(mark) = leaves_behind(body)
-                {
-                    conn.state.marked.get_or_insert(mark);
+                if tag == be::COMMAND_COMPLETE {
+                    if matches!(p.front(), Some(Expect::OwnQuery)) {
+                        seen.own(body);
+                    } else if let Some(mark) = leaves_behind(body) {
+                        conn.state.marked.get_or_insert(mark);
+                    }
                 }
                 let p = &mut conn.state.pipeline;
                 p.on_message(tag).map_err(|_| "protocol")?;
@@ -238,5 +310,5 @@ fn digest(conn: &mut ServerConn, buf: &mut Vec<u8>, skip: &mut usize) -> Result<
         *skip = h.total - here;
     }
     buf.drain(..at);
-    Ok(errors)
+    Ok(())
 }

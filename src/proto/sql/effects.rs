@@ -1,7 +1,6 @@
 //! What a statement leaves behind that its completion tag alone does not tell: temporary tables, cursors that
 //! outlive their transaction, parameters; and which statement a DEALLOCATE names.
 
-use super::SessionEffect;
 use super::lexer::{self, Lexer, Token};
 
 /// See [`effects`].
@@ -9,6 +8,8 @@ use super::lexer::{self, Lexer, Token};
 pub struct TextEffects {
     /// A SET or RESET of something that nobody carries.
     pub session_set: bool,
+    /// A SET or RESET of what the server reports, or of everything.
+    pub reported_set: bool,
     /// CREATE TEMP of anything.
     pub temp: bool,
     /// DECLARE … WITH HOLD.
@@ -17,11 +18,12 @@ pub struct TextEffects {
 
 impl TextEffects {
     /// A text that could not be looked at.
-    pub const ANY: Self = Self { session_set: true, temp: true, hold: true };
+    pub const ANY: Self = Self { session_set: true, reported_set: true, temp: true, hold: true };
 
     /// Takes in what another text does.
     pub fn add(&mut self, other: Self) {
         self.session_set |= other.session_set;
+        self.reported_set |= other.reported_set;
         self.temp |= other.temp;
         self.hold |= other.hold;
     }
@@ -57,10 +59,9 @@ fn has_into(text: &[u8]) -> bool {
 
 /// Reads the whole text, which may be several statements.
 pub fn effects(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> TextEffects {
-    let mut e = TextEffects {
-        session_set: super::classify(sql, is_reported) == SessionEffect::Marks,
-        ..TextEffects::default()
-    };
+    let sets = super::sets(sql, is_reported);
+    let mut e =
+        TextEffects { session_set: sets.marks, reported_set: sets.reported, ..TextEffects::default() };
     let mut lexer = Lexer::new(sql);
     let (mut at_start, mut creating, mut declaring) = (true, false, false);
     let mut words = 0;

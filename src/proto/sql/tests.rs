@@ -1,7 +1,42 @@
 use proptest::prelude::*;
 
-use super::SessionEffect::{Carried, Marks, None as Nothing};
 use super::*;
+use Effect::{Carried, Marks, Nothing};
+
+/// The strongest of what [`sets`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Nothing,
+    Carried,
+    Marks,
+}
+
+fn classify(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> Effect {
+    match sets(sql, is_reported) {
+        Sets { marks: true, .. } => Marks,
+        Sets { reported: true, .. } => Carried,
+        Sets::NOTHING => Nothing,
+    }
+}
+
+#[test]
+fn a_text_tells_whether_what_is_reported_may_have_changed() {
+    for (sql, marks, of_the_server) in [
+        ("SET work_mem = '1MB'", true, false),
+        ("SET work_mem = '1MB'; SET TimeZone = 'UTC'", true, true),
+        ("SET TimeZone = 'UTC'", false, true),
+        ("SET LOCAL TimeZone = 'UTC'", false, false),
+        ("SET app.x = 1", true, false),
+        ("SET TimeZone.x = 1", true, false),
+        ("SET ROLE a", true, false),
+        ("SET SESSION AUTHORIZATION DEFAULT; RESET ALL", true, true),
+        ("RESET SESSION AUTHORIZATION", true, false),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", true, true),
+        ("RESET ALL", true, true),
+    ] {
+        assert_eq!(sets(sql.as_bytes(), &reported), Sets { marks, reported: of_the_server }, "{sql}");
+    }
+}
 
 fn reported(name: &[u8]) -> bool {
     [&b"TimeZone"[..], b"client_encoding", b"search_path", b"DateStyle", b"application_name"]
