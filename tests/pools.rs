@@ -318,3 +318,20 @@ fn a_reload_changes_the_size() {
     howdah.hup();
     assert_eq!(thread.join().expect("no panic").as_deref(), Ok("1"));
 }
+
+/// PostgreSQL copies no database to which anybody is connected: PAUSE frees one of its pooled connections.
+#[test]
+fn a_paused_database_can_be_copied() {
+    let Some(cluster) = common::cluster(15, options()) else { return };
+    let howdah = kit::start(&cluster, "admin_users = [\"app\"]", "pool_size = 3", "");
+    let mut client = kit::app(&howdah);
+    run(&mut client, "SELECT 1");
+    let mut admin = cluster.connect(common::SUPERUSER, "postgres").expect("a direct session");
+    let copy = "CREATE DATABASE copy TEMPLATE app";
+    assert_eq!(refusal(admin.query(copy)).code, "55006", "an idle connection is one");
+    let mut console = howdah.connect("app", "pgbouncer").expect("the console");
+    console.query("PAUSE app").expect("paused");
+    admin.query(copy).expect("nobody is there");
+    console.query("RESUME app").expect("resumed");
+    assert_eq!(client.value("SELECT 1").expect("an answer"), "1");
+}
