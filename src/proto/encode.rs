@@ -28,6 +28,8 @@ pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 /// CloseComplete.
 pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 /// Sync.
+/// A Flush message.
+pub const FLUSH: &[u8] = b"H\0\0\0\x04";
 pub const SYNC: &[u8] = b"S\0\0\0\x04";
 /// Describe of the unnamed portal.
 pub const DESCRIBE_UNNAMED_PORTAL: &[u8] = b"D\0\0\0\x06P\0";

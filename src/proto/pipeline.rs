@@ -49,6 +49,16 @@ impl TxStatus {
 /// A statement name of a client and what it stands for.
 pub type Named = Box<(Box<[u8]>, Arc<Statement>)>;
 
+/// A second Parse of a client's name.
+#[derive(Debug, Clone)]
+pub struct Duplicate {
+    pub name: Box<[u8]>,
+    /// What the name stands for.
+    pub live: Arc<Statement>,
+    /// What it stands for if the server takes the Parse after all.
+    pub fresh: Arc<Statement>,
+}
+
 /// One owed reply.
 #[derive(Debug, Clone)]
 pub enum Expect {
@@ -62,8 +72,11 @@ pub enum Expect {
     ParseUnnamed,
     /// Parse of a name; the statement is new on this server.
     ParseNamed(Named),
-    /// Parse of a name that the client has already: the server will refuse it.
-    ParseDuplicate(Named),
+    /// Parse of a name that the client has already: the server refuses it, unless it has lost the statement.
+    ParseDuplicate(Box<Duplicate>),
+    /// A message with a name that the server does not have, sent under another that it does not have either, because
+    /// the client's could be one of ours. The error says the client's.
+    Unknown(Box<[u8]>),
     /// A message that the server will refuse for its form.
     Malformed,
     /// A statement that this server lacked, prepared ahead of the message that needs it.
@@ -131,9 +144,14 @@ pub struct Pipeline {
     uncertain: bool,
     /// Syncs that may be answered yet.
     maybe_answered: u32,
+    /// Syncs that were sent while the server waits for CopyData. It ignores them as long as the COPY does not fail; they
+    /// are counted and take no place in the queue, so that there may be any number of them.
+    copy_syncs: u32,
     /// The server got messages of the extended protocol and no Sync behind them. Answered or not, they have
     /// begun a transaction that ReadyForQuery has not told of, and that the next Sync or Query commits.
     unsynced: bool,
+    /// It got a Close and no Sync behind it. A Close begins no transaction, but the server keeps its answer back.
+    unflushed: bool,
     /// Syncs that were sent, and those that were answered or ignored.
     syncs_sent: u64,
     syncs_done: u64,
@@ -149,7 +167,9 @@ impl Default for Pipeline {
             skipping: false,
             uncertain: false,
             maybe_answered: 0,
+            copy_syncs: 0,
             unsynced: false,
+            unflushed: false,
             syncs_sent: 0,
             syncs_done: 0,
         }
@@ -181,7 +201,7 @@ impl Pipeline {
 
     /// A Sync must come before the server is done with what it has.
     pub fn sync_owed(&self) -> bool {
-        self.skipping || self.unsynced
+        self.skipping || self.unsynced || (self.unflushed && !self.queue.is_empty())
     }
 
     /// The number of the batch that the next message belongs to. Batches end with a Sync.
@@ -226,16 +246,24 @@ impl Pipeline {
     #[inline]
     pub fn sent(&mut self, e: Expect) {
         match e {
+            Expect::Sync if self.wants_copy_data() => {
+                self.unsynced = false;
+                self.syncs_sent += 1;
+                self.copy_syncs = self.copy_syncs.saturating_add(1);
+                return;
+            }
             Expect::Sync | Expect::OwnSync => {
                 self.skipping = false;
                 self.unsynced = false;
+                self.unflushed = false;
                 self.syncs_sent += 1;
             }
             // The server reads them and says nothing.
             _ if self.skipping => return,
             // A simple Query ends the implicit transaction of a batch before it.
             Expect::Query | Expect::Function | Expect::OwnQuery | Expect::Probe { .. } => {
-                self.unsynced = false
+                self.unsynced = false;
+                self.unflushed = false;
             }
             Expect::CopyData => {
                 if self.queue.is_empty() || matches!(self.queue.back(), Some(Expect::CopyData)) {
@@ -247,15 +275,15 @@ impl Pipeline {
                     return;
                 }
             }
-            Expect::LocalParse(_)
-            | Expect::LocalClose(_)
-            | Expect::InjectedClose(_)
+            Expect::LocalParse(_) | Expect::LocalClose(_) => {}
+            Expect::InjectedClose(_)
             | Expect::InjectedCloseUnnamed
             | Expect::ClosePortal
-            | Expect::CloseUnnamed => {}
+            | Expect::CloseUnnamed => self.unflushed = true,
             Expect::ParseUnnamed
             | Expect::ParseNamed(_)
             | Expect::ParseDuplicate(_)
+            | Expect::Unknown(_)
             | Expect::InjectedParse(_)
             | Expect::InjectedUnnamed
             | Expect::Bind(_)
@@ -290,9 +318,9 @@ impl Pipeline {
         }
     }
 
-    /// A Sync was ignored: if it was the last, the Execute of the COPY waits for another.
-    fn ignored_sync(&mut self) {
-        self.syncs_done += 1;
+    /// Syncs were ignored: if there is none behind them, the Execute of the COPY waits for another.
+    fn ignored_syncs(&mut self, n: u32) {
+        self.syncs_done += u64::from(n);
         let synced =
             |e: &Expect| matches!(e, Expect::Sync | Expect::OwnSync | Expect::Query | Expect::Function);
         if matches!(self.queue.front(), Some(Expect::Execute)) && !self.queue.iter().any(synced) {
@@ -306,6 +334,14 @@ impl Pipeline {
     /// or after the failure and is answered, cannot be known.
     fn end_copy_in(&mut self, failed: bool) {
         self.copy_in = false;
+        let inside = std::mem::take(&mut self.copy_syncs);
+        if inside > 0 {
+            self.ignored_syncs(inside);
+            if failed {
+                self.maybe_answered = self.maybe_answered.saturating_add(inside);
+                self.uncertain = true;
+            }
+        }
         let mut i = 1;
         while let Some(e) = self.queue.get(i) {
             match e {
@@ -319,13 +355,22 @@ impl Pipeline {
                 Expect::OwnSync if failed => i += 1,
                 Expect::Sync | Expect::OwnSync => {
                     self.queue.remove(i);
-                    self.ignored_sync();
+                    self.ignored_syncs(1);
                     if failed {
                         self.maybe_answered += 1;
                         self.uncertain = true;
                     }
                 }
                 _ => i += 1,
+            }
+        }
+    }
+
+    /// A COPY has begun: the Syncs that follow it in the queue are read inside of it.
+    fn count_copy_syncs(&mut self) {
+        while let Some(Expect::Sync | Expect::CopyData) = self.queue.get(1) {
+            if let Some(Expect::Sync) = self.queue.remove(1) {
+                self.copy_syncs = self.copy_syncs.saturating_add(1);
             }
         }
     }
@@ -368,7 +413,10 @@ impl Pipeline {
                 Ok(Reply::Forward)
             }
             (be::BIND_COMPLETE, Expect::Bind(_))
-            | (be::PARSE_COMPLETE, Expect::ParseUnnamed | Expect::ParseNamed(_))
+            | (
+                be::PARSE_COMPLETE,
+                Expect::ParseUnnamed | Expect::ParseNamed(_) | Expect::ParseDuplicate(_),
+            )
             | (be::CLOSE_COMPLETE, Expect::ClosePortal | Expect::CloseUnnamed)
             | (be::ROW_DESCRIPTION | be::NO_DATA, Expect::Describe(_)) => {
                 self.pop();
@@ -377,6 +425,7 @@ impl Pipeline {
             (be::PARAMETER_DESCRIPTION, Expect::Describe(_)) => Ok(Reply::Forward),
             (be::COPY_IN, Expect::Query | Expect::Execute) => {
                 self.copy_in = true;
+                self.count_copy_syncs();
                 Ok(Reply::Forward)
             }
             (be::COPY_OUT, Expect::Query | Expect::Execute) => {

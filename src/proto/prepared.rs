@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use self::memory::{ClientCharge, TextCharge};
-use super::sql::{TextEffects, fingerprint};
+use super::sql::{self, TextEffects, fingerprint};
 
 mod memory;
 mod server;
@@ -45,6 +45,8 @@ pub struct Statement {
     pub fingerprint: u64,
     /// The name that a `DEALLOCATE name` of its client gives up; its own text drops a stand-in.
     pub deallocates: Option<Box<[u8]>>,
+    /// Running it may drop prepared statements.
+    pub drops: bool,
     /// What routing made of its text.
     pub verdict: Kept,
     /// A server has accepted it, so that a client's Parse of it needs no server.
@@ -91,6 +93,18 @@ impl Statement {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.charge.bytes()
+    }
+
+    /// How many parameters it has, as far as its text and its declared types tell.
+    pub fn parameters(&self) -> u16 {
+        let types = self.body.get(self.text().len() + 1..).and_then(|rest| rest.first_chunk::<2>());
+        let declared = types.map_or(0, |n| u16::from_be_bytes(*n));
+        declared.max(sql::highest_parameter(self.text()))
+    }
+
+    /// Whether a transaction that has failed takes it: it ends the transaction, or goes back to a savepoint.
+    pub fn ends_failed(&self) -> bool {
+        self.parameters() == 0 && sql::ends_failed(self.text())
     }
 
     /// The Parse message that prepares it on a server.
@@ -239,17 +253,17 @@ impl Interner {
             marks_session,
             fingerprint: fingerprint::fingerprint(text_of(body)),
             deallocates: None,
+            drops: sql::drops_statements(text_of(body), sql::needs_look(text_of(body))),
             verdict: Kept::default(),
             proven: AtomicBool::new(false),
             charge: TextCharge::new(&self.memory, body.len() + search_path.map_or(0, <[u8]>::len)),
         }
     }
 
-    /// The statement that a client's Parse of a DEALLOCATE comes to: of a name of its own, or of none.
-    pub fn deallocation(&self, name: Option<&[u8]>) -> Arc<Statement> {
-        let drops = if name.is_some() { STAND_IN } else { NO_SUCH_STATEMENT };
-        let body = [deallocate_text(drops).as_slice(), &[0, 0, 0]].concat();
-        let deallocates = name.map(Into::into);
+    /// The statement that a client's Parse of a DEALLOCATE of this name comes to.
+    pub fn deallocation(&self, name: &[u8]) -> Arc<Statement> {
+        let body = [deallocate_text(STAND_IN).as_slice(), &[0, 0, 0]].concat();
+        let deallocates = Some(name.into());
         Arc::new(Statement { deallocates, ..self.new_statement(&body, None, false) })
     }
 
@@ -367,6 +381,8 @@ pub struct ClientStatements {
     pub unnamed_id: u64,
     /// The name that the newest unnamed text deallocates, likewise.
     pub unnamed_deallocates: Option<Box<[u8]>>,
+    /// Whether it may drop prepared statements.
+    pub unnamed_drops: bool,
     /// What was sent that concerns the unnamed statement and is not answered yet: the text of a Parse, or
     /// `None` for what drops it, a Query or a Close.
     pending: Pending,

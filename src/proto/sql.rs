@@ -164,5 +164,37 @@ fn mentions_set(text: &[u8]) -> bool {
     text.windows(3).any(|w| w.eq_ignore_ascii_case(b"set"))
 }
 
+/// Whether a text may be a DEALLOCATE or DISCARD. What names mean behind it is known when it has been answered.
+/// `look` is what [`needs_look`] says of it.
+pub fn drops_statements(text: &[u8], look: bool) -> bool {
+    const WORDS: [&[u8]; 2] = [b"deallocate", b"discard"];
+    let text = text.trim_ascii_start();
+    let begins = |t: &[u8]| {
+        matches!(t.first(), Some(b'd' | b'D'))
+            && WORDS.iter().any(|w| t.get(..w.len()).is_some_and(|t| t.eq_ignore_ascii_case(w)))
+    };
+    // The usual texts are known by their first letter; with comments or several statements, any trace counts.
+    begins(text) || (look && (0..text.len()).any(|i| text.get(i..).is_some_and(begins)))
+}
+
+/// The highest `$n` in a text; one in a literal or a comment does no harm to those who ask.
+pub fn highest_parameter(text: &[u8]) -> u16 {
+    let mut highest = 0;
+    for at in memchr::memchr_iter(b'$', text) {
+        let digits = text.get(at + 1..).unwrap_or_default();
+        let n = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+        let number = std::str::from_utf8(digits.get(..n).unwrap_or_default()).unwrap_or_default();
+        highest = highest.max(number.parse().unwrap_or(0));
+    }
+    highest
+}
+
+/// Whether a text is one of the statements that PostgreSQL runs in a transaction that has failed.
+pub fn ends_failed(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];
+    let first = Lexer::new(text).next_token();
+    first.is_some_and(|t| WORDS.iter().any(|w| t.is_word(w)))
+}
+
 #[cfg(test)]
 mod tests;

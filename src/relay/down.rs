@@ -7,7 +7,7 @@ use crate::net::lane::Lane;
 use crate::proto::encode;
 use crate::proto::frame::{self, Header, be};
 use crate::proto::pipeline::{Expect, Reply, TxStatus};
-use crate::proto::prepared::SERVER_PREFIX;
+use crate::proto::prepared::{NO_SUCH_STATEMENT, SERVER_PREFIX, STAND_IN};
 use crate::relay::state::{ClientProto, DISCARDED, Env, Retry, ServerState, Unnamed};
 
 /// Messages that must be seen whole may have this many bytes; longer ones of these types are forwarded unseen
@@ -178,6 +178,13 @@ fn step(
                     Some(Expect::ParseUnnamed) => c.statements.unnamed_done(),
                     Some(Expect::ParseNamed(n)) => n.1.prove(),
                     Some(Expect::InjectedParse(stmt)) => stmt.prove(),
+                    Some(Expect::ParseDuplicate(d)) => {
+                        // It had lost the statement behind our back, and has this one by its name now.
+                        s.statements.remove(d.live.id);
+                        s.doubtful = true;
+                        s.marked.get_or_insert("PREPARE");
+                        c.statements.insert(&d.name, d.fresh.clone());
+                    }
                     _ => {}
                 }
             }
@@ -287,6 +294,7 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
 
 fn forget_statements(c: &mut ClientProto, s: &mut ServerState) {
     s.statements.clear();
+    s.doubtful = false;
     c.statements.clear();
 }
 
@@ -353,6 +361,7 @@ fn error(
     c.replay.clear();
     call_failed(query, executes, down, s);
     let renamed = translate(&e.body, c, || undone.iter().chain(s.pipeline.iter()));
+    let renamed = explain_route(renamed, &e, s);
     undo(undone, c, s);
     // A DEALLOCATE is the last in flight: it has failed itself, or was skipped with all the rest.
     if alone || s.pipeline.is_empty() {
@@ -442,10 +451,40 @@ fn forget(name: &[u8], stmt: &Arc<crate::proto::prepared::Statement>, c: &mut Cl
     }
 }
 
+/// A replica's word that it cannot do what the primary could, with the reason why the transaction is there.
+fn explain_route(
+    body: Option<Box<[u8]>>,
+    e: &crate::error::ServerError,
+    s: &ServerState,
+) -> Option<Box<[u8]>> {
+    let Some(reason) = s.routed else { return body };
+    let text = e.field(b'M').unwrap_or_default();
+    let of_standby =
+        [&b"during recovery"[..], b"hot standby"].iter().any(|w| memchr::memmem::find(text, w).is_some());
+    if !of_standby || !matches!(e.sqlstate(), b"0A000" | b"25006" | b"55000") {
+        return body;
+    }
+    let mut out = body.map_or_else(|| e.body.clone(), Vec::from);
+    if out.last() == Some(&0) {
+        out.pop();
+    }
+    if e.field(b'D').is_none() {
+        out.extend_from_slice(format!("DThe transaction went to a replica (reason: {reason}).\0").as_bytes());
+    }
+    if e.field(b'H').is_none() {
+        const HINT: &[u8] =
+            b"HBegin it READ WRITE, put /* howdah: primary */ before its first statement where \
+            route_hints is on, or connect with howdah.role=primary.\0";
+        out.extend_from_slice(HINT);
+    }
+    out.push(0);
+    Some(out.into())
+}
+
 /// Puts the client's statement names back where an error mentions the server's.
 fn translate<'a, I: Iterator<Item = &'a Expect>>(
     body: &[u8],
-    c: &ClientProto,
+    c: &'a ClientProto,
     sent: impl Fn() -> I,
 ) -> Option<Box<[u8]>> {
     memchr::memmem::find(body, SERVER_PREFIX)?;
@@ -455,6 +494,14 @@ fn translate<'a, I: Iterator<Item = &'a Expect>>(
         let (before, from) = rest.split_at(at);
         out.extend_from_slice(before);
         let digits = from.get(SERVER_PREFIX.len()..).unwrap_or_default();
+        if let Some(own) = [STAND_IN, NO_SUCH_STATEMENT].iter().find(|n| from.starts_with(n)) {
+            match meant(c, sent()) {
+                Some(name) => out.extend_from_slice(name),
+                None => out.extend_from_slice(own),
+            }
+            rest = from.get(own.len()..).unwrap_or_default();
+            continue;
+        }
         let n = digits.iter().take_while(|b| b.is_ascii_digit()).count();
         let id = std::str::from_utf8(digits.get(..n).unwrap_or_default()).ok().and_then(|t| t.parse().ok());
         let taken = SERVER_PREFIX.len() + n;
@@ -468,10 +515,19 @@ fn translate<'a, I: Iterator<Item = &'a Expect>>(
     Some(out.into())
 }
 
+/// The client's name in the message that has failed, where another was sent in its place.
+fn meant<'a>(c: &'a ClientProto, mut sent: impl Iterator<Item = &'a Expect>) -> Option<&'a [u8]> {
+    match sent.next() {
+        Some(Expect::Unknown(name)) => Some(name),
+        Some(Expect::ParseDuplicate(d)) => Some(&d.name),
+        _ => c.deallocating.front().map(|(name, _)| &**name),
+    }
+}
+
 /// The client's name may be gone already, if it closed it while the message that failed was on its way.
 fn name_of<'a>(id: u64, c: &ClientProto, mut sent: impl Iterator<Item = &'a Expect>) -> Option<Vec<u8>> {
     match sent.next() {
-        Some(Expect::ParseDuplicate(n)) if n.1.id == id => return Some(n.0.to_vec()),
+        Some(Expect::ParseDuplicate(d)) if d.live.id == id => return Some(d.name.to_vec()),
         _ => {}
     }
     if let Some(n) = c.statements.name_of(id) {

@@ -49,6 +49,10 @@ pub struct ServerState {
     pub barrier: bool,
     /// The same of a text in a batch whose Sync has not come.
     pub barrier_at_sync: bool,
+    /// Where such a text stands in that batch.
+    pub drops: Drops,
+    /// It may have others of our statements than are known here: it has taken what it should have refused.
+    pub doubtful: bool,
     /// The batch that last changed which statements the server has or what the client's names mean.
     pub names_changed: Option<u64>,
     /// The same of the unnamed statement.
@@ -59,6 +63,8 @@ pub struct ServerState {
     pub calls: Calls,
     /// A batch is forwarded only when the one before it is answered: its transaction may belong on another server.
     pub one_at_a_time: bool,
+    /// Why the transaction is on a replica, where it is.
+    pub routed: Option<&'static str>,
     /// Where its role matters.
     pub role: Option<RoleWatch>,
 }
@@ -95,6 +101,20 @@ pub enum Stalled {
     No,
     ByNames,
     ByUnnamed,
+    /// What is executed in its own batch may drop prepared statements: what names mean is known when it is answered.
+    ByDrop,
+    /// What is owed may end a transaction that has failed.
+    ByFailure,
+}
+
+/// A text that may drop prepared statements, in a batch of the extended protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drops {
+    No,
+    /// A portal of it was bound.
+    Bound,
+    /// An Execute was sent behind that, and is not known to be answered.
+    Runs,
 }
 
 /// Messages that a client may have in flight; more wait in its socket.
@@ -118,11 +138,14 @@ impl ServerState {
             fatal: false,
             barrier: false,
             barrier_at_sync: false,
+            drops: Drops::No,
+            doubtful: false,
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,
             calls: Calls::default(),
             one_at_a_time: false,
+            routed: None,
             role: None,
         }
     }
@@ -194,6 +217,10 @@ impl ServerState {
 
     fn unsettled(&self, by: Stalled) -> bool {
         let changed = match by {
+            Stalled::ByDrop => {
+                return self.drops == Drops::Runs && !self.pipeline.is_empty();
+            }
+            Stalled::ByFailure => return !self.pipeline.is_empty(),
             Stalled::No => None,
             Stalled::ByNames => self.names_changed,
             Stalled::ByUnnamed => self.unnamed_changed,

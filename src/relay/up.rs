@@ -10,11 +10,11 @@ use crate::error::{Error, report};
 use crate::net::buffer::LARGE;
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, fe};
-use crate::proto::pipeline::{Expect, TxStatus};
+use crate::proto::pipeline::{Duplicate, Expect, TxStatus};
 use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
-use crate::relay::state::{ClientProto, Env, Retry, ServerState, Stalled, Unnamed};
+use crate::relay::state::{ClientProto, Drops, Env, Retry, ServerState, Stalled, Unnamed};
 
 /// Names and texts that must be seen whole are looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
@@ -122,6 +122,10 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
             }
         };
         if !seen {
+            if matches!(s.stalled, Stalled::ByDrop | Stalled::ByFailure) {
+                // The server would keep the answers that are awaited back until the Sync.
+                up.insert().extend_from_slice(encode::FLUSH);
+            }
             return Ok(if s.full() { Up::Full } else { Up::NeedMore });
         }
     }
@@ -136,8 +140,12 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
                 s.calls.execute(portal, h.total);
             }
             s.pipeline.sent(Expect::Execute);
+            if s.drops != Drops::No {
+                s.drops = Drops::Runs;
+            }
         }
         fe::SYNC => {
+            s.drops = Drops::No;
             s.pipeline.sent(Expect::Sync);
             s.barrier = std::mem::take(&mut s.barrier_at_sync) || s.one_at_a_time;
         }
@@ -187,8 +195,8 @@ fn query(
         let text = text.strip_suffix(b"\0").unwrap_or(text);
         let found = env.queries.map(|q| s.calls.find(q, text));
         let look = found.as_ref().map_or_else(|| sql::needs_look(text), |f| f.needs_look);
-        let drops = drops_statements(text, look);
-        if drops && env.share_statements && s.must_wait(Stalled::ByNames) {
+        let drops = sql::drops_statements(text, look);
+        if drops && env.share_statements && (awaits_drop(s) || s.must_wait(Stalled::ByNames)) {
             return Ok(false);
         }
         s.barrier = drops || s.one_at_a_time;
@@ -209,56 +217,63 @@ fn query(
         }
     }
     c.statements.drop_sent();
+    s.drops = Drops::No;
     s.change_unnamed(Unnamed::Nobody);
     s.pipeline.sent(Expect::Query);
     up.forward(h.total);
     Ok(true)
 }
 
-/// Whether a text may be a DEALLOCATE or DISCARD. What names mean behind it is known when it has been answered.
-/// `look` is what [`sql::needs_look`] says of it.
-fn drops_statements(text: &[u8], look: bool) -> bool {
-    const WORDS: [&[u8]; 2] = [b"deallocate", b"discard"];
-    let text = text.trim_ascii_start();
-    let begins = |t: &[u8]| {
-        matches!(t.first(), Some(b'd' | b'D'))
-            && WORDS.iter().any(|w| t.get(..w.len()).is_some_and(|t| t.eq_ignore_ascii_case(w)))
-    };
-    // The usual texts are known by their first letter; with comments or several statements, any trace counts.
-    begins(text) || (look && (0..text.len()).any(|i| text.get(i..).is_some_and(begins)))
+/// Whether a message that deals with names has to wait for the answer to what may drop them, earlier in its batch.
+#[inline]
+fn awaits_drop(s: &mut ServerState) -> bool {
+    if s.drops == Drops::Runs && s.pipeline.is_empty() {
+        s.drops = Drops::Bound;
+    }
+    s.drops != Drops::No && s.must_wait(Stalled::ByDrop)
 }
 
-/// What a `DEALLOCATE name` of a client is about, where the server must not be given the name as it is.
-enum Deallocated {
-    Own(Box<[u8]>, Arc<Statement>),
-    /// Not the client's, and it could be one of ours.
-    Nobodys,
+/// Whether a Bind to a statement that the server lacks has to wait for the answers to what came before it: what is sent
+/// in its place depends on whether the transaction has failed.
+#[inline]
+fn awaits_failure(name: &[u8], c: &ClientProto, s: &mut ServerState) -> bool {
+    s.pipeline.status() == TxStatus::Failed
+        && c.statements.get(name).is_some_and(|stmt| !s.statements.has(stmt.id))
+        && s.must_wait(Stalled::ByFailure)
 }
 
+/// A `DEALLOCATE name` of which the server must not be given the name as it is: what the client has by it, if anything.
+type Deallocated = (Box<[u8]>, Option<Arc<Statement>>);
+
+/// A name that the client has not is the server's to answer for, unless it could be one of ours.
 fn deallocated(text: &[u8], c: &ClientProto) -> Option<Deallocated> {
     let name = sql::deallocate_name(text)?;
-    match c.statements.get(&name) {
-        Some(stmt) => Some(Deallocated::Own(name.into(), stmt.clone())),
-        None => name.starts_with(SERVER_PREFIX).then_some(Deallocated::Nobodys),
-    }
+    let stmt = c.statements.get(&name).cloned();
+    (stmt.is_some() || name.starts_with(SERVER_PREFIX)).then(|| (name.into(), stmt))
 }
 
 /// `DEALLOCATE` of a name that the server knows under another: it gets that one.
 fn deallocate(up: &mut Lane, h: Header, c: &mut ClientProto, s: &mut ServerState, what: Deallocated) {
     up.discard(h.total);
-    match what {
-        Deallocated::Nobodys => prepared::write_deallocate(up.insert(), prepared::NO_SUCH_STATEMENT),
-        Deallocated::Own(name, stmt) if s.statements.touch(&stmt) => {
+    let (name, stmt) = what;
+    let dropped = match stmt {
+        Some(stmt) if s.statements.touch(&stmt) => {
             prepared::write_deallocate(up.insert(), &stmt.server_name);
-            c.deallocating.push_back((name, Some(stmt)));
+            Some(stmt)
         }
-        Deallocated::Own(name, _) => {
+        Some(_) => {
             stand_in(up, s);
             prepared::write_deallocate(up.insert(), prepared::STAND_IN);
-            c.deallocating.push_back((name, None));
+            None
         }
-    }
+        None => {
+            prepared::write_deallocate(up.insert(), prepared::NO_SUCH_STATEMENT);
+            None
+        }
+    };
+    c.deallocating.push_back((name, dropped));
     c.statements.drop_sent();
+    s.drops = Drops::No;
     s.change_unnamed(Unnamed::Nobody);
     s.pipeline.sent(Expect::Query);
 }
@@ -282,15 +297,12 @@ fn parse_deallocate(
     s: &mut ServerState,
     env: &Env<'_>,
 ) {
-    let gives_up = match what {
-        Deallocated::Own(n, _) => Some(n),
-        Deallocated::Nobodys => None,
-    };
+    let gives_up = what.0;
     if name.is_empty() {
-        let drops = if gives_up.is_some() { prepared::STAND_IN } else { prepared::NO_SUCH_STATEMENT };
-        let body = [prepared::deallocate_text(drops).as_slice(), &[0, 0, 0]].concat();
+        let body = [prepared::deallocate_text(prepared::STAND_IN).as_slice(), &[0, 0, 0]].concat();
         c.statements.unnamed_effects = Effects::default();
-        c.statements.unnamed_deallocates = gives_up;
+        c.statements.unnamed_deallocates = Some(gives_up);
+        c.statements.unnamed_drops = true;
         c.statements.unnamed_sent(Some(&body));
         s.change_unnamed(Unnamed::Client { id: c.id, generation: c.statements.generation });
         up.discard(h.total);
@@ -299,7 +311,7 @@ fn parse_deallocate(
         s.pipeline.sent(Expect::ParseUnnamed);
         return;
     }
-    let stmt = env.interner.deallocation(gives_up.as_deref());
+    let stmt = env.interner.deallocation(&gives_up);
     up.discard(h.total);
     c.statements.insert(name, stmt.clone());
     s.change_names();
@@ -314,10 +326,9 @@ fn before_deallocate(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, na
     if c.statements.get(&name).is_none() {
         prepared::write_close(up.insert(), prepared::STAND_IN);
         s.pipeline.sent(Expect::InjectedCloseUnnamed);
-        return;
+    } else {
+        stand_in(up, s);
     }
-    stand_in(up, s);
-    s.barrier_at_sync = true;
     c.deallocating.push_back((name, None));
 }
 
@@ -334,6 +345,11 @@ fn provoke(up: &mut Lane, total: usize, c: &mut ClientProto, s: &mut ServerState
 /// The server will have this statement; others make room for it. There are more than one where the limit was
 /// lowered.
 fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
+    if s.doubtful {
+        // It may have another statement by this name. To close one that it has not is no error.
+        prepared::write_close(up.insert(), &stmt.server_name);
+        s.pipeline.sent(Expect::InjectedCloseUnnamed);
+    }
     s.statements.insert(stmt.clone());
     while let Some(old) = s.statements.excess(env.max_server_statements, env.max_server_memory) {
         c.stats.statement_evictions += 1;
@@ -394,6 +410,7 @@ fn parse(
         }
         c.statements.unnamed_sent(None);
         c.statements.unnamed_effects = Effects::ANY;
+        c.statements.unnamed_drops = false;
         if let Some(q) = env.queries {
             c.statements.unnamed_id = s.calls.long_parse(q, h.total);
         }
@@ -417,7 +434,16 @@ fn parse(
     // A text that is to be shared is numbered when it is interned.
     let found = env.queries.filter(|_| unnamed).map(|q| s.calls.find(q, text));
     let classify = found.as_ref().map_or_else(|| sql::needs_look(text), |f| f.needs_look);
-    s.barrier_at_sync |= drops_statements(text, classify);
+    let drops = sql::drops_statements(text, classify);
+    if env.share_statements && (drops || !unnamed) {
+        let means_a_name = !name.is_empty() || sql::deallocate_name(text).is_some();
+        if means_a_name && awaits_drop(s) {
+            return Ok(false);
+        }
+    }
+    if unnamed {
+        c.statements.unnamed_drops = drops;
+    }
     if unnamed && c.statements.unnamed_deallocates.is_some() {
         c.statements.unnamed_deallocates = None;
     }
@@ -487,9 +513,15 @@ fn named_parse(
     if let Some(live) = c.statements.get(&name).cloned() {
         // The server refuses the second Parse of a name itself, after it has looked at the text.
         up.discard(h.total);
-        ensure(up, &live, c, s, env);
-        prepared::write_parse(up.insert(), &live.server_name, body);
-        s.pipeline.sent(Expect::ParseDuplicate(Box::new((name, live))));
+        if s.statements.touch(&live) {
+            prepared::write_parse(up.insert(), &live.server_name, body);
+        } else {
+            // Under a name that it has for certain: the text of the one that it lacks may not be valid here.
+            stand_in(up, s);
+            prepared::write_parse(up.insert(), prepared::STAND_IN, body);
+        }
+        let fresh = env.interner.private(body, marks);
+        s.pipeline.sent(Expect::ParseDuplicate(Box::new(Duplicate { name, live, fresh })));
         return;
     }
     if c.statements.len() >= env.max_client_statements {
@@ -571,7 +603,7 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
     }
     let search_path = c.view.get("search_path").or_else(|| c.overrides.get("search_path"));
     // What a DEALLOCATE names is this client's own.
-    let drops = frame::cstr(body).is_some_and(|(text, _)| drops_statements(text, sql::needs_look(text)));
+    let drops = frame::cstr(body).is_some_and(|(text, _)| sql::drops_statements(text, sql::needs_look(text)));
     let Some(stmt) = env.interner.proven(body, search_path).filter(|_| !drops) else {
         return Ok(Alone::NeedsServer);
     };
@@ -662,7 +694,7 @@ fn bind(
     if env.share_statements {
         let means_a_name = !name.is_empty() || c.statements.unnamed_deallocates.is_some();
         let by = if means_a_name { Stalled::ByNames } else { Stalled::ByUnnamed };
-        if s.must_wait(by) {
+        if (means_a_name && awaits_drop(s)) || awaits_failure(name, c, s) || s.must_wait(by) {
             return Ok(false);
         }
     }
@@ -686,6 +718,9 @@ fn bind(
             return Ok(true);
         }
         ensure_unnamed(up, c, s);
+        if c.statements.unnamed_drops {
+            bound_drop(s);
+        }
         if let Some(name) = c.statements.unnamed_deallocates.clone() {
             before_deallocate(up, c, s, name);
         }
@@ -694,14 +729,21 @@ fn bind(
         return Ok(true);
     }
     let Some(stmt) = c.statements.get(name).cloned() else {
-        return Ok(unknown_statement(up, h, name.starts_with(SERVER_PREFIX), Expect::Bind(0), s));
+        let ours = name.starts_with(SERVER_PREFIX).then(|| name.into());
+        return Ok(unknown_statement(up, h, ours, Expect::Bind(0), s));
     };
     if stmt.marks_session {
         c.effects = Effects::ANY;
     }
+    // A transaction that has failed refuses the Parse that would have to go ahead, whatever the Bind comes to.
+    let refused =
+        s.pipeline.is_empty() && s.pipeline.status() == TxStatus::Failed && !s.statements.has(stmt.id);
+    let failed = refused && !stmt.ends_failed();
+    let name_on_server = if failed { prepared::STAND_IN } else { &stmt.server_name };
     // Portal and statement names with their zero bytes.
     let (portal_len, names) = (portal.len(), portal.len() + name.len() + 2);
-    let total = h.total - name.len() + stmt.server_name.len();
+    let total = h.total - name.len() + name_on_server.len();
+    let own_name: Box<[u8]> = if failed { name.into() } else { Box::default() };
     if total > env.max_message as usize {
         return Err(violation("Bind message too large to be renamed"));
     }
@@ -710,31 +752,70 @@ fn bind(
         let portal = up.unscanned().get(frame::HEADER..frame::HEADER + portal_len).unwrap_or_default();
         s.calls.bind(q, portal, &stmt, h.total);
     }
-    ensure(up, &stmt, c, s, env);
-    if let Some(name) = stmt.deallocates.clone() {
-        before_deallocate(up, c, s, name);
+    if failed {
+        stand_in_for(up, &stmt, s);
+    } else {
+        ensure(up, &stmt, c, s, env);
+        if stmt.drops {
+            bound_drop(s);
+        }
+        if let Some(name) = stmt.deallocates.clone() {
+            before_deallocate(up, c, s, name);
+        }
     }
     let (head, tail) = (frame::HEADER + names, h.total - frame::HEADER - names);
     up.replace_head(head, tail, |old, out| {
         out.push(fe::BIND);
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(old.get(frame::HEADER..=frame::HEADER + portal_len).unwrap_or_default());
-        out.extend_from_slice(&stmt.server_name);
+        out.extend_from_slice(name_on_server);
         out.push(0);
     });
-    s.pipeline.sent(Expect::Bind(stmt.id));
+    s.pipeline.sent(if failed { Expect::Unknown(own_name) } else { Expect::Bind(stmt.id) });
     Ok(true)
 }
 
+/// A text was bound that may drop prepared statements: what comes behind its batch waits for it, and so does what deals
+/// with names behind its Execute.
+fn bound_drop(s: &mut ServerState) {
+    s.barrier_at_sync = true;
+    if s.drops == Drops::No {
+        s.drops = Drops::Bound;
+    }
+}
+
+/// In a transaction that has failed: an empty statement, which is still taken, with as many parameters as the one that
+/// the server lacks. A Bind to it fails as one to that would.
+fn stand_in_for(up: &mut Lane, stmt: &Statement, s: &mut ServerState) {
+    prepared::write_close(up.insert(), prepared::STAND_IN);
+    s.pipeline.sent(Expect::InjectedCloseUnnamed);
+    let n = stmt.parameters();
+    let mut body = vec![0];
+    body.extend_from_slice(&n.to_be_bytes());
+    for _ in 0..n {
+        // Of type text.
+        body.extend_from_slice(&25_u32.to_be_bytes());
+    }
+    prepared::write_parse(up.insert(), prepared::STAND_IN, &body);
+    s.pipeline.sent(Expect::InjectedUnnamed);
+}
+
 /// A name that the client has not: the server answers for it, except where the name could be one of ours.
-fn unknown_statement(up: &mut Lane, h: Header, ours: bool, e: Expect, s: &mut ServerState) -> bool {
-    if ours {
+fn unknown_statement(
+    up: &mut Lane,
+    h: Header,
+    ours: Option<Box<[u8]>>,
+    e: Expect,
+    s: &mut ServerState,
+) -> bool {
+    if let Some(name) = ours {
         up.discard(h.total);
         prepared::write_provoking_bind(up.insert());
+        s.pipeline.sent(Expect::Unknown(name));
     } else {
         up.forward(h.total);
+        s.pipeline.sent(e);
     }
-    s.pipeline.sent(e);
     true
 }
 
@@ -757,7 +838,9 @@ fn describe(
     let Some((name, _)) = rest.get(1..).and_then(frame::cstr) else {
         return short(up, h, s, Expect::Malformed);
     };
-    if s.must_wait(if name.is_empty() { Stalled::ByUnnamed } else { Stalled::ByNames }) {
+    let named = !name.is_empty();
+    let by = if named { Stalled::ByNames } else { Stalled::ByUnnamed };
+    if (named && awaits_drop(s)) || s.must_wait(by) {
         return Ok(false);
     }
     if name.is_empty() {
@@ -771,7 +854,8 @@ fn describe(
         return Ok(true);
     }
     let Some(stmt) = c.statements.get(name).cloned() else {
-        return Ok(unknown_statement(up, h, name.starts_with(SERVER_PREFIX), Expect::Describe(0), s));
+        let ours = name.starts_with(SERVER_PREFIX).then(|| name.into());
+        return Ok(unknown_statement(up, h, ours, Expect::Describe(0), s));
     };
     up.discard(h.total);
     ensure(up, &stmt, c, s, env);
@@ -806,7 +890,7 @@ fn close(
         up.forward(h.total);
         return Ok(true);
     }
-    if s.must_wait(Stalled::ByNames) {
+    if awaits_drop(s) || s.must_wait(Stalled::ByNames) {
         return Ok(false);
     }
     s.change_names();

@@ -30,6 +30,11 @@ impl ServerStatements {
         }
     }
 
+    /// Whether the server has it.
+    pub fn has(&self, id: u64) -> bool {
+        self.have.contains_key(&id)
+    }
+
     /// Adds one; the caller then closes what is too much.
     pub fn insert(&mut self, s: Arc<Statement>) {
         self.clock += 1;
