@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, Profile, Role};
 use crate::error::Error;
 use crate::net::lane::Lane;
-use crate::net::stream::Stream;
+use crate::net::stream::{PeerEnd, Stream};
 use crate::pool::Pool;
 use crate::pool::direct::{Own, Traffic};
 use crate::proto::frame::{self, BadLength, be, fe};
@@ -250,9 +250,19 @@ impl Walsender {
             }
             self.book(false);
             if !down && !up {
-                return Poll::Pending;
+                return self.look_at_client();
             }
         }
+    }
+
+    /// While the server takes nothing, nothing is read from the client either, and no read tells whether it leaves.
+    fn look_at_client(&self) -> Poll<End> {
+        let blind = self.up.has_output();
+        if blind && self.stream.peer_end() != PeerEnd::Open {
+            return Poll::Ready(End::Client("eof"));
+        }
+        self.ctl.set_deadline(if blind { self.services.clock.ms(Clock::now()) + 1000 } else { 0 });
+        Poll::Pending
     }
 
     /// Server to client. Returns whether anything moved.

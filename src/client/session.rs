@@ -20,9 +20,11 @@ use crate::net::stream::Stream;
 use crate::pool::{Checkout, HotSettings, Lease, Pool};
 use crate::proto::encode;
 use crate::proto::frame::fe;
+use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::startup::Replication;
 use crate::relay::flow::{self, End, Flow, Silent, Timers};
+use crate::relay::parting::{self, Parting, Step};
 use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
 use crate::relay::up::{self, Alone};
 use crate::relay::{observe, params};
@@ -52,6 +54,60 @@ pub struct Session {
     pub(super) hot: Arc<HotSettings>,
     /// Where its database has several servers to choose from.
     pub(super) route: Option<Box<Route>>,
+}
+
+/// Looks for the end of a client that waits, where nothing more is read from it.
+struct Watch {
+    parting: Parting,
+    /// It was just asked whether it is still there: until the next look it is not served.
+    unsure: bool,
+    pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let pause = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self { parting: Parting::default(), unsure: false, pause }
+    }
+
+    fn again(&mut self, at: Instant) {
+        self.pause.as_mut().reset(at.into());
+    }
+
+    /// Whether nothing reaches the client any more; arranges for the next look. A client that waits has been sent
+    /// nothing for its request yet, so it is asked as soon as its end is seen.
+    fn has_left(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        down: &mut Lane,
+        view: &ParamSet,
+    ) -> bool {
+        while self.pause.as_mut().poll(cx).is_ready() {
+            let now = Clock::now();
+            self.unsure = false;
+            // Nothing is read as long as it waits.
+            let unread_behind = (!self.parting.has_ended()).then_some(0);
+            let next = match self.parting.look(stream.peer_end(), Duration::ZERO, unread_behind, now) {
+                Step::Gone => return true,
+                Step::Wait(at) => at,
+                Step::Ask => {
+                    if !down.has_output()
+                        && let Some(question) = parting::question(view)
+                    {
+                        down.insert().extend_from_slice(&question);
+                        if let Poll::Ready(Err(_)) = down.poll_flush(cx, stream) {
+                            return true;
+                        }
+                    }
+                    self.unsure = true;
+                    self.parting.asked(now)
+                }
+            };
+            self.again(next);
+        }
+        false
+    }
 }
 
 /// What a client that waits is told, in PgBouncer's words.
@@ -477,6 +533,9 @@ impl Session {
         if let Some(after) = self.hot.wait_notify {
             ctl.set_deadline(services.clock.deadline(Clock::now(), after));
         }
+        let view = &self.proto.view;
+        // Made for a client whose end must be watched for: in the usual wait there is none.
+        let mut watch: Option<Box<Watch>> = None;
         let got = std::future::poll_fn(|cx| {
             if notify_at.is_some_and(|at| Clock::now() >= at) {
                 notify_at = None;
@@ -489,6 +548,15 @@ impl Session {
             {
                 return Poll::Ready(Err("write_error"));
             }
+            // Before it is served: what a client that has left wanted must not run.
+            if let Some(w) = &mut watch {
+                if w.has_left(cx, stream, down, view) {
+                    return Poll::Ready(Err("eof_waiting"));
+                }
+                if w.unsure {
+                    return Poll::Pending;
+                }
+            }
             if let Poll::Ready(r) = what(cx, ctl) {
                 return Poll::Ready(Ok(r));
             }
@@ -496,13 +564,23 @@ impl Session {
             if ctl.any_signal() && ctl.has(Signal::Kill) {
                 return Poll::Ready(Err("admin"));
             }
-            while up.unscanned().len() < WAIT_BUFFER {
+            let mut ended = watch.as_ref().is_some_and(|w| w.parting.has_ended());
+            while !ended && up.unscanned().len() < WAIT_BUFFER {
                 match up.poll_fill(cx, stream, &services.buffers, shard) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err("eof_waiting")),
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0)) => ended = true,
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(Err("read_error_waiting")),
                 }
+            }
+            // Nothing more is read, and no read tells whether the client leaves.
+            let w = watch.get_or_insert_with(|| Box::new(Watch::new()));
+            if ended && !w.parting.has_ended() {
+                w.parting.end(Clock::now());
+                w.again(Clock::now());
+            }
+            if w.has_left(cx, stream, down, view) {
+                return Poll::Ready(Err("eof_waiting"));
             }
             Poll::Pending
         })
@@ -702,7 +780,8 @@ impl Session {
         match end {
             End::Boundary | End::Restore => None,
             End::ClientGone(why) => {
-                self.leave(lease, stats, effects != Default::default(), doubt);
+                let cancel = !self.hot.timeouts.finish_for_gone;
+                self.leave(lease, stats, effects != Default::default(), doubt, cancel);
                 Some(why)
             }
             End::Fail(e) => {
@@ -711,7 +790,7 @@ impl Session {
                     // The server's word that a transaction is open is not passed on: it will not be.
                     self.down.drop_output();
                 }
-                self.leave(lease, stats, effects != Default::default(), doubt);
+                self.leave(lease, stats, effects != Default::default(), doubt, true);
                 self.farewell(&e).await;
                 Some(report(&e).code)
             }
@@ -746,10 +825,16 @@ impl Session {
 
     /// The client leaves a server in an unknown place: it is cleaned, or closed if half a message is out.
     /// `marks`: a text that it sent leaves state behind, if it still runs. `doubt`: what it has set is not known.
-    fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool, doubt: bool) {
+    /// `cancel`: what runs on a connection that is closed is cancelled, too, for the server does not notice the end of a
+    /// connection while it runs something.
+    fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool, doubt: bool, cancel: bool) {
         let half_sent = self.up.has_output() || self.up.mid_pass();
         let Some(conn) = lease.conn() else { return };
         if half_sent {
+            let p = &conn.state.pipeline;
+            if cancel && !p.is_empty() && !p.wants_copy_data() {
+                lease.cancel();
+            }
             lease.discard("partial_message", stats);
         } else if conn.state.fatal {
             lease.discard("server_fatal", stats);

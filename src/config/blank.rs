@@ -133,6 +133,7 @@ pub(super) fn blank_pool() -> PoolSettings {
         slow_query_sample_percent: 100,
         leak_threshold: None,
         leak_end: false,
+        finish_for_gone: false,
         query_wait_timeout: None,
         client_idle_timeout: None,
         cancel_wait_timeout: Duration::ZERO,

@@ -405,6 +405,8 @@ pub struct PoolSettings {
     pub leak_threshold: Option<Duration>,
     /// Whether a leak is ended, or only reported.
     pub leak_end: bool,
+    /// Whether what a client that is gone has sent runs to its end.
+    pub finish_for_gone: bool,
     pub query_wait_timeout: Option<Duration>,
     pub client_idle_timeout: Option<Duration>,
     pub cancel_wait_timeout: Duration,
@@ -449,6 +451,7 @@ pub struct PoolOverrides {
     pub slow_query_sample_percent: Option<u32>,
     pub leak_threshold: Option<Option<Duration>>,
     pub leak_end: Option<bool>,
+    pub finish_for_gone: Option<bool>,
     pub query_wait_timeout: Option<Option<Duration>>,
     pub client_idle_timeout: Option<Option<Duration>>,
     pub cancel_wait_timeout: Option<Duration>,
@@ -490,6 +493,7 @@ impl PoolSettings {
             slow_query_sample_percent,
             leak_threshold,
             leak_end,
+            finish_for_gone,
             query_wait_timeout,
             client_idle_timeout,
             cancel_wait_timeout,

@@ -631,9 +631,9 @@ settings! {
     max_lag_bytes: DATABASE, Kind::Bytes { min: 0, max: 1 << 40 }, Is("0B"),
         "only the application knows how old its reads may be",
         Live, NATIVE, Section |s, Bytes(v)| s.routing.max_lag_bytes = (*v > 0).then_some(*v);
-    /// Whether a BEGIN that says neither READ ONLY nor READ WRITE is answered at once and sent to a server with the
-    /// next statement: SET TRANSACTION READ ONLY then takes the transaction to a replica, and a transaction that
-    /// ends without a statement needs no server. Then now() is the time of that statement, and an error about
+    /// Whether a BEGIN that does not say READ WRITE is answered at once and sent to a server with the next statement:
+    /// SET TRANSACTION READ ONLY then takes the transaction to a replica, SET TRANSACTION READ WRITE to the primary,
+    /// and a transaction that ends without a statement needs no server. Then now() is the time of that statement, and an error about
     /// servers comes there, after which the transaction has failed. In transaction mode only.
     defer_begin: DATABASE, Kind::Boolean, Is("false"), "now() of a transaction is the time of its BEGIN",
         NewConnections, NATIVE, Section |s, Boolean(v)| s.routing.defer_begin = *v;
@@ -750,6 +750,15 @@ settings! {
     leak_action: ANY, Kind::Word(&["report", "end"]), Is("report"),
         "ending a transaction is the application's business unless the operator says otherwise",
         Live, NATIVE, Section |s, Word(v)| s.overrides.leak_end = Some(*v == "end");
+    /// What becomes of a statement that runs when its client is gone. `cancel`: it is cancelled and its transaction rolled
+    /// back, once the client's socket refuses what is sent to it, which is found out within about a second. `finish`: it
+    /// runs to its end, with all that was sent before the client left, as on a direct connection; only one whose rows
+    /// nobody takes is ended. Either way a client that has only shut down its sending side is answered, what was sent
+    /// before a Terminate runs to its end, and a request that still waits for a server goes with its client.
+    client_gone: ANY, Kind::Word(&["cancel", "finish"]), Is("cancel"),
+        "a long statement that nobody waits for would keep a connection that others wait for; PgBouncer, which closes \
+         that connection and leaves the statement running, costs the server one more meanwhile",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.finish_for_gone = Some(*v == "finish");
     /// A client that waits longer for a server connection gets an error.
     query_wait_timeout: ANY, Kind::ON_OFF, Is("120s"),
         "PgBouncer's value: outlasts a failover, so that clients need not; state less where callers give up sooner",

@@ -17,12 +17,14 @@ use crate::client::login::Visitor;
 use crate::client::told;
 use crate::config::resolved::Profile;
 use crate::error::{Error, Refusal, Report, Severity, report};
-use crate::net::stream::Stream;
+use crate::net::stream::{PeerEnd, Stream};
 use crate::proto::encode;
 use crate::services::Services;
 
 /// Bytes that are taken in while a command waits; more stay in the socket.
 const AHEAD: usize = 64 * 1024;
+/// How often the end of a client is looked for whose bytes are not read.
+const LOOK: Duration = Duration::from_millis(250);
 /// A client that does not take an answer for so long is gone.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -108,7 +110,9 @@ impl Session {
         let services = self.services.clone();
         let mut acting = Box::pin(act::act(&services, &ctl, command));
         let (stream, buf) = (&mut self.visitor.stream, &mut self.buf);
-        // What the client says meanwhile is kept for later; its end, or ours, ends the wait, not what was begun.
+        // What the client says meanwhile is kept for later; its end, or ours, ends the wait, not what was begun. Where
+        // it has said so much that nothing more is read, its end is looked for by time.
+        let mut pause = Box::pin(tokio::time::sleep(LOOK));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = acting.as_mut().poll(cx) {
                 return Poll::Ready(Ok(outcome));
@@ -122,8 +126,14 @@ impl Session {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err("eof_waiting")),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(Err("read_error_waiting")),
-                    Poll::Pending => break,
+                    Poll::Pending => return Poll::Pending,
                 }
+            }
+            while pause.as_mut().poll(cx).is_ready() {
+                if stream.peer_end() != PeerEnd::Open {
+                    return Poll::Ready(Err("eof_waiting"));
+                }
+                pause.as_mut().reset(tokio::time::Instant::now() + LOOK);
             }
             Poll::Pending
         })

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -33,6 +34,18 @@ impl std::fmt::Display for Peer {
             Self::Unix => f.write_str("unix"),
         }
     }
+}
+
+/// What the reactor has seen of the other side's end of a connection. Bytes that nobody has read may lie before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerEnd {
+    /// It may say more.
+    Open,
+    /// It says nothing more. Whether it still listens is not known: a TCP peer that has closed its socket and one that
+    /// has shut down its sending side look the same until something is sent to them.
+    Silent,
+    /// Nothing reaches it any more.
+    Gone,
 }
 
 macro_rules! each {
@@ -68,6 +81,19 @@ impl Stream {
     /// Whether a write may find room; asks the reactor, not the kernel.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, s => s.poll_write_ready(cx), tls => tls.poll_write_ready(cx))
+    }
+
+    /// Whether the other side has ended, without reading what it sent before. Asks the reactor, not the kernel, and
+    /// arranges for no wake.
+    pub fn peer_end(&self) -> PeerEnd {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let ready =
+            each!(self, s => s.ready(both).now_or_never(), tls => tls.tcp().ready(both).now_or_never());
+        match ready {
+            Some(Ok(r)) if r.is_write_closed() => PeerEnd::Gone,
+            Some(Ok(r)) if r.is_read_closed() => PeerEnd::Silent,
+            _ => PeerEnd::Open,
+        }
     }
 
     /// Reads without waiting; `WouldBlock` costs no system call when the reactor has seen nothing.

@@ -173,6 +173,8 @@ pub enum CloseReason {
     Reconnect,
     /// It was opened under another configuration.
     Reconfigured,
+    /// A cancel for it was sent and given up on: it may strike yet.
+    CancelUnanswered,
     PoolClosed,
 }
 
@@ -186,6 +188,7 @@ impl CloseReason {
             Self::Evicted => "evicted",
             Self::Reconnect => "reconnect",
             Self::Reconfigured => "reconfigured",
+            Self::CancelUnanswered => "cancel_unanswered",
             Self::PoolClosed => "pool_closed",
         }
     }
@@ -616,15 +619,23 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// A lease has ended and the connection is in order.
     #[inline]
     pub fn release(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
+        if let Some(conn) = self.park(now, id, conn) {
+            self.put(now, id, conn, fx);
+        }
+    }
+
+    /// Keeps a connection whose lease has ended while a cancel for it is under way; gives back any other.
+    #[inline]
+    fn park(&mut self, now: Instant, id: ConnId, conn: C) -> Option<C> {
         if let Some(c) = self.tracked(id) {
             c.holder = None;
             if c.cancels > 0 {
                 self.set_state(id, State::Parked, now);
                 self.parked.insert(id, conn);
-                return;
+                return None;
             }
         }
-        self.put(now, id, conn, fx);
+        Some(conn)
     }
 
     /// Gives a connection in order to the first waiter, or keeps it, or closes it.
@@ -636,9 +647,7 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
     /// A lease has ended in which nothing was run: whoever comes next may well be the same client, so that its
     /// lifetime does not count yet.
     pub fn release_unused(&mut self, now: Instant, id: ConnId, conn: C, fx: &mut Effects<C, W>) {
-        if let Some(c) = self.tracked(id) {
-            c.holder = None;
-        }
+        let Some(conn) = self.park(now, id, conn) else { return };
         let reason = self.close_reason(id, now).filter(|r| *r != CloseReason::Lifetime);
         self.put_or_close(now, id, conn, reason, fx);
     }
@@ -1037,11 +1046,15 @@ impl<C, W, H: Clone, T: Clone> PoolCore<C, W, H, T> {
         self.tracked(id).and_then(|c| c.target.clone())
     }
 
-    /// The server has closed the cancel's connection, or it was given up.
-    pub fn end_cancel(&mut self, now: Instant, id: ConnId) -> Effects<C, W> {
+    /// The server has closed the cancel's connection, or it was given up. One that was sent and given up `may_strike`
+    /// whatever runs on this connection later, so that nobody else gets the connection any more.
+    pub fn end_cancel(&mut self, now: Instant, id: ConnId, may_strike: bool) -> Effects<C, W> {
         let mut fx = Effects::default();
         let Some(c) = self.tracked(id) else { return fx };
         c.cancels = c.cancels.saturating_sub(1);
+        if may_strike {
+            c.doomed = Some(CloseReason::CancelUnanswered);
+        }
         if c.cancels == 0
             && c.state == State::Parked
             && let Some(conn) = self.parked.remove(&id)

@@ -468,6 +468,7 @@ impl Pool {
                 client_write: p.client_write_timeout,
                 cancel_wait: s.cancel_wait_timeout,
                 query_ends: spec.pgbouncer,
+                finish_for_gone: s.finish_for_gone,
             },
             client_idle: s.client_idle_timeout,
             max_message: p.max_message_size,
@@ -1054,24 +1055,47 @@ impl Pool {
 
     /// After a begin that succeeded and was counted as in flight.
     async fn run_cancel(self: &Arc<Self>, id: ConnId, to: CancelTarget) {
-        let end = CancelGuard { pool: self.clone(), id };
-        self.send_and_count(&to).await;
-        drop(end);
+        // However this ends: what is not known to be over may strike yet.
+        let mut end = CancelGuard { pool: self.clone(), id, sent: true };
+        end.sent = self.send_and_count(&to).await == Cancelled::Unknown;
     }
 
-    async fn send_and_count(&self, to: &CancelTarget) {
+    async fn send_and_count(&self, to: &CancelTarget) -> Cancelled {
         let spec = self.spec();
         let limit = spec.settings.cancel_wait_timeout;
-        let sent = tokio::time::timeout(limit, send_cancel(to, &spec.keepalive)).await;
-        self.services.counters.count(
-            "cancels_forwarded_total",
-            match sent {
-                Ok(Ok(())) => "sent",
-                Ok(Err(_)) => "failed",
-                Err(_) => "timeout",
-            },
-        );
+        let mut sent = false;
+        let outcome = tokio::time::timeout(limit, send_cancel(to, &spec.keepalive, &mut sent)).await;
+        let label = match &outcome {
+            Ok(Ok(())) => "sent",
+            Ok(Err(_)) => "failed",
+            Err(_) => "timeout",
+        };
+        self.services.counters.count("cancels_forwarded_total", label);
+        match outcome {
+            Ok(Ok(())) => Cancelled::Over,
+            _ if !sent => Cancelled::Over,
+            _ => {
+                tracing::warn!(
+                    pool = %self.key,
+                    host = %to.host,
+                    pid = to.pid,
+                    limit_ms = crate::number::millis(limit),
+                    "a cancel was sent and the server did not end its connection within cancel_wait_timeout; the \
+                     server connection that it is for is closed when it is given back"
+                );
+                Cancelled::Unknown
+            }
+        }
     }
+}
+
+/// What is known of a cancel that nobody waits for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancelled {
+    /// It has struck, or it was never sent.
+    Over,
+    /// It was sent, and may strike yet.
+    Unknown,
 }
 
 impl Inner {
@@ -1133,10 +1157,12 @@ fn cancel_target(c: &ServerConn) -> CancelTarget {
 async fn send_cancel(
     to: &CancelTarget,
     keepalive: &crate::config::resolved::Keepalive,
+    sent: &mut bool,
 ) -> std::io::Result<()> {
     let mut s = connect::dial_for_cancel(&to.host, keepalive, to.tls.as_ref()).await?;
     let packet = encode::cancel_request(to.pid, &to.key)
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    *sent = true;
     s.write_all(&packet).await?;
     // The server closes once it has sent the signal; until then the cancel may still strike.
     let mut sink = Vec::new();
@@ -1149,6 +1175,8 @@ async fn send_cancel(
 struct CancelGuard {
     pool: Arc<Pool>,
     id: ConnId,
+    /// It was sent, and nothing says that it has struck.
+    sent: bool,
 }
 
 impl Drop for CancelGuard {
@@ -1156,7 +1184,7 @@ impl Drop for CancelGuard {
         self.pool.services.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
         let (fx, holder) = {
             let mut inner = self.pool.inner.lock();
-            let fx = inner.core.end_cancel(Clock::now(), self.id);
+            let fx = inner.core.end_cancel(Clock::now(), self.id, self.sent);
             (fx, inner.core.holder(self.id))
         };
         self.pool.apply(fx);

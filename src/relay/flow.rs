@@ -21,6 +21,7 @@ use crate::proto::frame;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down::{self, Down};
 use crate::relay::observe;
+use crate::relay::parting::{self, PATIENCE, Parting, Step};
 use crate::relay::state::{ClientProto, Env, ErrorBody, Retry};
 use crate::relay::up::{self, Up};
 use crate::services::Services;
@@ -55,6 +56,8 @@ pub struct Timeouts {
     pub cancel_wait: Duration,
     /// `query_timeout` ends the client, as PgBouncer's does, not the statement alone.
     pub query_ends: bool,
+    /// What a client that is gone has sent is run to its end, not cancelled.
+    pub finish_for_gone: bool,
 }
 
 /// The clocks of one lease.
@@ -79,6 +82,11 @@ pub struct Timers {
     copy_failed: bool,
     /// The server is at its boundary, but the client has sent it a part of a message that it will ignore.
     at_end: bool,
+    /// What is known of the client's end.
+    parting: Parting,
+    /// Nothing reaches the client any more, and what it sent runs to its end: its answers are thrown away, so many bytes
+    /// so far.
+    deaf: Option<usize>,
 }
 
 impl Timers {
@@ -99,6 +107,8 @@ impl Timers {
             hold: false,
             copy_failed: false,
             at_end: false,
+            parting: Parting::default(),
+            deaf: None,
         }
     }
 }
@@ -190,6 +200,11 @@ impl Flow<'_> {
     /// Server to client.
     #[inline]
     fn poll_down(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Option<End> {
+        if self.timers.deaf.is_some()
+            && let Some(end) = self.drop_answers()
+        {
+            return Some(end);
+        }
         if self.down.has_output() {
             match self.down.poll_flush(cx, self.client) {
                 Poll::Ready(Ok(n)) => {
@@ -199,7 +214,11 @@ impl Flow<'_> {
                         self.proto.stats.stall_us += Clock::us(stuck, Clock::now());
                     }
                 }
-                Poll::Ready(Err(_)) => return Some(End::ClientGone("write_error")),
+                Poll::Ready(Err(_)) => {
+                    if let Some(end) = self.unreachable("write_error") {
+                        return Some(end);
+                    }
+                }
                 Poll::Pending => {
                     if self.timers.blocked.is_none() {
                         self.timers.blocked = Some(Clock::now());
@@ -350,13 +369,26 @@ impl Flow<'_> {
                 }
             }
             if !self.up.has_output() && !self.proto.terminating {
-                // While nothing can be forwarded a little is read all the same, to see whether the client leaves.
-                if !self.silent.client && (!self.full() || self.up.unscanned().len() < READ_AHEAD) {
+                // While nothing can be forwarded a little is read all the same, to see whether the client leaves. What
+                // lies behind that is watched for by time.
+                if !self.silent.client
+                    && !self.timers.parting.has_ended()
+                    && (!self.full() || self.up.unscanned().len() < READ_AHEAD)
+                {
                     let shard = self.shard();
                     match self.up.poll_fill(cx, self.client, &self.services.buffers, shard) {
                         Poll::Pending => self.silent.client = true,
-                        Poll::Ready(Ok(0)) => return Some(End::ClientGone("eof")),
-                        Poll::Ready(Err(_)) => return Some(End::ClientGone("read_error")),
+                        Poll::Ready(Ok(0)) => {
+                            *progress = true;
+                            self.timers.parting.end(Clock::now());
+                        }
+                        Poll::Ready(Err(_)) => {
+                            *progress = true;
+                            self.timers.parting.end(Clock::now());
+                            if let Some(end) = self.unreachable("read_error") {
+                                return Some(end);
+                            }
+                        }
                         Poll::Ready(Ok(n)) => {
                             *progress = true;
                             self.proto.stats.from_client += n as u64;
@@ -382,11 +414,101 @@ impl Flow<'_> {
         if self.timers.at_end && !self.up.has_output() && !self.up.mid_pass() {
             return Some(End::Boundary);
         }
+        if self.timers.parting.has_ended() && !self.proto.terminating {
+            return self.wind_up(progress);
+        }
         if self.proto.terminating && !self.up.has_output() && !self.down.has_output() && self.nothing_comes()
         {
-            return Some(End::ClientGone("terminate"));
+            let ended = self.timers.parting.has_ended();
+            return Some(End::ClientGone(if ended { "eof" } else { "terminate" }));
         }
         None
+    }
+
+    /// The client's stream has ended. PostgreSQL would read the end behind all that was sent before it: what is whole
+    /// is forwarded first, and what is owed for it is awaited as behind a Terminate.
+    #[cold]
+    fn wind_up(&mut self, progress: &mut bool) -> Option<End> {
+        if self.up.has_output() || self.proto.retry != Retry::No {
+            return None;
+        }
+        if !self.up.unscanned().is_empty() {
+            if self.full() || self.choked() {
+                return None;
+            }
+            let before = self.up.unscanned().len();
+            if let Some(end) = self.scan_up() {
+                return Some(end);
+            }
+            if self.up.unscanned().len() != before || self.up.has_output() {
+                *progress = true;
+                return None;
+            }
+            if self.full() || self.proto.terminating {
+                return None;
+            }
+        }
+        if self.up.mid_pass() {
+            // The server has got a part of a message whose rest will not come.
+            return Some(End::ClientGone("eof"));
+        }
+        if let Some(conn) = self.lease.conn() {
+            up::close_batch(self.up, &mut conn.state);
+        }
+        self.proto.terminating = true;
+        *progress = true;
+        None
+    }
+
+    /// Nothing reaches the client any more. Either that ends the relay, or what the client sent runs to its end.
+    #[cold]
+    fn unreachable(&mut self, why: &'static str) -> Option<End> {
+        if !self.timeouts.finish_for_gone {
+            return Some(End::ClientGone(why));
+        }
+        self.timers.blocked = None;
+        self.timers.deaf.get_or_insert(0);
+        self.drop_answers()
+    }
+
+    /// Throws away what the client cannot be told. PostgreSQL ends a statement whose rows nobody takes.
+    #[cold]
+    fn drop_answers(&mut self) -> Option<End> {
+        let dropped = self.timers.deaf.as_mut()?;
+        *dropped += self.down.backlog();
+        self.down.drop_output();
+        (*dropped > LARGE).then_some(End::ClientGone("write_error"))
+    }
+
+    /// Bytes of the client lie unread, and its end may lie behind them.
+    fn is_blind(&self) -> bool {
+        !self.silent.client && !self.proto.terminating && !self.timers.parting.has_ended()
+    }
+
+    /// Looks whether the client is still there, where no read would tell. Returns when to look again.
+    #[cold]
+    fn look_at_client(&mut self, now: Instant) -> Result<Instant, End> {
+        // As long as anything moves, in either direction, there is no need to ask.
+        let (stats, waiting) = (&self.proto.stats, self.up.backlog() as u64);
+        let moved = stats.from_client.wrapping_add(stats.to_client).wrapping_sub(waiting);
+        let unread_behind = self.is_blind().then_some(moved);
+        match self.timers.parting.look(self.client.peer_end(), PATIENCE, unread_behind, now) {
+            Step::Wait(at) => Ok(at),
+            Step::Gone => {
+                // What is behind a Terminate or an end that was read is awaited no longer, nor is what lies unread.
+                self.unreachable("eof").map_or(Ok(now + parting::LOOK), Err)
+            }
+            Step::Ask => {
+                if !self.down.mid_message()
+                    && !self.down.has_output()
+                    && let Some(question) = parting::question(&self.proto.view)
+                {
+                    self.down.insert().extend_from_slice(&question);
+                    self.ctl.waker.wake();
+                }
+                Ok(self.timers.parting.asked(now))
+            }
+        }
     }
 
     #[inline]
@@ -452,13 +574,22 @@ impl Flow<'_> {
             && t.transaction.is_none()
             && t.idle_transaction.is_none()
             && t.session_idle.is_none();
-        if none && self.timers.blocked.is_none() && !self.timers.at_end {
+        let watched = (self.is_blind() || self.timers.parting.is_seen()) && self.timers.deaf.is_none();
+        if none && self.timers.blocked.is_none() && !self.timers.at_end && !watched {
             self.ctl.set_deadline(0);
             return None;
         }
         let now = Clock::now();
+        let look_at = if watched {
+            match self.look_at_client(now) {
+                Ok(at) => Some(at),
+                Err(end) => return Some(end),
+            }
+        } else {
+            None
+        };
         self.follow_turns(now);
-        let mut next: Option<Instant> = None;
+        let mut next: Option<Instant> = look_at;
         let mut due = |at: Instant| {
             next = Some(next.map_or(at, |n| n.min(at)));
             now >= at
@@ -467,25 +598,26 @@ impl Flow<'_> {
         if let (Some(limit), Some(at)) = (t.client_write, self.timers.blocked)
             && due(at + limit)
         {
-            return self.timed_out("client_write_timeout", Error::ClientWriteTimeout { limit });
+            return Some(self.timed_out("client_write_timeout", Error::ClientWriteTimeout { limit }));
         }
         if let (Some(limit), Some(at)) = (t.transaction, self.timers.transaction)
             && due(at + limit)
         {
             let ran = since(at);
-            return self.timed_out("transaction_timeout", Error::TransactionTimeout { ran, limit });
+            return Some(self.timed_out("transaction_timeout", Error::TransactionTimeout { ran, limit }));
         }
         if let (Some(limit), Some(at)) = (t.idle_transaction, self.timers.idle)
             && due(at + limit)
         {
             let idle = since(at);
-            return self.timed_out("idle_transaction_timeout", Error::IdleTransactionTimeout { idle, limit });
+            let e = Error::IdleTransactionTimeout { idle, limit };
+            return Some(self.timed_out("idle_transaction_timeout", e));
         }
         if let (Some(limit), Some(at)) = (t.session_idle, self.timers.session_idle)
             && due(at + limit)
         {
-            return self
-                .timed_out("client_idle_timeout", Error::ClientIdleTimeout { idle: since(at), limit });
+            let e = Error::ClientIdleTimeout { idle: since(at), limit };
+            return Some(self.timed_out("client_idle_timeout", e));
         }
         if let (true, Some(at)) = (self.timers.at_end && !t.cancel_wait.is_zero(), self.timers.idle)
             && due(at + t.cancel_wait)
@@ -499,7 +631,7 @@ impl Flow<'_> {
                     if due(at + t.cancel_wait) {
                         let e =
                             Error::QueryTimeoutUnanswered { ran: since(start), limit, grace: t.cancel_wait };
-                        return self.timed_out("query_timeout_unanswered", e);
+                        return Some(self.timed_out("query_timeout_unanswered", e));
                     }
                 }
                 // A COPY whose client sends nothing more.
@@ -510,8 +642,8 @@ impl Flow<'_> {
                 }
                 (None, None) => {
                     if due(start + limit) && t.query_ends {
-                        return self
-                            .timed_out("query_timeout", Error::QueryTimeout { ran: since(start), limit });
+                        let e = Error::QueryTimeout { ran: since(start), limit };
+                        return Some(self.timed_out("query_timeout", e));
                     }
                     if now >= start + limit {
                         self.cancel_query(now, since(start), limit);
@@ -542,9 +674,9 @@ impl Flow<'_> {
         }
     }
 
-    fn timed_out(&mut self, which: &'static str, e: Error) -> Option<End> {
+    fn timed_out(&mut self, which: &'static str, e: Error) -> End {
         self.services.counters.count("timeouts_total", which);
-        Some(End::Fail(e))
+        End::Fail(e)
     }
 
     fn own_error(&mut self, ran: Duration, limit: Duration) {

@@ -4,6 +4,7 @@ pub mod down;
 pub mod flow;
 pub mod observe;
 pub mod params;
+pub mod parting;
 pub mod state;
 pub mod up;
 

@@ -224,7 +224,7 @@ impl World {
 
     fn end_cancel(&mut self, i: usize) {
         let id = self.cancels.remove(i);
-        let fx = self.core.end_cancel(self.now, id);
+        let fx = self.core.end_cancel(self.now, id, false);
         self.apply(fx);
     }
 
@@ -686,6 +686,36 @@ fn a_connection_is_parked_until_its_cancels_have_ended() {
     w.step(Op::EndCancel(0));
     assert_eq!(w.core.counts(), Counts { leased: 1, ..Counts::default() });
     w.poll(0);
+}
+
+#[test]
+fn a_connection_that_a_cancel_may_strike_is_closed_when_it_is_given_back() {
+    for parked in [false, true] {
+        let mut w = warm(settings(1), 1);
+        w.acquire();
+        let (id, lease) = (w.leased[0].id, w.leased[0].lease);
+        assert!(w.core.begin_cancel(id, lease));
+        let mut fx = Effects::default();
+        if parked {
+            w.core.release(w.now, id, 0, &mut fx);
+            assert_eq!((w.core.counts().parked, fx.close.len()), (1, 0));
+            fx = w.core.end_cancel(w.now, id, true);
+        } else {
+            assert!(w.core.end_cancel(w.now, id, true).close.is_empty(), "its holder goes on");
+            assert_eq!(w.core.tracked(id).and_then(|c| c.doomed), Some(CloseReason::CancelUnanswered));
+            w.core.release(w.now, id, 0, &mut fx);
+        }
+        let closed: Vec<_> = fx.close.iter().map(|(_, _, why)| *why).collect();
+        assert_eq!(closed, [CloseReason::CancelUnanswered]);
+    }
+    // One that was given back unused waits for the end of the cancel like any other.
+    let mut w = warm(settings(1), 1);
+    w.acquire();
+    let (id, lease) = (w.leased[0].id, w.leased[0].lease);
+    assert!(w.core.begin_cancel(id, lease));
+    let mut fx = Effects::default();
+    w.core.release_unused(w.now, id, 0, &mut fx);
+    assert_eq!(w.core.counts().parked, 1);
 }
 
 #[test]
