@@ -10,7 +10,7 @@ use crate::proto::frame::{self, Header, fe};
 use crate::proto::pipeline::TxStatus;
 use crate::relay::params;
 use crate::relay::state::TxStats;
-use crate::routing::classify::Reading;
+use crate::routing::classify::{Reading, begins_read_only};
 use crate::routing::held::{Answer, Held, Step, step};
 
 /// What became of the message at the front.
@@ -37,8 +37,13 @@ impl Session {
             return false;
         }
         // Where it says already where it belongs, there is nothing to wait for.
-        let stated = self.stated(r.stated);
-        stated.role.is_none() && !stated.read_only
+        self.stated(r.stated).role.is_none()
+    }
+
+    /// Whether a BEGIN READ ONLY is held back.
+    pub(super) fn begun_read_only(&self) -> bool {
+        let held = self.route.as_ref().map(|r| &r.held);
+        matches!(held, Some(Held::Begun(text)) if begins_read_only(text))
     }
 
     /// Answers what needs no server because of a BEGIN that is held.

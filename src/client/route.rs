@@ -23,6 +23,10 @@ use crate::routing::own_writes::{Key, Need};
 use crate::routing::{Decision, Reason, Stated, behind_begin, decide, stated_role};
 use crate::services::Services;
 
+/// How long the rest of a batch is waited for that has executed something. A client that sends neither Sync nor Flush may
+/// be waiting for rows, which PostgreSQL sends as they fill its buffer.
+const BATCH_PATIENCE: Duration = Duration::from_millis(100);
+
 /// Behind so many others a waiting client gives its buffer up: a wait that is over in a moment costs less than that.
 const KEEP_BUFFERS: usize = 256;
 
@@ -297,6 +301,7 @@ impl Session {
                     // What may not be the last of its transaction is not followed by anything before it is answered:
                     // the next transaction may belong elsewhere.
                     conn.state.one_at_a_time = apart;
+                    conn.state.routed = replica.then(|| decision.reason.as_str());
                 }
                 Ok(lease)
             }
@@ -324,12 +329,22 @@ impl Session {
                 First::Is(v) => {
                     let begun = self.has_begun();
                     return Ok(if begun {
-                        behind_begin(routing, stated, v)
+                        behind_begin(routing, stated, self.begun_read_only(), v)
                     } else {
                         decide(routing, stated, v)
                     });
                 }
                 First::NeedMore => self.more().await?,
+                First::Pauses(v) => {
+                    let decided = match self.has_begun() {
+                        true => behind_begin(routing, stated, self.begun_read_only(), v),
+                        false => decide(routing, stated, v),
+                    };
+                    match Box::pin(tokio::time::timeout(BATCH_PATIENCE, self.more())).await {
+                        Ok(more) => more?,
+                        Err(_) => return Ok(decided),
+                    }
+                }
             }
         }
     }

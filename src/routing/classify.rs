@@ -20,6 +20,8 @@ pub enum Class {
     BareBlock,
     /// SET TRANSACTION … READ ONLY, alone; means something inside a block only.
     SetReadOnly,
+    /// SET TRANSACTION … READ WRITE, alone.
+    SetReadWrite,
     /// Any other SET TRANSACTION.
     SetOther,
     /// COMMIT, ROLLBACK and the like, alone.
@@ -37,12 +39,13 @@ pub enum Hint {
 }
 
 impl Class {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::ReadOnlyBlock,
         Self::SerializableReadOnlyBlock,
         Self::WriteBlock,
         Self::BareBlock,
         Self::SetReadOnly,
+        Self::SetReadWrite,
         Self::SetOther,
         Self::EndBlock,
         Self::HarmlessSelect,
@@ -263,9 +266,32 @@ fn set_transaction(mut lexer: Lexer<'_>) -> Class {
             More::None => Class::SetReadOnly,
             _ => Class::Other,
         },
+        Some(m) if m.read_write && !m.read_only => match more_statements(&mut lexer) {
+            More::None => Class::SetReadWrite,
+            _ => Class::Other,
+        },
         Some(_) => Class::SetOther,
         None => Class::Other,
     }
+}
+
+/// Whether a text is BEGIN or START TRANSACTION … READ ONLY, alone, and not SERIALIZABLE.
+pub fn begins_read_only(text: &[u8]) -> bool {
+    let mut lexer = Lexer::new(text);
+    let mut first = lexer.next_token();
+    while first == Some(Token::Semicolon) {
+        first = lexer.next_token();
+    }
+    let starts = first.is_some_and(|t| t.is_word(b"start"));
+    if !starts && !first.is_some_and(|t| t.is_word(b"begin")) {
+        return false;
+    }
+    if lexer.peek().is_word(b"work") || lexer.peek().is_word(b"transaction") {
+        lexer.next_token();
+    }
+    let modes = modes(&mut lexer);
+    modes.is_some_and(|m| m.read_only && !m.read_write && !m.serializable)
+        && more_statements(&mut lexer) == More::None
 }
 
 fn ends_block(t: Token<'_>) -> bool {
@@ -333,6 +359,10 @@ fn forbidden(word: &[u8], next: Token<'_>) -> bool {
     // FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE, FOR KEY SHARE; FOR alone is a part of substring().
     if is(b"for") {
         return [&b"update"[..], b"no", b"share", b"key"].iter().any(|w| next.is_word(w));
+    }
+    // Columns of a sequence: a replica's are ahead, because the WAL has them in advance. last_value() is a window function.
+    if is(b"last_value") && next != Token::Other(b'(') || is(b"log_cnt") || is(b"is_called") {
+        return true;
     }
     let catalog = word.get(..3).is_some_and(|p| p.eq_ignore_ascii_case(b"pg_"));
     catalog && !(is(b"pg_catalog") && next == Token::Other(b'.'))

@@ -8,6 +8,8 @@ use crate::proto::frame::{self, fe};
 pub enum First {
     /// What the rest of the batch is decides; it is on its way.
     NeedMore,
+    /// The same, but something of it is to run already: this is the answer if nothing more comes.
+    Pauses(Verdict),
     Is(Verdict),
 }
 
@@ -60,7 +62,8 @@ pub fn look(bytes: &[u8], known: &dyn Known, reading: Reading<'_>) -> First {
                 batch.add(known.statement(name, reading).unwrap_or(Verdict::OTHER));
             }
             fe::SYNC => return First::Is(batch.verdict()),
-            fe::DESCRIBE | fe::EXECUTE | fe::CLOSE => {}
+            fe::EXECUTE => batch.executed = true,
+            fe::DESCRIBE | fe::CLOSE => {}
             // The client wants answers before it goes on.
             fe::FLUSH => return batch.give_up(),
             _ => return First::Is(Verdict::OTHER),
@@ -79,6 +82,10 @@ struct Batch {
     escapes: bool,
     /// A COMMIT or ROLLBACK behind the first.
     ended: bool,
+    /// One of which nothing is known to be harmless.
+    other: bool,
+    /// There was an Execute.
+    executed: bool,
 }
 
 impl Batch {
@@ -87,6 +94,7 @@ impl Batch {
     }
 
     fn add(&mut self, v: Verdict) {
+        self.other |= v.class == Class::Other;
         match self.first {
             None => self.first = Some(v),
             // Its Bind, behind its Parse.
@@ -117,15 +125,26 @@ impl Batch {
     }
 
     /// The rest will not come before an answer, or is too long: only what a block says of itself counts.
-    fn give_up(&self) -> First {
+    fn without_rest(&self) -> Verdict {
         let v = self.verdict();
-        First::Is(match v.class {
+        match v.class {
             Class::ReadOnlyBlock | Class::SerializableReadOnlyBlock | Class::WriteBlock => v,
             _ => Verdict { class: Class::Other, hint: v.hint },
-        })
+        }
+    }
+
+    fn give_up(&self) -> First {
+        First::Is(self.without_rest())
     }
 
     fn incomplete(&self, bytes: &[u8]) -> First {
-        if bytes.len() >= MAX_TEXT { self.give_up() } else { First::NeedMore }
+        // A COPY FROM STDIN is answered without a Sync, and its data comes behind the answer.
+        if bytes.len() >= MAX_TEXT || self.executed && self.other {
+            self.give_up()
+        } else if self.executed {
+            First::Pauses(self.without_rest())
+        } else {
+            First::NeedMore
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! `defer_begin`: a bare BEGIN is answered at once and kept, so that the statement behind it can say where the
+//! `defer_begin`: a BEGIN, bare or READ ONLY, is answered at once and kept, so that the statement behind it can say where the
 //! transaction belongs. What is answered in a server's place is made here; no I/O.
 
-use super::classify::{Class, Reading, Verdict, classify};
+use super::classify::{Class, Reading, Verdict, begins_read_only, classify};
 use crate::proto::encode;
 use crate::proto::frame::{self, fe};
 use crate::proto::pipeline::TxStatus;
@@ -107,7 +107,9 @@ fn answer(held: &Held, text: &[u8], reading: Reading<'_>) -> Option<(&'static st
     // Whether it is a query that only reads is nothing to know here.
     let Verdict { class, hint } = classify(text, Reading { selects: false, ..reading });
     match (held, class) {
-        (Held::No, Class::BareBlock) if hint.is_none() => {
+        (Held::No, Class::BareBlock | Class::ReadOnlyBlock)
+            if hint.is_none() && (class == Class::BareBlock || begins_read_only(text)) =>
+        {
             let tag = if first_word(text, b"start") { "START TRANSACTION" } else { "BEGIN" };
             Some((tag, Held::Begun(text.into())))
         }

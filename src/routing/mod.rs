@@ -148,13 +148,18 @@ fn says_read_only(stated: Stated, class: Class) -> bool {
 }
 
 /// Where a transaction belongs whose BEGIN was held back, by the statement behind it.
-pub fn behind_begin(routing: &Routing, stated: Stated, v: Verdict) -> Decision {
+pub fn behind_begin(routing: &Routing, stated: Stated, begun_read_only: bool, v: Verdict) -> Decision {
+    let begun = if begun_read_only { Class::ReadOnlyBlock } else { Class::BareBlock };
     match v.class {
+        Class::SetReadWrite => Decision { role: Role::Primary, reason: Reason::Write },
+        Class::SetReadOnly if begun_read_only => {
+            decide(routing, stated, Verdict { class: begun, hint: None })
+        }
         Class::SetReadOnly if stated.serializable => {
             Decision { role: Role::Primary, reason: Reason::Serializable }
         }
         Class::SetReadOnly => Decision { role: Role::Replica, reason: Reason::SetTransaction },
-        _ => decide(routing, stated, Verdict { class: Class::BareBlock, hint: None }),
+        _ => decide(routing, stated, Verdict { class: begun, hint: None }),
     }
 }
 

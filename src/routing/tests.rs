@@ -42,7 +42,7 @@ fn sync() -> Vec<u8> {
 
 fn class(bytes: &[u8]) -> Option<Class> {
     match look(bytes, &Nobody, Reading { selects: true, hints: true, functions: &[] }) {
-        First::NeedMore => None,
+        First::NeedMore | First::Pauses(_) => None,
         First::Is(v) => Some(v.class),
     }
 }

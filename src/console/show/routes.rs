@@ -125,6 +125,7 @@ const fn word(class: Class) -> &'static str {
         Class::WriteBlock => "block that may write",
         Class::BareBlock => "bare block",
         Class::SetReadOnly => "set transaction read only",
+        Class::SetReadWrite => "set transaction read write",
         Class::SetOther => "set transaction",
         Class::EndBlock => "end of a block",
         Class::HarmlessSelect => "harmless select",

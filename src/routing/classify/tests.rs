@@ -13,6 +13,7 @@ fn word(class: Class) -> &'static str {
         Class::WriteBlock => "w",
         Class::BareBlock => "bare",
         Class::SetReadOnly => "sro_set",
+        Class::SetReadWrite => "srw_set",
         Class::SetOther => "set",
         Class::EndBlock => "end",
         Class::HarmlessSelect => "read",

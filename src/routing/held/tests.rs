@@ -44,8 +44,10 @@ fn bare_blocks_begin_and_end_here() {
     assert_eq!(answered(&Held::No, &query("BEGIN")), Some(("C...\nBEGIN.Z...\u{5}T".into(), b.clone())));
     let start = answered(&Held::No, &query("; start transaction;")).expect("answered");
     assert!(start.0.contains("START TRANSACTION"));
-    let level = "begin isolation level repeatable read";
-    assert_eq!(answered(&Held::No, &query(level)).map(|a| a.1), Some(begun(level)));
+    for modes in ["begin isolation level repeatable read", "BEGIN READ ONLY", "start transaction read only;"]
+    {
+        assert_eq!(answered(&Held::No, &query(modes)).map(|a| a.1), Some(begun(modes)));
+    }
     for (end, tag) in
         [("COMMIT", "COMMIT"), ("END WORK", "COMMIT"), ("rollback;", "ROLLBACK"), ("ABORT", "ROLLBACK")]
     {
@@ -61,7 +63,9 @@ fn bare_blocks_begin_and_end_here() {
 #[test]
 fn everything_else_is_for_a_server() {
     for sql in [
-        "BEGIN READ ONLY",
+        "BEGIN READ ONLY; SELECT 1",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+        "/* howdah: primary */ BEGIN READ ONLY",
         "BEGIN READ WRITE",
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "BEGIN; SELECT 1",
