@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngCore;
 use zeroize::Zeroize as _;
@@ -94,6 +94,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
         }
         Ok(Opening::Done) => return Login::Done,
         Ok(Opening::Refused(e)) => return refuse(&mut stream, services, peer, &e, None).await,
+        Ok(Opening::Unreadable(why)) => return unreadable(services, peer, why),
         Err(_) => {
             let e = Error::LoginTimeout { after: limit };
             return timed_out(&mut stream, services, peer, &e, None).await;
@@ -123,9 +124,39 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
         Ok(Ok(Admitted::Replication(ctl, opened, places))) => {
             Login::Replication(Box::new(Walsender::new(services, ctl, stream, *opened, &buf, places)))
         }
+        Ok(Err(Error::ClientLeft { at })) => left(services, peer, &who, at, started),
         Ok(Err(e)) => refuse(&mut stream, services, peer, &e, Some(who)).await,
         Err(_) => timed_out(&mut stream, services, peer, &progress.timed_out(limit), Some(who)).await,
     }
+}
+
+/// A connection that does not speak the protocol is closed without a word, as by PostgreSQL.
+fn unreadable(services: &Services, peer: Peer, why: &'static str) -> Login {
+    services.counters.count("clients_rejected_total", "client_protocol_violation");
+    if services.pgbouncer() {
+        journal::closing(services, &Who::stranger(peer, "", ""), why, Duration::ZERO);
+    } else {
+        tracing::info!(%peer, reason = why, "closed without a word: what it began with is no startup packet");
+    }
+    Login::Refused
+}
+
+/// A client that has left in the middle of its login: psql does, to ask its user for a password.
+fn left(
+    services: &Services,
+    peer: Peer,
+    (user, database): &(String, String),
+    at: &'static str,
+    since: Instant,
+) -> Login {
+    services.counters.count("logins_abandoned_total", at);
+    if services.pgbouncer() {
+        let age = Clock::now().saturating_duration_since(since);
+        journal::closing(services, &Who::stranger(peer, database, user), "client unexpected eof", age);
+    } else if services.log_disconnections() {
+        tracing::info!(%peer, user = ?user, database = ?database, at, "left before the end of its login");
+    }
+    Login::Refused
 }
 
 async fn timed_out(
@@ -185,6 +216,8 @@ enum Opening {
         key: Vec<u8>,
     },
     Refused(Error),
+    /// What came is no packet; nothing is said to it.
+    Unreadable(&'static str),
     /// A connection that ended before it said anything, or a handshake that failed.
     Done,
 }
@@ -234,8 +267,7 @@ async fn first_packet(
             }
             FirstPacket::Tls => {
                 let Some(a) = acceptor else {
-                    let why = "a TLS handshake where there is no TLS";
-                    return Opening::Refused(Error::ProtocolViolation(why.to_owned()));
+                    return Opening::Unreadable("a TLS handshake where there is no TLS");
                 };
                 let Some(plain) = slot.take() else { return Opening::Done };
                 *slot = secure(plain, peer, a, &std::mem::take(buf), services).await;
@@ -248,6 +280,7 @@ async fn first_packet(
                 }
             }
             FirstPacket::Cancel { pid, key } => return Opening::Cancel { pid, key },
+            FirstPacket::Unreadable(why) => return Opening::Unreadable(why),
             FirstPacket::UnsupportedProtocol { major, minor } => {
                 return Opening::Refused(Error::UnsupportedProtocol { major, minor });
             }
@@ -333,7 +366,7 @@ async fn admit(
 }
 
 pub(super) fn gone<E>(_: E) -> Error {
-    Error::ProtocolViolation("client has left during the login".to_owned())
+    Error::ClientLeft { at: "answer" }
 }
 
 /// What can be refused before anybody is asked for a password.
@@ -398,7 +431,7 @@ pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u
         }
         match stream.read_some(buf).await {
             Ok(n) if n > 0 => {}
-            _ => return Err(Error::ProtocolViolation("client has left during the login".to_owned())),
+            _ => return Err(Error::ClientLeft { at: "password" }),
         }
     }
 }

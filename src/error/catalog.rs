@@ -104,6 +104,7 @@ samples! {
     Error::LoginUnserved { .. } => Error::LoginUnserved { after: LIMIT, figures: standing() };
     Error::LoginUnanswered { .. } => Error::LoginUnanswered {
         after: LIMIT, what: "the secret of this user was asked for by auth_query".to_owned() };
+    Error::ClientLeft { .. } => Error::ClientLeft { at: "password" };
     Error::ShuttingDown => Error::ShuttingDown;
     Error::WaitTimeout { .. } => Error::WaitTimeout { waited: OVER, limit: LIMIT, figures: figures() };
     Error::LoadShed { .. } => Error::LoadShed { estimate: OVER, limit: LIMIT, figures: figures() };

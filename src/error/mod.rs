@@ -205,6 +205,9 @@ pub enum Error {
     /// The client had done its part, and somebody else was asked about it.
     #[error("login timeout while {what}")]
     LoginUnanswered { after: Duration, what: String },
+    /// Nobody is there to be told; `at` is what it left at.
+    #[error("the client has left during its login ({at})")]
+    ClientLeft { at: &'static str },
     #[error("shutting down")]
     ShuttingDown,
 

@@ -51,6 +51,7 @@ pub fn words(error: &Error) -> Option<String> {
         Error::LoginTimeout { .. } | Error::LoginUnserved { .. } | Error::LoginUnanswered { .. } => {
             "client_login_timeout"
         }
+        Error::ClientLeft { .. } => "client unexpected eof",
         Error::ShuttingDown => "pooler is shutting down",
         Error::WaitTimeout { .. } => "query_wait_timeout",
         Error::ServerUnreachable { reason, .. } => {

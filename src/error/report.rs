@@ -423,6 +423,9 @@ pub fn report(error: &Error) -> Report {
             ),
             "The pooler had no answer in time; its log says more.",
         ),
+        Error::ClientLeft { .. } => {
+            r(F, S::CONNECTION_FAILURE, "client_left", "the client has left during its login".to_owned())
+        }
         Error::ShuttingDown => h(
             r(F, S::CANNOT_CONNECT_NOW, "shutting_down", "the pooler is shutting down".to_owned()),
             "Connect again; another instance or the next start will answer.",

@@ -147,6 +147,7 @@ pub const CODES: &[&str] = &[
     "client_login_timeout",
     "login_unserved",
     "login_unanswered",
+    "client_left",
     "shutting_down",
     "query_wait_timeout",
     "load_shed",
@@ -262,6 +263,7 @@ const SERVER_ENDS: &[&str] = &[
     "answer_too_long",
     "check_failed",
     "bad_reset_query",
+    "cancel_unanswered",
     "client_left_inside",
     "eof",
     "evicted",
@@ -384,6 +386,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_advice_looks_total", "examinations", &["outcome"], &["complete", "incomplete"], "Examinations of the servers, and whether everything could be asked; SHOW ADVICE says what could not."),
 
     event("howdah_logins_total", "logins", &[], &[], "Clients that logged in."),
+    event("howdah_logins_abandoned_total", "connections", &["at"], &["password", "answer"], "Clients that left before the end of their login: when they were asked for a password, as psql does to ask its user for it, or when they were to be answered."),
     event("howdah_clients_rejected_total", "connections", &["code"], LOGIN_CODES, "Clients that were refused before the end of their login, by the error's code."),
     event("howdah_auth_lookups_total", "lookups", &["outcome"], &["found", "nobody", "cached", "shared", "failed"], "Secrets of users that are not listed: asked for by auth_query and found or not, known from before, asked for by another login at the same time, or not to be had."),
     event("howdah_pam_requests_total", "requests", &["outcome"], &["accepted", "refused", "failed", "abandoned", "busy"], "Logins that needed PAM: it accepted or refused the user, or could not say (failed); its answer came too late for the login (abandoned), or no request could be made in time because of max_pam_requests (busy)."),

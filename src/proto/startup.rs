@@ -45,6 +45,10 @@ pub enum FirstPacket {
         key: Vec<u8>,
     },
     Startup(Startup),
+    /// What cannot be a packet, and why. PostgreSQL closes such a connection without a word, for whoever is there need
+    /// not speak its protocol; a node-postgres client that ends before it has begun is among them. None of its bytes is
+    /// used.
+    Unreadable(&'static str),
     /// A StartupMessage of a major version other than 3.
     UnsupportedProtocol {
         major: u16,
@@ -125,7 +129,7 @@ pub fn parse_first(buf: &[u8]) -> Result<Option<(FirstPacket, usize)>, Error> {
     let Some(length) = be_u32(buf) else { return Ok(None) };
     let length = match usize::try_from(length) {
         Ok(n) if (MIN_LENGTH..=MAX_LENGTH).contains(&n) => n,
-        _ => return violation("invalid length of startup packet"),
+        _ => return Ok(Some((FirstPacket::Unreadable("invalid length of startup packet"), 0))),
     };
     let Some(packet) = buf.get(..length) else { return Ok(None) };
     let body = packet.get(4..).unwrap_or_default();
@@ -138,7 +142,7 @@ pub fn parse_first(buf: &[u8]) -> Result<Option<(FirstPacket, usize)>, Error> {
         }
         SSL_CODE => FirstPacket::Ssl,
         GSSENC_CODE => FirstPacket::GssEnc,
-        CANCEL_CODE => parse_cancel(rest)?,
+        CANCEL_CODE => parse_cancel(rest),
         _ => {
             let [a, b, c, d] = code.to_be_bytes();
             let (major, minor) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
@@ -160,12 +164,12 @@ fn be_u32(buf: &[u8]) -> Option<u32> {
     buf.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
-fn parse_cancel(rest: &[u8]) -> Result<FirstPacket, Error> {
+fn parse_cancel(rest: &[u8]) -> FirstPacket {
     match rest.split_first_chunk() {
         Some((pid, key)) if (4..=256).contains(&key.len()) => {
-            Ok(FirstPacket::Cancel { pid: i32::from_be_bytes(*pid), key: key.to_vec() })
+            FirstPacket::Cancel { pid: i32::from_be_bytes(*pid), key: key.to_vec() }
         }
-        _ => violation("invalid length of cancel request packet"),
+        _ => FirstPacket::Unreadable("invalid length of cancel request packet"),
     }
 }
 
