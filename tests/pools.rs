@@ -322,9 +322,9 @@ fn a_reload_changes_the_size() {
 /// PostgreSQL copies no database to which anybody is connected: PAUSE frees one of its pooled connections.
 #[test]
 fn a_paused_database_can_be_copied() {
-    let Some(cluster) = common::cluster(15, options()) else { return };
-    let howdah = kit::start(&cluster, "admin_users = [\"app\"]", "pool_size = 3", "");
-    let mut client = kit::app(&howdah);
+    let Some(cluster) = cluster(15, options()) else { return };
+    let howdah = start(&cluster, "admin_users = [\"app\"]", "pool_size = 3", "");
+    let mut client = app(&howdah);
     run(&mut client, "SELECT 1");
     let mut admin = cluster.connect(common::SUPERUSER, "postgres").expect("a direct session");
     let copy = "CREATE DATABASE copy TEMPLATE app";

@@ -84,7 +84,7 @@ fn a_set_of_a_secret_tells_nothing_of_it_and_is_known_as_secret() {
             assert!(super::is_secret(key) && !super::is_public(key), "{key}");
             for (config, pgbouncers) in [(&before, false), (&before, true), (&behind, true)] {
                 match with_setting(config, key, MARK, pgbouncers) {
-                    Ok(new) => {
+                    Ok((new, _)) => {
                         assert!(!shown(&new).contains(MARK), "{key}");
                         assert_eq!(new.notes.settings[s.key].value, format!("\"{PLACEHOLDER}\""), "{key}");
                     }

@@ -204,6 +204,7 @@ impl Command {
             Self::Show(s) => format!("SHOW {}", s.name),
             Self::Variable(n) => format!("SHOW {}", VARIABLES.get(*n).map_or("", |v| v.0)),
             Self::SetVariable => "SET".to_owned(),
+            Self::Alive => "SELECT 1".to_owned(),
             Self::Set { key, value } => format!("SET {} = {}", name(key), set_value(key, value)),
             Self::Advice => "SHOW ADVICE".to_owned(),
             Self::Explain(Some(database), _) => format!("SHOW ROUTES {} {PLACEHOLDER}", name(database)),

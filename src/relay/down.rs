@@ -181,7 +181,7 @@ fn step(
                     Some(Expect::ParseDuplicate(d)) => {
                         // It had lost the statement behind our back, and has this one by its name now.
                         s.statements.remove(d.live.id);
-                        s.doubtful = true;
+                        s.statements_doubtful = true;
                         s.marked.get_or_insert("PREPARE");
                         c.statements.insert(&d.name, d.fresh.clone());
                     }
@@ -294,7 +294,7 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
 
 fn forget_statements(c: &mut ClientProto, s: &mut ServerState) {
     s.statements.clear();
-    s.doubtful = false;
+    s.statements_doubtful = false;
     c.statements.clear();
 }
 

@@ -52,7 +52,7 @@ pub struct ServerState {
     /// Where such a text stands in that batch.
     pub drops: Drops,
     /// It may have others of our statements than are known here: it has taken what it should have refused.
-    pub doubtful: bool,
+    pub statements_doubtful: bool,
     /// The batch that last changed which statements the server has or what the client's names mean.
     pub names_changed: Option<u64>,
     /// The same of the unnamed statement.
@@ -139,7 +139,7 @@ impl ServerState {
             barrier: false,
             barrier_at_sync: false,
             drops: Drops::No,
-            doubtful: false,
+            statements_doubtful: false,
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,

@@ -345,7 +345,7 @@ fn provoke(up: &mut Lane, total: usize, c: &mut ClientProto, s: &mut ServerState
 /// The server will have this statement; others make room for it. There are more than one where the limit was
 /// lowered.
 fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
-    if s.doubtful {
+    if s.statements_doubtful {
         // It may have another statement by this name. To close one that it has not is no error.
         prepared::write_close(up.insert(), &stmt.server_name);
         s.pipeline.sent(Expect::InjectedCloseUnnamed);
