@@ -283,7 +283,7 @@ fn rule(fields: &[Vec<Token>], place: &str, dir: &Path, profile: Profile) -> Res
             None => return Err(NO_ADDRESS.to_owned()),
         };
         if profile == Profile::PgBouncer && reaches_beyond(ip, network) {
-            return Err("the address has bits that its mask has not, and fits nobody".to_owned());
+            return Err("the address does not match its mask, and fits nobody".to_owned());
         }
         address = network;
     }
@@ -553,7 +553,7 @@ mod tests {
         let methods: Vec<_> = there.rules.iter().map(|r| (r.kind, r.method)).collect();
         assert_eq!(methods, [(Kind::Host, AuthMethod::Cert)]);
         assert_eq!(told.len(), 2);
-        assert!(told.iter().all(|e| e.to_string().contains("bits that its mask has not")), "{told:?}");
+        assert!(told.iter().all(|e| e.to_string().contains("does not match its mask")), "{told:?}");
         assert_eq!(read(&path, Profile::Native, &mut untold).rules.len(), 2);
         assert!(untold[0].to_string().contains("cert is for hostssl rules only"));
     }
