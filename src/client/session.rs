@@ -415,13 +415,13 @@ impl Session {
         if let Some(conn) = lease.conn() {
             conn.state.calls.queue_us = self.proto.stats.queued_us;
         }
-        let mut end = self.relay(&mut lease, false).await;
-        if matches!(end, End::Restore) {
-            match Box::pin(self.go_on(lease)).await {
-                Ok((l, e)) => (lease, end) = (l, e),
+        let (mut lease, end) = match self.relay(&mut lease, false).await {
+            End::Restore => match Box::pin(self.go_on(lease)).await {
+                Ok(rest) => rest,
                 Err(out) => return out,
-            }
-        }
+            },
+            end => (lease, end),
+        };
         self.ctl.set_deadline(0);
         let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, &c.state));
         if matches!(end, End::Boundary) && certain {

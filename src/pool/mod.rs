@@ -1103,17 +1103,17 @@ impl Inner {
     fn book(&mut self, r: &LeaseReport) {
         let t = &mut self.totals;
         t.transactions += u64::from(r.completed);
-        t.queries += r.stats.queries;
-        t.errors += r.stats.errors;
+        t.queries += r.stats.queries as u64;
+        t.errors += r.stats.errors as u64;
         t.from_client += r.stats.from_client;
         t.to_client += r.stats.to_client;
         if self.counts_statements {
-            t.client_parses += r.stats.client_parses;
-            t.server_parses += r.stats.server_parses;
-            t.binds += r.stats.binds;
+            t.client_parses += r.stats.client_parses as u64;
+            t.server_parses += r.stats.server_parses as u64;
+            t.binds += r.stats.binds as u64;
         }
-        t.statement_hits += r.stats.statement_hits;
-        t.statement_evictions += r.stats.statement_evictions;
+        t.statement_hits += r.stats.statement_hits as u64;
+        t.statement_evictions += r.stats.statement_evictions as u64;
         if r.partial {
             return;
         }

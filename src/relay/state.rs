@@ -304,6 +304,31 @@ pub struct ErrorBody(pub Box<[u8]>);
 /// A client's name, and the statement that the server gives up with it.
 pub type Deallocating = (Box<[u8]>, Option<Arc<Statement>>);
 
+/// In the order in which they were sent. Few clients have any, and all have room for where they are.
+#[derive(Debug, Default)]
+pub struct DeallocatingQueue(Option<Box<VecDeque<Deallocating>>>);
+
+impl DeallocatingQueue {
+    pub fn push_back(&mut self, one: Deallocating) {
+        self.0.get_or_insert_default().push_back(one);
+    }
+
+    pub fn pop_front(&mut self) -> Option<Deallocating> {
+        self.0.as_mut().and_then(|q| q.pop_front())
+    }
+
+    pub fn front(&self) -> Option<&Deallocating> {
+        self.0.as_ref().and_then(|q| q.front())
+    }
+
+    #[inline]
+    pub fn clear(&mut self) {
+        if self.0.is_some() {
+            self.0 = None;
+        }
+    }
+}
+
 /// What the relay knows of a client.
 #[derive(Debug)]
 pub struct ClientProto {
@@ -329,34 +354,35 @@ pub struct ClientProto {
     /// Howdah has cancelled its query: the server's 57014 is replaced by this body.
     pub own_cancel: Option<Box<ErrorBody>>,
     /// DEALLOCATE of this name was forwarded, and takes this statement off the server.
-    pub deallocating: VecDeque<Deallocating>,
+    pub deallocating: DeallocatingQueue,
     pub stats: TxStats,
     /// Errors that it was told in place of what it sent, until they are counted and logged.
     pub told: Vec<Error>,
 }
 
-/// Counted while a lease lasts, booked when it ends.
+/// Counted while a lease lasts, booked when it ends. Every idle client has room for it, so what is counted by messages
+/// of one transaction is small.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TxStats {
-    pub queries: u64,
-    pub errors: u64,
+    pub queries: u32,
+    pub errors: u32,
     pub from_client: u64,
     pub to_client: u64,
-    pub client_parses: u64,
-    pub server_parses: u64,
-    pub binds: u64,
+    pub client_parses: u32,
+    pub server_parses: u32,
+    pub binds: u32,
     /// Named statements that the server had when they were needed, and those that it had to give up for others.
-    pub statement_hits: u64,
-    pub statement_evictions: u64,
+    pub statement_hits: u32,
+    pub statement_evictions: u32,
     /// In a transaction, its client had the turn for so long; and it took nothing of its results for so long.
     pub client_us: u64,
     pub stall_us: u64,
     /// Its client waited so long for a server, in whatever queues.
     pub queued_us: u64,
     /// Writes that a read-only transaction refused (25006).
-    pub refused_writes: u64,
+    pub refused_writes: u32,
     /// Serialization failures, which recovery conflicts are (40001).
-    pub conflicts: u64,
+    pub conflicts: u32,
     /// What was taken for a read has done more: see [`TxStats::see`].
     pub wrote: bool,
     ended: bool,
@@ -419,7 +445,7 @@ impl ClientProto {
             retry: Retry::No,
             terminating: false,
             own_cancel: None,
-            deallocating: VecDeque::new(),
+            deallocating: DeallocatingQueue::default(),
             stats: TxStats::default(),
             told: Vec::new(),
         }
