@@ -306,6 +306,7 @@ pub type Deallocating = (Box<[u8]>, Option<Arc<Statement>>);
 
 /// In the order in which they were sent. Few clients have any, and all have room for where they are.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a queue that is empty is four times as large")]
 pub struct DeallocatingQueue(Option<Box<VecDeque<Deallocating>>>);
 
 impl DeallocatingQueue {
