@@ -22,7 +22,14 @@ pub async fn request(services: &Arc<Services>, pid: i32, key: &[u8]) {
     } else {
         match PeerKey::read(pid, key) {
             Some(k) if k.peer() != peers.own => {
-                let label = forward(services, &peers, k).await;
+                // A connection to a peer is one as well, and keys can be made up.
+                let label = match Claim::take(services) {
+                    Some(_claim) => {
+                        let _held = Held::new(services);
+                        forward(services, &peers, k).await
+                    }
+                    None => "dropped",
+                };
                 services.counters.count("cancels_total", label);
                 return;
             }
@@ -74,6 +81,22 @@ fn claim(services: &Services) -> bool {
     let limit = services.config().limits.max_cancels_in_flight as usize;
     let room = |n| (n < limit).then_some(n + 1);
     services.cancels_in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+}
+
+/// The same for as long as it is held.
+struct Claim<'a>(&'a Services);
+
+impl<'a> Claim<'a> {
+    fn take(services: &'a Services) -> Option<Self> {
+        // Made only where it was claimed: it is given back when it is dropped.
+        claim(services).then(|| Self(services))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The sender of a cancel that is being delivered: counted among the cancels in flight, which have a limit of their

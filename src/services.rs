@@ -10,6 +10,7 @@ use crate::auth::failures::Failures;
 use crate::auth::source::{BySource, Keyring, Source};
 use crate::auth::{DeriveJob, MockSecret, ScramKeys};
 use crate::client::ctl::ClientCtl;
+use crate::client::strangers::Strangers;
 use crate::client::told::Told;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,6 +25,7 @@ use crate::metrics::events::Events;
 use crate::metrics::{Counters, Histogram};
 use crate::monitor::Monitor;
 use crate::net::buffer::BufferPool;
+use crate::net::tls::Handshakes;
 use crate::pool::holders::Audit;
 use crate::pool::ledger::Ledger;
 use crate::pool::registry::Registry;
@@ -46,6 +48,7 @@ pub struct Services {
     pub clients: Clients,
     /// What of errors the log has had lately.
     pub told: Told,
+    pub strangers: Arc<Strangers>,
     pub control: Control,
     pub queries: Arc<Store>,
     /// From the connection to the end of the login.
@@ -84,6 +87,8 @@ pub struct Services {
     pub failures: Mutex<Failures>,
     /// Keys of clients that may be derived at one time.
     derivations: Arc<tokio::sync::Semaphore>,
+    /// Where the TLS handshakes of clients are computed.
+    pub handshakes: Handshakes,
     pub derived: Derived,
     /// With what the pools log in to servers, where their clients have brought it.
     pub keyring: Mutex<Keyring>,
@@ -129,6 +134,7 @@ impl Services {
         let mock_secret = RwLock::new(mock_secret(&config));
         let pam = PamPlaces::new(config.access.max_pam_requests);
         let derivations = Arc::new(tokio::sync::Semaphore::new(config.process.workers.max(1)));
+        let handshakes = Handshakes::new(config.process.workers);
         Arc::new(Self {
             clock: Clock::default(),
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
@@ -140,6 +146,7 @@ impl Services {
             monitor: Monitor::default(),
             clients: Clients::default(),
             told: Told::default(),
+            strangers: Arc::default(),
             control: Control::default(),
             queries: Arc::new(Store::new(config.process.query_statistics)),
             logins: Mutex::default(),
@@ -164,6 +171,7 @@ impl Services {
             failures: Mutex::default(),
             mock_secret,
             derivations,
+            handshakes,
             derived: Derived::default(),
             keyring: Mutex::default(),
             lookups: Lookups::default(),
@@ -314,6 +322,8 @@ pub struct Clients {
     pub connected: AtomicUsize,
     /// Those of them that have not finished their login.
     pub logging_in: AtomicUsize,
+    /// Those that have proved who they are: `max_client_connections` bounds them.
+    entered: AtomicUsize,
     per_database: Taken,
     per_user: Taken,
     /// Logins that succeeded, by database; only of names that are configured, or that matched a pattern.
@@ -331,6 +341,7 @@ pub struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
+        self.services.clients.entered.fetch_sub(1, Ordering::Relaxed);
         give_back(&self.services.clients.per_database, &self.database);
         give_back(&self.services.clients.per_user, &self.user);
     }
@@ -339,6 +350,7 @@ impl Drop for Places {
 /// How many places there are, and all are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
+    All(usize),
     Database(usize),
     User(usize),
 }
@@ -355,6 +367,11 @@ impl Clients {
                 return id;
             }
         }
+    }
+
+    /// Clients that have proved who they are.
+    pub fn entered(&self) -> usize {
+        self.entered.load(Ordering::Relaxed)
     }
 
     pub fn insert(&self, c: Arc<ClientCtl>) {
@@ -415,17 +432,27 @@ impl Clients {
 }
 
 impl Places {
-    /// One place of the database and one of the user, each a name and its limit.
+    /// One place of all, one of the database and one of the user, each with its limit.
     pub fn take(
         services: &Arc<Services>,
+        most_of_all: Option<u32>,
         (database, most): (&str, Option<u32>),
         (user, most_of_user): (&str, Option<u32>),
     ) -> Result<Self, Full> {
         let clients = &services.clients;
-        let database = take(&clients.per_database, database, most).map_err(Full::Database)?;
-        let user = take(&clients.per_user, user, most_of_user).map_err(|taken| {
-            give_back(&clients.per_database, &database);
-            Full::User(taken)
+        let room = |n| most_of_all.is_none_or(|most| n < most as usize).then_some(n + 1);
+        clients.entered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(Full::All)?;
+        let named = take(&clients.per_database, database, most).map_err(Full::Database).and_then(
+            |database| match take(&clients.per_user, user, most_of_user) {
+                Ok(user) => Ok((database, user)),
+                Err(taken) => {
+                    give_back(&clients.per_database, &database);
+                    Err(Full::User(taken))
+                }
+            },
+        );
+        let (database, user) = named.inspect_err(|_| {
+            clients.entered.fetch_sub(1, Ordering::Relaxed);
         })?;
         Ok(Self { services: services.clone(), database, user })
     }
@@ -506,19 +533,21 @@ pub(crate) mod tests {
         let services = minimal();
         let counted = || (services.clients.of_database("d"), services.clients.of_user("u"));
         let take = |most: u32, most_of_user: u32| {
-            Places::take(&services, ("d", Some(most)), ("u", Some(most_of_user)))
+            Places::take(&services, Some(2), ("d", Some(most)), ("u", Some(most_of_user)))
         };
         let first = take(2, 2).expect("room");
         let second = take(2, 2).expect("room");
         assert!(Arc::ptr_eq(&first.database, &second.database) && Arc::ptr_eq(&first.user, &second.user));
         assert_eq!(counted(), (2, 2));
         // Whom one of the two refuses has no place in the other.
-        assert_eq!(take(2, 3).err(), Some(Full::Database(2)));
-        assert_eq!(take(3, 2).err(), Some(Full::User(2)));
-        assert_eq!(counted(), (2, 2));
-        drop((first, second));
+        assert_eq!((take(9, 9).err(), services.clients.entered()), (Some(Full::All(2)), 2));
+        drop(second);
+        assert_eq!(take(1, 3).err(), Some(Full::Database(1)));
+        assert_eq!(take(3, 1).err(), Some(Full::User(1)));
+        assert_eq!((counted(), services.clients.entered()), ((1, 1), 1));
+        drop(first);
         assert_eq!(take(1, 0).err(), Some(Full::User(0)));
-        assert_eq!(counted(), (0, 0));
+        assert_eq!((counted(), services.clients.entered()), ((0, 0), 0));
         assert!(
             services.clients.per_database.lock().is_empty() && services.clients.per_user.lock().is_empty()
         );

@@ -46,7 +46,7 @@ fn every_metric_that_is_named_is_in_a_live_scrape() {
     howdah.connect("app", "app").expect("a login").query("SELECT 1").expect("an answer");
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    s.write_all(b"GET /metrics HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").expect("a request");
+    s.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
     let mut answer = String::new();
     s.read_to_string(&mut answer).expect("an answer");
     let scrape =

@@ -29,7 +29,7 @@ fn howdah_before(cluster: &Cluster, more: &str) -> Howdah {
 fn get(howdah: &Howdah, path: &str) -> (u16, String) {
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").expect("a request");
+    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
     let mut answer = String::new();
     s.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
@@ -76,7 +76,7 @@ fn get_securely(howdah: &Howdah, lab: &Lab, own: Option<&str>, path: &str) -> st
     let socket = std::net::TcpStream::connect(howdah.ops_address())?;
     socket.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut s = rustls::StreamOwned::new(connection, socket);
-    write!(s, "GET {path} HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n")?;
+    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     match s.read_to_string(&mut answer) {
         // Whether the end was said in TLS is not asked here.
@@ -109,7 +109,7 @@ fn the_ops_port_speaks_https() {
     assert!(expires.is_some_and(f64::is_finite), "{expires:?}");
     // Plain HTTP gets no answer of HTTP.
     let mut plain = std::net::TcpStream::connect(howdah.ops_address()).expect("the port accepts");
-    plain.write_all(b"GET /metrics HTTP/1.1\r\nHost: ops\r\n\r\n").expect("a request");
+    plain.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");

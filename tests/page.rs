@@ -40,7 +40,7 @@ fn get(howdah: &Howdah, path: &str) -> (String, String) {
 fn json(howdah: &Howdah, path: &str) -> Value {
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").expect("a request");
+    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
     let mut answer = String::new();
     s.read_to_string(&mut answer).expect("an answer");
     serde_json::from_str(answer.split_once("\r\n\r\n").expect("a header").1).expect("JSON")

@@ -37,7 +37,7 @@ fn howdah_before(cluster: &Cluster, more: &str) -> Howdah {
 fn queries(howdah: &Howdah) -> Value {
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    s.write_all(b"GET /queries HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").expect("a request");
+    s.write_all(b"GET /queries HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
     let mut answer = String::new();
     s.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a header");

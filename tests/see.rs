@@ -28,7 +28,8 @@ fn howdah_before(cluster: &Cluster, global: &str, database: &str) -> Howdah {
 fn get_with(howdah: &Howdah, path: &str, header: &str) -> (u16, String) {
     let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
     s.set_read_timeout(Some(LONG)).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: ops\r\n{header}Connection: close\r\n\r\n").expect("a request");
+    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}Connection: close\r\n\r\n")
+        .expect("a request");
     let mut answer = String::new();
     s.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a header");

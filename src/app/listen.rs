@@ -16,14 +16,13 @@ use super::taken;
 use crate::client::ctl::ClientCtl;
 use crate::client::login::{self, Login};
 use crate::client::replication::Walsender;
+use crate::client::strangers::Stranger;
 use crate::clock::Clock;
 use crate::config::compat::Listening;
 use crate::config::resolved::{Config, Profile};
 use crate::console;
-use crate::error::{Error, Report, Severity, report};
 use crate::journal::{self, Who};
 use crate::net::stream::{Peer, Stream};
-use crate::proto::encode;
 use crate::proto::startup::Replication;
 use crate::services::Services;
 
@@ -212,10 +211,15 @@ pub(super) async fn accept_loop(bound: Bound, services: Arc<Services>) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                let limit = services.config().limits.max_login_connections as usize;
+                let stranger = tokio::select! {
+                    place = services.strangers.enter(peer, limit) => place,
+                    () = services.no_more_tcp(), if matches!(peer, Peer::Tcp(_)) => return,
+                };
                 services.clients.connected.fetch_add(1, Ordering::Relaxed);
                 services.clients.logging_in.fetch_add(1, Ordering::Relaxed);
                 let places = Counted { services: services.clone(), logging_in: true };
-                let login = Box::pin(log_in(stream, peer, services.clone()));
+                let login = Box::pin(log_in(stream, peer, services.clone(), stranger));
                 tokio::spawn(serve(login, services.clone(), places));
             }
             Err(e) => {
@@ -329,18 +333,10 @@ enum LoggedIn {
     Replication(Box<Walsender>),
 }
 
-async fn log_in(mut stream: Stream, peer: Peer, services: Arc<Services>) -> Option<LoggedIn> {
+async fn log_in(stream: Stream, peer: Peer, services: Arc<Services>, stranger: Stranger) -> Option<LoggedIn> {
     let services = &services;
     let config = services.config();
     let _ = stream.tune(&config.listen.tcp_keepalive);
-    let limit = config.limits.max_login_connections as usize;
-    let current = services.clients.logging_in.load(Ordering::Relaxed);
-    if current > limit {
-        let e = Error::TooManyLogins { current: current - 1, limit };
-        services.counters.count("clients_rejected_total", "too_many_logins");
-        let _ = stream.write_all(&fatal(&e)).await;
-        return None;
-    }
     let connected = |ctl: &ClientCtl| {
         services.counters.count("logins_total", "");
         if config.process.log_connections && config.profile == Profile::PgBouncer {
@@ -365,7 +361,7 @@ async fn log_in(mut stream: Stream, peer: Peer, services: Arc<Services>) -> Opti
             );
         }
     };
-    match login::login(stream, peer, services).await {
+    match login::login(stream, peer, services, &stranger).await {
         Login::Session(s) => {
             connected(&s.ctl);
             Some(LoggedIn::Session(s))
@@ -380,10 +376,6 @@ async fn log_in(mut stream: Stream, peer: Peer, services: Arc<Services>) -> Opti
         }
         Login::Done | Login::Refused => None,
     }
-}
-
-fn fatal(e: &Error) -> Vec<u8> {
-    encode::error_response(&Report { severity: Severity::Fatal, ..report(e) })
 }
 
 #[cfg(test)]

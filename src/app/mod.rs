@@ -69,6 +69,7 @@ fn raise_file_limit(config: &Config) {
         .sum();
     let need = u64::from(l.max_client_connections)
         + u64::from(l.reserved_client_connections)
+        + 2 * u64::from(l.max_login_connections)
         + u64::from(l.max_cancels_in_flight)
         + servers
         + 64;
@@ -76,10 +77,11 @@ fn raise_file_limit(config: &Config) {
     if got < need {
         tracing::warn!(
             "file descriptor limit is {got}, but {need} may be needed \
-             (max_client_connections {} + reserved {} + cancels {} + servers {servers} + 64): \
+             (max_client_connections {} + reserved {} + logins 2 * {} + cancels {} + servers {servers} + 64): \
              raise the limit (ulimit -n, LimitNOFILE) or lower max_client_connections",
             l.max_client_connections,
             l.reserved_client_connections,
+            l.max_login_connections,
             l.max_cancels_in_flight,
         );
     } else {

@@ -33,7 +33,7 @@ impl Claim {
 
 /// Whoever has one address of IPv6 commonly has its /64, and could guess from a new one each time: they count as one.
 /// One of IPv4 that arrived on a socket of IPv6 is itself.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() & !u128::from(u64::MAX)).into(),
         v4 @ IpAddr::V4(_) => v4,

@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
+use super::strangers::Stranger;
 use super::told;
 use crate::auth::source::Shown;
 use crate::cancel;
@@ -70,25 +71,27 @@ enum Admitted {
 /// Logs a client in; says goodbye to those who may not. The time until the startup packet is the global
 /// client_login_timeout, from then on that of the database and user. Not cancel safe: a login that is dropped is
 /// over.
-pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Login {
+pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, stranger: &Stranger) -> Login {
     let started = Clock::now();
     let config = services.config();
     let mut buf = Vec::new();
     let limit = config.pool.client_login_timeout;
     // Empty in the middle of a handshake, where nothing can be said.
     let mut slot = Some(stream);
-    let first = first_packet(&mut slot, peer, &mut buf, services, &config);
-    let opening = tokio::time::timeout(limit, first).await;
+    let first = Box::pin(first_packet(&mut slot, peer, &mut buf, services, &config, stranger));
+    let opening = unless_cut(stranger, tokio::time::timeout(limit, first)).await;
     let Some(mut stream) = slot else {
-        if opening.is_err() {
+        if matches!(opening, Some(Err(_))) {
             services.counters.count("timeouts_total", "client_login_timeout");
         }
         return Login::Done;
     };
+    let Some(opening) = opening else { return cut(&mut stream, services).await };
     let startup = match opening {
         Ok(Opening::Startup(s)) => s,
         Ok(Opening::Cancel { pid, key }) => {
             // Its time is cancel_wait_timeout.
+            stranger.leave();
             cancel::request(services, pid, &key).await;
             return Login::Done;
         }
@@ -110,8 +113,11 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>) -> Logi
     let end_point = acceptor.and_then(|a| a.end_point().map(<[u8]>::to_vec));
     let progress = Progress::default();
     let arrival = Arrival { peer, end_point, deadline, progress: progress.clone() };
-    let admitted = admit(&mut stream, arrival, services, startup, &mut buf);
-    match tokio::time::timeout_at(deadline.into(), admitted).await {
+    // Large, and not to be moved.
+    let admitted = Box::pin(admit(&mut stream, arrival, services, startup, &mut buf, stranger));
+    let admitted = unless_cut(stranger, tokio::time::timeout_at(deadline.into(), admitted)).await;
+    let Some(admitted) = admitted else { return cut(&mut stream, services).await };
+    match admitted {
         Ok(Ok(Admitted::Session(mut session, places))) => {
             let took = Clock::us(started, Clock::now());
             services.logins.lock().add(took);
@@ -156,6 +162,26 @@ fn left(
     } else if services.log_disconnections() {
         tracing::info!(%peer, user = ?user, database = ?database, at, "left before the end of its login");
     }
+    Login::Refused
+}
+
+/// `None` where the stranger's place was taken away meanwhile.
+async fn unless_cut<T>(stranger: &Stranger, what: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = what => Some(done),
+        () = stranger.cut() => None,
+    }
+}
+
+/// Tells one whose place was taken away. There may be many, and the log has told of them.
+async fn cut(stream: &mut Stream, services: &Services) -> Login {
+    let limit = services.config().limits.max_login_connections as usize;
+    let e = Error::TooManyLogins { current: limit, limit };
+    let r = Report { severity: Severity::Fatal, ..services.report(&e) };
+    services.counters.count("clients_rejected_total", r.code);
+    let told = encode::error_response(&r);
+    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&told)).await;
     Login::Refused
 }
 
@@ -229,6 +255,7 @@ async fn first_packet(
     buf: &mut Vec<u8>,
     services: &Arc<Services>,
     config: &Config,
+    stranger: &Stranger,
 ) -> Opening {
     let mut asked = 0;
     loop {
@@ -236,7 +263,10 @@ async fn first_packet(
         let (packet, used) = match startup::parse_first(buf) {
             Ok(Some(found)) => found,
             Ok(None) => match stream.read_some(buf).await {
-                Ok(n) if n > 0 => continue,
+                Ok(n) if n > 0 => {
+                    stranger.spoke();
+                    continue;
+                }
                 _ => return Opening::Done,
             },
             Err(e) => return Opening::Refused(e),
@@ -314,7 +344,7 @@ async fn secure(
     services: &Services,
 ) -> Option<Stream> {
     let secured = match acceptor.connection() {
-        Ok(c) => stream.into_tls(c, early).await.map_err(|e| e.to_string()),
+        Ok(c) => stream.into_tls(c, early, Some(&services.handshakes)).await.map_err(|e| e.to_string()),
         Err(e) => Err(e.to_string()),
     };
     match secured {
@@ -336,6 +366,7 @@ async fn admit(
     services: &Arc<Services>,
     mut startup: Startup,
     buf: &mut Vec<u8>,
+    stranger: &Stranger,
 ) -> Result<Admitted, Error> {
     let (peer, progress) = (arrival.peer, arrival.progress.clone());
     let config = services.config();
@@ -353,6 +384,7 @@ async fn admit(
         true => None,
         false => authenticate(stream, buf, services, &config, &startup, arrival).await?,
     };
+    stranger.leave();
     if console {
         return enter_console(stream, peer, services, &config, &startup, trusted).await;
     }
@@ -389,13 +421,10 @@ fn may_log_in(
     {
         return Ok(());
     }
-    let connected = services.clients.connected.load(Ordering::Relaxed);
-    let mut limit = config.limits.max_client_connections as usize;
-    if config.admin_users.contains(&startup.user) {
-        limit += config.limits.reserved_client_connections as usize;
-    }
-    if connected > limit {
-        return Err(Error::TooManyClients { current: connected - 1, limit });
+    // Asked again when it has proved who it is, and then with a place.
+    let (entered, limit) = (services.clients.entered(), most_clients(config, &startup.user) as usize);
+    if entered >= limit {
+        return Err(Error::TooManyClients { current: entered, limit });
     }
     if services.draining.load(Ordering::Relaxed) {
         return Err(Error::ShuttingDown);
@@ -404,6 +433,13 @@ fn may_log_in(
         return Err(Error::FeatureNotSupported("replication connections to the console are not supported"));
     }
     Ok(())
+}
+
+/// How many clients there may be when this user comes.
+fn most_clients(config: &Config, user: &str) -> u32 {
+    let l = &config.limits;
+    let admin = config.admin_users.iter().any(|a| a == user);
+    l.max_client_connections.saturating_add(if admin { l.reserved_client_connections } else { 0 })
 }
 
 /// Whether the other end of the Unix socket is run by the same system user as Howdah, and says so: PgBouncer's admin.
@@ -667,8 +703,12 @@ fn take_places(
         .get(user)
         .map_or(config.limits.max_user_client_connections, |u| u.max_client_connections);
     let of = |l: Option<u32>| l.unwrap_or_default() as usize;
-    let places = Places::take(services, (database, lift(database_limit)), (user, lift(user_limit)));
+    let most = most_clients(config, user);
+    // The console is for those who come when nothing else works.
+    let of_all = Some(most).filter(|_| !config.is_console(database));
+    let places = Places::take(services, of_all, (database, lift(database_limit)), (user, lift(user_limit)));
     places.map(Box::new).map_err(|full| match full {
+        Full::All(current) => Error::TooManyClients { current, limit: most as usize },
         Full::Database(current) => Error::TooManyDatabaseClients {
             database: database.to_owned(),
             current,

@@ -8,4 +8,5 @@ mod progress;
 pub mod replication;
 mod route;
 pub mod session;
+pub mod strangers;
 pub mod told;

@@ -38,6 +38,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             stats_period: None,
             advice_interval: None,
             ops_token: None,
+            ops_hosts: Vec::new(),
             ready_requires: Vec::new(),
             exporter_names: false,
             query_statistics: 0,

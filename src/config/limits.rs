@@ -12,7 +12,7 @@ pub struct Limits {
     pub max_user_client_connections: Option<u32>,
     /// Places above `max_client_connections` that only `admin_users` may take.
     pub reserved_client_connections: u32,
-    /// Clients that have connected but not finished their login.
+    /// Places of connections that have not proved who they are, over TCP and over the Unix socket each.
     pub max_login_connections: u32,
     /// In a minute, of one user from one address; 0 is no limit.
     pub max_login_failures: u32,

@@ -138,6 +138,8 @@ pub struct Process {
     pub ops_token: Option<Secret>,
     /// `DATABASE` or `DATABASE/ROLE`.
     pub ready_requires: Vec<String>,
+    /// Hosts, beside the loopback ones, by which the ops port may be asked without a token.
+    pub ops_hosts: Vec<String>,
     /// Whether /metrics has the names of PgBouncer's exporter, too.
     pub exporter_names: bool,
     /// Statements of which statistics are kept; 0 is none.

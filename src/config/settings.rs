@@ -207,6 +207,11 @@ settings! {
     /// CA certificates in PEM: whoever scrapes needs a certificate that they vouch for.
     ops_tls_ca: GLOBAL, Kind::Text, Unset, "without it no client certificate is asked for",
         NewConnections, NATIVE, Config |c, Text(v)| c.tls.ops.ca = path(v);
+    /// Hosts by whose names the ops port on a loopback address may be asked where there is no `ops_token`, beside localhost
+    /// and the loopback addresses: what a proxy before it sends as Host. /healthz and /readyz are answered to all.
+    ops_hosts: GLOBAL, Kind::Names, Is(""),
+        "a page in a browser on this machine can have its own name point here, and would read what the port answers",
+        Live, NATIVE, Config |c, List(v)| c.process.ops_hosts = v.clone();
     /// What /readyz asks for besides a valid configuration and open listeners: databases, as `DATABASE` (its primary)
     /// or `DATABASE/ROLE`, that the pools must not know to be out of reach.
     ready_requires: GLOBAL, Kind::Names, Is(""),
@@ -375,10 +380,13 @@ settings! {
     reserved_client_connections: GLOBAL, Kind::Count { min: 0, max: 1000 }, Is("5"),
         "the operator must get in when everything else is full",
         Live, NATIVE.preset("0"), Config |c, Count(v)| c.limits.reserved_client_connections = *v;
-    /// Clients that have connected and not finished their login.
+    /// Places of connections that have not proved who they are, apart from `max_client_connections`: so many over TCP, and
+    /// as many over the Unix socket. Where all are taken, the oldest one that has said nothing loses its place, of the
+    /// address that has most of them; where all are logins under way, the next waits in the backlog, and one that has
+    /// taken longer than 5 s makes room.
     max_login_connections: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("1000"),
         "connections that say nothing must not use up the places of those that do",
-        Live, NATIVE.preset("1000000"), Config |c, Count(v)| c.limits.max_login_connections = *v;
+        Live, NATIVE, Config |c, Count(v)| c.limits.max_login_connections = *v;
     /// Failed logins of one user from one address (of IPv6, one /64) in a minute; then such logins are refused, and the
     /// allowance fills again within a minute. A login that succeeds forgets them, and who has come in from there within
     /// the last day still does with the right secret. 0 is no limit.

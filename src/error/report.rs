@@ -363,10 +363,16 @@ pub fn report(error: &Error) -> Report {
         ),
         Error::TooManyLogins { current, limit } => h(
             d(
-                r(F, S::TOO_MANY_CONNECTIONS, "too_many_logins", "too many logins are under way".to_owned()),
-                format!("{current} clients are logging in; max_login_connections is {limit}."),
+                r(
+                    F,
+                    S::TOO_MANY_CONNECTIONS,
+                    "too_many_logins",
+                    "the connection made room for another: it was not logged in for too long".to_owned(),
+                ),
+                format!("{current} connections had not logged in; max_login_connections is {limit}."),
             ),
-            "Try again shortly; raise max_login_connections if such bursts are expected.",
+            "Log in as soon as the connection is made. The log of the pooler tells where the others come from; raise \
+             max_login_connections if so many are expected.",
         ),
         Error::TooManyFailures { user, from, limit } => h(
             d(

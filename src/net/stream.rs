@@ -10,7 +10,7 @@ use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::socket;
-use super::tls::Tls;
+use super::tls::{Handshakes, Tls};
 use crate::config::resolved::Keepalive;
 
 #[derive(Debug)]
@@ -154,11 +154,17 @@ impl Stream {
         }
     }
 
-    /// From here on TLS, with a handshake first; `early` are bytes of it that were read already. Only TCP has TLS,
+    /// From here on TLS, with a handshake first; `early` are bytes of it that were read already, and `beside` is where it
+    /// is computed if not here. Only TCP has TLS,
     /// as with PostgreSQL.
-    pub async fn into_tls(self, connection: rustls::Connection, early: &[u8]) -> io::Result<Self> {
+    pub async fn into_tls(
+        self,
+        connection: rustls::Connection,
+        early: &[u8],
+        beside: Option<&Handshakes>,
+    ) -> io::Result<Self> {
         match self {
-            Self::Tcp(s) => Ok(Self::Tls(Box::new(Tls::handshake(s, connection, early).await?))),
+            Self::Tcp(s) => Ok(Self::Tls(Box::new(Tls::handshake(s, connection, early, beside).await?))),
             Self::Unix(_) | Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

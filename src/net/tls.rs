@@ -4,11 +4,13 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::socket;
 
@@ -83,29 +85,106 @@ fn blocked(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock
 }
 
-impl Tls {
-    /// Does the handshake; `early` are bytes of it that were read already. An error holds rustls' own, where
-    /// the peer is to blame. Not cancel safe: a handshake that is given up is over.
-    pub async fn handshake(tcp: TcpStream, connection: Connection, early: &[u8]) -> io::Result<Self> {
-        let mut tls = Self { tcp, connection, plain: 0, ended: false, owed: 0, said_goodbye: false };
-        let mut early = early;
-        while !early.is_empty() {
-            tls.connection.read_tls(&mut early)?;
-            tls.digest()?;
+fn poll_send(tcp: &TcpStream, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    while connection.wants_write() {
+        match connection.write_tls(&mut Polled(tcp, cx)) {
+            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(_) => {}
+            Err(e) if blocked(&e) => return Poll::Pending,
+            Err(e) => return Poll::Ready(Err(e)),
         }
-        std::future::poll_fn(|cx| tls.poll_handshake(cx)).await?;
-        Ok(tls)
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Sends what it can; what it cannot is sent with the next write.
+fn try_send(tcp: &TcpStream, connection: &mut Connection) {
+    while connection.wants_write() {
+        if !matches!(connection.write_tls(&mut Tried(tcp)), Ok(n) if n > 0) {
+            return;
+        }
+    }
+}
+
+fn poll_read_tls(
+    tcp: &TcpStream,
+    connection: &mut Connection,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    match connection.read_tls(&mut Polled(tcp, cx)) {
+        Err(e) if blocked(&e) => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+/// Where the handshakes of clients are computed: beside the threads that relay, on half as many at most. A signature takes
+/// a tenth of a millisecond to one, and whoever opens connections by the thousand would take that time from every client.
+#[derive(Debug, Clone)]
+pub struct Handshakes(Arc<Semaphore>);
+
+impl Handshakes {
+    pub fn new(workers: usize) -> Self {
+        Self(Arc::new(Semaphore::new((workers / 2).max(1))))
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Takes in what was read. Whoever gives up in the queue is not computed for.
+    async fn digest(
+        &self,
+        mut connection: Connection,
+    ) -> io::Result<(Connection, Result<rustls::IoState, rustls::Error>)> {
+        let place = self.0.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let compute = move || {
+            let done = connection.process_new_packets();
+            // Until the end, also where nobody waits for that any more.
+            drop(place);
+            (connection, done)
+        };
+        tokio::task::spawn_blocking(compute).await.map_err(io::Error::other)
+    }
+}
+
+impl Tls {
+    /// Does the handshake; `early` are bytes of it that were read already. What it costs to compute is done `beside` the
+    /// threads that relay, where that is given. An error holds rustls' own, where the peer is to blame. Not cancel safe: a
+    /// handshake that is given up is over.
+    pub async fn handshake(
+        tcp: TcpStream,
+        mut connection: Connection,
+        mut early: &[u8],
+        beside: Option<&Handshakes>,
+    ) -> io::Result<Self> {
+        let (mut plain, mut ended) = (0, false);
         loop {
-            ready!(self.poll_send(cx))?;
-            if !self.connection.is_handshaking() {
-                return Poll::Ready(Ok(()));
+            std::future::poll_fn(|cx| poll_send(&tcp, &mut connection, cx)).await?;
+            if !connection.is_handshaking() && early.is_empty() {
+                return Ok(Self { tcp, connection, plain, ended, owed: 0, said_goodbye: false });
             }
-            ready!(self.poll_receive(cx))?;
-            if self.ended && self.connection.is_handshaking() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            let n = if early.is_empty() {
+                std::future::poll_fn(|cx| poll_read_tls(&tcp, &mut connection, cx)).await?
+            } else {
+                connection.read_tls(&mut early)?
+            };
+            if n == 0 || ended {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let done = match beside {
+                None => connection.process_new_packets(),
+                Some(handshakes) => {
+                    let (back, done) = handshakes.digest(connection).await?;
+                    connection = back;
+                    done
+                }
+            };
+            match done {
+                Ok(state) => {
+                    plain = state.plaintext_bytes_to_read();
+                    ended |= state.peer_has_closed();
+                }
+                Err(e) => {
+                    // There is an alert for the peer.
+                    try_send(&tcp, &mut connection);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, e));
+                }
             }
         }
     }
@@ -161,24 +240,11 @@ impl Tls {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.connection.wants_write() {
-            match self.connection.write_tls(&mut Polled(&self.tcp, cx)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
-                Err(e) if blocked(&e) => return Poll::Pending,
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
-        Poll::Ready(Ok(()))
+        poll_send(&self.tcp, &mut self.connection, cx)
     }
 
-    /// Sends what it can; what it cannot is sent with the next write.
     fn try_send(&mut self) {
-        while self.connection.wants_write() {
-            if !matches!(self.connection.write_tls(&mut Tried(&self.tcp)), Ok(n) if n > 0) {
-                return;
-            }
-        }
+        try_send(&self.tcp, &mut self.connection);
     }
 
     fn take_plain(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -267,5 +333,53 @@ impl Drop for Tls {
             self.connection.send_close_notify();
             self.try_send();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::server::{ClientHello, ResolvesServerCert, ServerConnection};
+    use rustls::sign::CertifiedKey;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ResolvesServerCert for Nobody {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+    }
+
+    fn server() -> Connection {
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(Nobody));
+        ServerConnection::new(Arc::new(config)).expect("a connection").into()
+    }
+
+    #[tokio::test]
+    async fn handshakes_are_computed_in_places_of_their_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it accepts");
+        let (tcp, _) = listener.accept().await.expect("a connection");
+        // No handshake at all: to see that it is none, it must be computed.
+        client.try_write(b"GET / HTTP/1.1\r\n\r\n").expect("room");
+        let handshakes = Handshakes::new(4);
+        assert_eq!(handshakes.0.available_permits(), 2, "half of those that relay");
+        let all = handshakes.0.clone().acquire_many_owned(2).await.expect("both places");
+        let handshake = Tls::handshake(tcp, server(), &[], Some(&handshakes));
+        tokio::pin!(handshake);
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), handshake.as_mut()).await;
+        assert!(waits.is_err(), "there is no place");
+        drop(all);
+        let failed = handshake.await.expect_err("it is no handshake");
+        assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(handshakes.0.available_permits(), 2);
     }
 }

@@ -1,8 +1,13 @@
 //! Who may ask what. Where only this machine can ask, and no token is set, everything is answered. Elsewhere metrics
 //! and health are open, and all that tells of statements, clients and addresses needs the token.
+//!
+//! Where everything is answered because only this machine can ask, a browser on it can be made to ask, too: a page lets
+//! its own name point to a loopback address (DNS rebinding). Such a request names that page's host, so only requests
+//! that name a loopback host, or one of `ops_hosts`, are answered.
 
 use base64::Engine;
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap};
 use subtle::ConstantTimeEq;
 
 use crate::config::resolved::Secret;
@@ -25,6 +30,38 @@ pub(super) fn of(headers: &HeaderMap, token: Option<&Secret>, local: bool) -> Ac
         Some(token) if given(headers).is_some_and(|g| same(&g, token)) => Access::Everything,
         Some(_) => Access::Open,
     }
+}
+
+/// Whether the host that a request is for is one of this machine's loopback names and addresses, or one of `named`.
+pub(super) fn is_for_us(uri: &Uri, headers: &HeaderMap, named: &[String]) -> bool {
+    let mut given = headers.get_all(HOST).iter();
+    let (first, more) = (given.next(), given.next());
+    let authority = match (uri.authority(), first) {
+        (Some(a), _) => a.as_str(),
+        (None, Some(h)) if more.is_none() => h.to_str().unwrap_or_default(),
+        (None, _) => return false,
+    };
+    let host = without_port(authority);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    address.is_ok_and(|a| a.to_canonical().is_loopback())
+        || host.eq_ignore_ascii_case("localhost")
+        || named.iter().any(|n| n.eq_ignore_ascii_case(host))
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if !host.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !host_is_bare_v6(host) =>
+        {
+            host
+        }
+        _ => authority,
+    }
+}
+
+/// An address of IPv6 without its brackets has no port behind it.
+fn host_is_bare_v6(host: &str) -> bool {
+    host.contains(':') && !host.ends_with(']')
 }
 
 /// `Bearer TOKEN`; or `Basic` with the token as password, which is what a browser can ask people for.
@@ -50,6 +87,57 @@ fn same(given: &[u8], token: &Secret) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_without_a_token_must_be_for_this_machine() {
+        let named = ["metrics.internal".to_owned()];
+        let asks = |uri: &str, host: Option<&str>| {
+            let mut h = HeaderMap::new();
+            if let Some(host) = host {
+                h.insert(HOST, host.parse().unwrap());
+            }
+            is_for_us(&uri.parse().unwrap(), &h, &named)
+        };
+        for host in [
+            "localhost",
+            "LOCALHOST:9127",
+            "127.0.0.1",
+            "127.0.0.1:9127",
+            "127.8.8.8:1",
+            "[::1]:9127",
+            "[::1]",
+            "::1",
+            "[::ffff:127.0.0.1]:9127",
+            "metrics.internal:9127",
+            "Metrics.Internal",
+        ] {
+            assert!(asks("/stats", Some(host)), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9127",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "",
+            ":9127",
+            "metrics.internal.evil",
+            "evil@localhost",
+            "0.0.0.0:9127",
+        ] {
+            assert!(!asks("/stats", Some(host)), "{host}");
+        }
+        assert!(!asks("/stats", None));
+        assert!(
+            !asks("http://evil.example/stats", Some("localhost")),
+            "what the request line says comes first"
+        );
+        assert!(asks("http://localhost/stats", Some("evil.example")));
+        let mut twice = HeaderMap::new();
+        twice.append(HOST, "localhost".parse().unwrap());
+        twice.append(HOST, "evil.example".parse().unwrap());
+        assert!(!is_for_us(&"/stats".parse().unwrap(), &twice, &named));
+    }
 
     #[test]
     fn a_token_opens_and_nothing_else_does() {

@@ -75,6 +75,13 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
     for (setting, end) in &s.certificates {
         out.put("howdah_tls_certificate_not_after_seconds", &[setting], *end);
     }
+    let strangers = s.strangers;
+    for (state, n) in [("silent", strangers.silent), ("begun", strangers.taken - strangers.silent)] {
+        out.put("howdah_strangers", &[state], n as f64);
+    }
+    for (reason, n) in [("silent", s.strangers_cut.0), ("slow", s.strangers_cut.1)] {
+        out.put("howdah_strangers_cut_total", &[reason], n as f64);
+    }
     out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
     out.put("howdah_pam_requests_in_flight", &[], s.pam_requests_in_flight as f64);
 }

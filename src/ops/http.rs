@@ -26,6 +26,9 @@ const JSON: &str = "application/json";
 
 const HTML: &str = "text/html; charset=utf-8";
 
+/// Requests for figures that are answered one after the other; more are turned away.
+const SCRAPES: usize = 64;
+
 /// The page; it has no other part, asks nobody but this port, and changes nothing.
 const PAGE: &str = include_str!("page.html");
 
@@ -56,13 +59,21 @@ pub(super) struct Endpoints {
     local: bool,
     /// Scrapes under way.
     scraping: Semaphore,
+    /// Those and the ones that wait for their turn.
+    scrapes: Semaphore,
     /// One at a time, so that nobody waits for it.
     written: Arc<Mutex<exposition::Last>>,
 }
 
 impl Endpoints {
     pub(super) fn new(services: Arc<Services>, local: bool) -> Self {
-        Self { services, local, scraping: Semaphore::new(1), written: Arc::default() }
+        Self {
+            services,
+            local,
+            scraping: Semaphore::new(1),
+            scrapes: Semaphore::new(SCRAPES),
+            written: Arc::default(),
+        }
     }
 
     pub(super) fn services(&self) -> &Arc<Services> {
@@ -71,9 +82,20 @@ impl Endpoints {
 
     /// The answer, within `limit`. A body of the request is not read.
     pub(super) async fn answer<B>(&self, request: Request<B>, limit: Duration) -> Answer {
-        let token = self.services.config().process.ops_token.clone();
-        let access = access::of(request.headers(), token.as_ref(), self.local);
-        let answer = self.route(request.method(), request.uri().path(), access);
+        let config = self.services.config();
+        let process = &config.process;
+        let mut access = access::of(request.headers(), process.ops_token.as_ref(), self.local);
+        let path = request.uri().path();
+        if process.ops_token.is_none()
+            && self.local
+            && !access::is_for_us(request.uri(), request.headers(), &process.ops_hosts)
+        {
+            if path != "/healthz" && path != "/readyz" && !path.starts_with("/readyz/") {
+                return misdirected();
+            }
+            access = Access::Closed;
+        }
+        let answer = self.route(request.method(), path, access);
         tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
             problem(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -141,6 +163,13 @@ impl Endpoints {
         write: impl FnOnce(T) -> Result<String, String> + Send + 'static,
     ) -> Answer {
         let failed = |why: &str| problem(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", why);
+        let Ok(_place) = self.scrapes.try_acquire() else {
+            return problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too_many_scrapes",
+                &format!("{SCRAPES} other requests for figures wait for their turn; try again later"),
+            );
+        };
         let Ok(_turn) = self.scraping.acquire().await else { return failed("shutting down") };
         let services = self.services.clone();
         let (give, taken) = oneshot::channel();
@@ -182,6 +211,16 @@ pub(super) fn step_back() {
 fn ready_answer(r: Readiness) -> Answer {
     let status = if r.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     response(status, JSON, format!("{}\n", json!(r)))
+}
+
+/// Asked by a name that could be anybody's.
+fn misdirected() -> Answer {
+    problem(
+        StatusCode::MISDIRECTED_REQUEST,
+        "host_not_allowed",
+        "without an ops_token this is answered only to requests whose Host is localhost, a loopback address or one of \
+         ops_hosts; /healthz and /readyz are answered to all",
+    )
 }
 
 /// What tells of statements, clients and addresses is not for everybody.

@@ -8,6 +8,7 @@ mod advice;
 mod exporter;
 mod exposition;
 mod http;
+mod places;
 mod process;
 mod queries;
 mod ready;
@@ -29,17 +30,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use self::http::Endpoints;
+use self::places::{Place, Places};
 use crate::services::Services;
 
 /// What the ops port may take.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Connections at one time; more wait in the listener's backlog.
+    /// Connections at one time. Where there are more, one that waits for nothing but its peer's next request ends, the
+    /// one that has waited longest; with none such, the oldest.
     connections: usize,
     /// Between a connection's beginning, or its last answer, and the end of the next request's header.
     header: Duration,
@@ -51,11 +53,14 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits {
-    connections: 32,
+    connections: 64,
     header: Duration::from_secs(5),
     request: Duration::from_secs(10),
     lifetime: Duration::from_secs(60),
 };
+
+/// For the end of an answer to a connection that makes room for another.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Binds `addr` and serves until the task is aborted. To be called within a runtime.
 pub fn start(addr: SocketAddr, services: Arc<Services>) -> io::Result<JoinHandle<()>> {
@@ -81,17 +86,15 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 async fn serve(listener: TcpListener, services: Arc<Services>, limits: Limits) {
     let local = listener.local_addr().is_ok_and(|a| a.ip().is_loopback());
     let endpoints = Arc::new(Endpoints::new(services, local));
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Arc::new(Places::default());
     loop {
-        // Never closed, so that there is always a place in the end.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let endpoints = endpoints.clone();
-                tokio::spawn(async move {
-                    let _place = place;
-                    secured(stream, endpoints, limits).await;
-                });
+                let (place, made_room) = places.enter(limits.connections);
+                if made_room {
+                    endpoints.services().counters.count("ops_connections_cut_total", "");
+                }
+                tokio::spawn(secured(stream, endpoints.clone(), limits, place));
             }
             Err(e) => {
                 tracing::warn!(error = %e, "ops port: cannot accept; pausing for 100 ms");
@@ -102,16 +105,20 @@ async fn serve(listener: TcpListener, services: Arc<Services>, limits: Limits) {
 }
 
 /// The handshake, where the port has a certificate; a reload brings another.
-async fn secured(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits) {
+async fn secured(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits, place: Place) {
     let services = endpoints.services().clone();
     let Some(acceptor) = services.config().tls.ops_acceptor.clone() else {
-        return connection(stream, endpoints, limits).await;
+        return connection(stream, endpoints, limits, &place).await;
     };
     let accepted = TlsAcceptor::from(acceptor.config().clone()).accept(stream);
-    match tokio::time::timeout(limits.header, accepted).await {
+    let accepted = tokio::select! {
+        done = tokio::time::timeout(limits.header, accepted) => done,
+        () = place.cut() => return,
+    };
+    match accepted {
         Ok(Ok(stream)) => {
             services.counters.count("tls_handshakes_total", "ops");
-            connection(stream, endpoints, limits).await;
+            connection(stream, endpoints, limits, &place).await;
         }
         failed => {
             services.counters.count("tls_handshake_failures_total", "ops");
@@ -125,13 +132,19 @@ async fn secured(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits) {
 }
 
 /// One connection; errors are the peer's business alone.
-async fn connection<S>(stream: S, endpoints: Arc<Endpoints>, limits: Limits)
+async fn connection<S>(stream: S, endpoints: Arc<Endpoints>, limits: Limits, place: &Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let busy = place.busy();
     let answer = service_fn(move |request| {
-        let endpoints = endpoints.clone();
-        async move { Ok::<_, std::convert::Infallible>(endpoints.answer(request, limits.request).await) }
+        let (endpoints, busy) = (endpoints.clone(), busy.clone());
+        async move {
+            busy.begin();
+            let answer = endpoints.answer(request, limits.request).await;
+            busy.end();
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,6 +154,12 @@ where
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = place.cut() => {
+            // What is being written yet has this long.
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_WORDS, connection).await;
+            return;
+        }
         () = tokio::time::sleep(limits.lifetime) => connection.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(limits.request, connection).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::process::Process;
 use crate::client::ctl::ClientState;
+use crate::client::strangers;
 use crate::config::Config;
 use crate::config::resolved::{HostAddr, PoolMode, Role};
 use crate::error::Standstill;
@@ -26,6 +27,10 @@ use crate::services::Services;
 pub(super) struct Snapshot {
     pub(super) pools: Vec<PoolFigures>,
     pub(super) clients: Clients,
+    pub(super) strangers: strangers::Places,
+    /// Silent connections and slow logins that lost their places.
+    pub(super) strangers_cut: (u64, u64),
+    pub(super) strangers_limit: u32,
     pub(super) draining: bool,
     /// Settings that need a restart to come into force.
     pub(super) restart_needed: Vec<&'static str>,
@@ -218,6 +223,9 @@ impl Snapshot {
             users: config.users.len(),
             exporter_names: config.process.exporter_names,
             clients: Clients::of(services),
+            strangers: services.strangers.places(),
+            strangers_cut: services.strangers.cut(),
+            strangers_limit: config.limits.max_login_connections,
             draining: services.draining.load(Ordering::Relaxed),
             restart_needed: services.restart_needed.lock().clone(),
             marks: services.marks.lock().clone(),

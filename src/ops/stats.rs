@@ -66,6 +66,17 @@ struct Clients {
     connected: usize,
     limit: u32,
     states: States,
+    /// Connections that have not proved who they are: places that are taken, those of them that have said nothing, and
+    /// how many lost theirs.
+    strangers: StrangersFigures,
+}
+
+#[derive(Serialize)]
+struct StrangersFigures {
+    taken: usize,
+    limit: u32,
+    silent: usize,
+    cut: u64,
 }
 
 /// What prepared statements take of the memory: texts, each counted once, and the names of clients.
@@ -276,6 +287,12 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
             connected: s.clients.connected,
             limit: s.clients.limit,
             states: s.clients.by_state().into(),
+            strangers: StrangersFigures {
+                taken: s.strangers.taken,
+                limit: s.strangers_limit,
+                silent: s.strangers.silent,
+                cut: s.strangers.cut,
+            },
         },
         prepared_statements: Prepared {
             statements: s.prepared.statements,

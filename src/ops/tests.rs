@@ -265,7 +265,8 @@ fn the_format_check_finds_what_is_wrong() {
 }
 
 async fn ask(endpoints: &Endpoints, method: Method, path: &str) -> (Response<()>, String) {
-    let request = Request::builder().method(method).uri(path).body(Empty::<Bytes>::new()).unwrap();
+    let request = Request::builder().method(method).uri(path).header("Host", "localhost");
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
     let (parts, body) = endpoints.answer(request, LIMITS.request).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (Response::from_parts(parts, ()), String::from_utf8(body.to_vec()).unwrap())

@@ -57,7 +57,7 @@ pub(super) async fn secure(
         return Ok(stream);
     }
     let connection = connector.connection(name).map_err(failed)?;
-    let stream = stream.into_tls(connection, &[]).await.map_err(|e| match e.kind() {
+    let stream = stream.into_tls(connection, &[], None).await.map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => {
             failed("the server closed the connection in the handshake".to_owned())
         }

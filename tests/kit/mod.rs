@@ -64,7 +64,7 @@ pub fn backend(client: &mut Client) -> String {
 pub fn http(address: SocketAddr, path: &str) -> String {
     let mut s = TcpStream::connect(address).expect("the ops port accepts");
     s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").expect("a request");
+    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
     let mut answer = String::new();
     s.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a header");

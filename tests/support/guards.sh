@@ -110,10 +110,10 @@ guard 33 src/app/listen.rs 'std::fs::set_permissions(path, std::fs::Permissions:
     'std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;' admission the_unix_socket
 guard 35 src/client/authenticate.rs 'failures.failed(now, limit, &who);' '' \
     auth passwords_are_not_guessed_for_long
-guard 35 src/client/login.rs 'tokio::time::timeout(limit, first).await;' \
-    'tokio::time::timeout(limit * 1000, first).await;' faults_client f46_login_is_never_finished
-guard 35 src/client/login.rs 'tokio::time::timeout_at(deadline.into(), admitted).await' \
-    'tokio::time::timeout_at((deadline + limit * 1000).into(), admitted).await' \
+guard 35 src/client/login.rs 'tokio::time::timeout(limit, first)).await;' \
+    'tokio::time::timeout(limit * 1000, first)).await;' faults_client f46_login_is_never_finished
+guard 35 src/client/login.rs 'tokio::time::timeout_at(deadline.into(), admitted)).await' \
+    'tokio::time::timeout_at((deadline + limit * 1000).into(), admitted)).await' \
     hostile_logins ten_thousand_clients_depart_from_the_protocol
 guard '39 F52' $auth/scram/client.rs 'parse_iterations(iterations, MAX_ITERATIONS)' 'parse_iterations(iterations, u32::MAX)' \
     lib hostile_challenges_are_refused_before_any_work
