@@ -253,7 +253,6 @@ pub fn emit_local(down: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
 fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
     if matches!(tag, b"SET" | b"RESET") {
         c.set_in_transaction = true;
-        c.discarded = false;
     }
     let mark = match tag {
         b"SET" if c.effects.session_set => "SET",

@@ -174,10 +174,13 @@ fn tell(c: &mut ClientProto, view: &Arc<ParamSet>, down: &mut Lane) {
 }
 
 /// Whether the server must be asked what a transaction has left: a text that may set or reset what the server reports
-/// was answered SET or RESET, or the server reports what nobody accounts for.
+/// was answered SET or RESET, or the server reports what nobody accounts for. What is set behind a DISCARD ALL is the
+/// client's over what it named at its login.
 pub fn in_doubt(c: &ClientProto, s: &ServerState) -> bool {
     if c.discarded {
-        return !s.pool_set.is_empty() || s.standing().is_unexplained(&ParamSet::default());
+        return c.set_in_transaction
+            || !s.pool_set.is_empty()
+            || s.standing().is_unexplained(&ParamSet::default());
     }
     (c.set_in_transaction && c.effects.reported_set)
         || (s.view_changed && s.standing().is_unexplained(&c.overrides))
@@ -243,12 +246,11 @@ pub async fn attribute(
         Ok(set) => set,
         Err(why) => {
             // The connection is of no use any more; what its client has set is not to be lost with it.
-            let carried = if c.discarded { c.named.clone() } else { c.overrides.clone() };
-            c.overrides = services.params.intern(session::guessed(&carried, &conn.state.standing()));
+            c.overrides = services.params.intern(session::guessed(c.carried(), &conn.state.standing()));
             return Err(why);
         }
     };
-    let found = session::settled(&c.named, &c.overrides, &conn.state.standing(), &set, keeps);
+    let found = session::settled(&c.named, c.carried(), &conn.state.standing(), &set, keeps);
     if found.pool_lost {
         conn.state.marked.get_or_insert("RESET");
     }

@@ -424,6 +424,11 @@ impl TxStats {
 }
 
 impl ClientProto {
+    /// What it had before whatever is found now: behind a DISCARD ALL, what it named at its login.
+    pub fn carried(&self) -> &ParamSet {
+        if self.discarded { &self.named } else { &self.overrides }
+    }
+
     /// What it named at its login may not be in force any more.
     #[inline]
     pub fn may_have_reset(&self) -> bool {

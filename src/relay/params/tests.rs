@@ -215,7 +215,6 @@ impl World {
         for op in ops {
             let mut tag = |c: &mut ClientProto, name: Option<&str>, what: &'static str| {
                 c.set_in_transaction = true;
-                c.discarded = false;
                 c.effects.reported_set |= name.is_none_or(|n| REPORTED.contains(&n));
                 if name.is_none_or(|n| !REPORTED.contains(&n)) {
                     s.marked = Some(what);
@@ -267,7 +266,7 @@ impl World {
         let (b, s) = &mut self.servers[server];
         let doubt = in_doubt(c, s);
         if doubt && asked {
-            let found = session::settled(&c.named, &c.overrides, &s.standing(), &params(&b.set), false);
+            let found = session::settled(&c.named, c.carried(), &s.standing(), &params(&b.set), false);
             s.new_defaults(self.interner.intern(found.defaults));
             s.applied = self.interner.intern(found.applied);
             s.doubtful.clear();
