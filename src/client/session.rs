@@ -479,11 +479,18 @@ impl Session {
         self.proto.statements.settle();
         self.proto.deallocating.clear();
         self.proto.own_cancel = None;
-        for e in std::mem::take(&mut self.proto.told) {
-            self.count_error(report(&e).code);
-            told::in_session(&self.services, &self.ctl, &e);
+        if let Some(told) = self.proto.told.take() {
+            self.book_told(&told);
         }
         std::mem::take(&mut self.proto.stats)
+    }
+
+    #[cold]
+    fn book_told(&self, told: &[Error]) {
+        for e in told {
+            self.count_error(report(e).code);
+            told::in_session(&self.services, &self.ctl, e);
+        }
     }
 
     /// `resting`: a session goes on in which no transaction is open.

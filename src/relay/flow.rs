@@ -61,7 +61,7 @@ pub struct Timeouts {
 }
 
 /// The clocks of one lease.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Timers {
     /// The transaction began; none is open in an idle session.
     transaction: Option<Instant>,
@@ -82,7 +82,14 @@ pub struct Timers {
     copy_failed: bool,
     /// The server is at its boundary, but the client has sent it a part of a message that it will ignore.
     at_end: bool,
-    /// What is known of the client's end.
+    /// Where the client's end is watched for, or was seen. Every idle client has room for what is here, and this is
+    /// seldom there.
+    leaving: Option<Box<Leaving>>,
+}
+
+/// What is known of a client that may be leaving.
+#[derive(Debug, Clone, Copy, Default)]
+struct Leaving {
     parting: Parting,
     /// Nothing reaches the client any more, and what it sent runs to its end: its answers are thrown away, so many bytes
     /// so far.
@@ -90,6 +97,26 @@ pub struct Timers {
 }
 
 impl Timers {
+    fn leaving(&mut self) -> &mut Leaving {
+        self.leaving.get_or_insert_default()
+    }
+
+    /// The end of the client's stream was read.
+    #[inline]
+    fn has_ended(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|l| l.parting.has_ended())
+    }
+
+    /// The end of the client's stream was seen, read or not.
+    fn has_seen_end(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|l| l.parting.is_seen())
+    }
+
+    #[inline]
+    fn is_deaf(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|l| l.deaf.is_some())
+    }
+
     /// Between the transactions of a session.
     pub fn resting(now: Instant) -> Self {
         Self { transaction: None, batch: None, session_idle: Some(now), ..Self::new(now) }
@@ -107,8 +134,7 @@ impl Timers {
             hold: false,
             copy_failed: false,
             at_end: false,
-            parting: Parting::default(),
-            deaf: None,
+            leaving: None,
         }
     }
 }
@@ -200,7 +226,7 @@ impl Flow<'_> {
     /// Server to client.
     #[inline]
     fn poll_down(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Option<End> {
-        if self.timers.deaf.is_some()
+        if self.timers.is_deaf()
             && let Some(end) = self.drop_answers()
         {
             return Some(end);
@@ -372,7 +398,7 @@ impl Flow<'_> {
                 // While nothing can be forwarded a little is read all the same, to see whether the client leaves. What
                 // lies behind that is watched for by time.
                 if !self.silent.client
-                    && !self.timers.parting.has_ended()
+                    && !self.timers.has_ended()
                     && (!self.full() || self.up.unscanned().len() < READ_AHEAD)
                 {
                     let shard = self.shard();
@@ -380,11 +406,11 @@ impl Flow<'_> {
                         Poll::Pending => self.silent.client = true,
                         Poll::Ready(Ok(0)) => {
                             *progress = true;
-                            self.timers.parting.end(Clock::now());
+                            self.timers.leaving().parting.end(Clock::now());
                         }
                         Poll::Ready(Err(_)) => {
                             *progress = true;
-                            self.timers.parting.end(Clock::now());
+                            self.timers.leaving().parting.end(Clock::now());
                             if let Some(end) = self.unreachable("read_error") {
                                 return Some(end);
                             }
@@ -414,12 +440,12 @@ impl Flow<'_> {
         if self.timers.at_end && !self.up.has_output() && !self.up.mid_pass() {
             return Some(End::Boundary);
         }
-        if self.timers.parting.has_ended() && !self.proto.terminating {
+        if self.timers.has_ended() && !self.proto.terminating {
             return self.wind_up(progress);
         }
         if self.proto.terminating && !self.up.has_output() && !self.down.has_output() && self.nothing_comes()
         {
-            let ended = self.timers.parting.has_ended();
+            let ended = self.timers.has_ended();
             return Some(End::ClientGone(if ended { "eof" } else { "terminate" }));
         }
         None
@@ -467,14 +493,14 @@ impl Flow<'_> {
             return Some(End::ClientGone(why));
         }
         self.timers.blocked = None;
-        self.timers.deaf.get_or_insert(0);
+        self.timers.leaving().deaf.get_or_insert(0);
         self.drop_answers()
     }
 
     /// Throws away what the client cannot be told. PostgreSQL ends a statement whose rows nobody takes.
     #[cold]
     fn drop_answers(&mut self) -> Option<End> {
-        let dropped = self.timers.deaf.as_mut()?;
+        let dropped = self.timers.leaving.as_mut()?.deaf.as_mut()?;
         *dropped += self.down.backlog();
         self.down.drop_output();
         (*dropped > LARGE).then_some(End::ClientGone("write_error"))
@@ -482,7 +508,7 @@ impl Flow<'_> {
 
     /// Bytes of the client lie unread, and its end may lie behind them.
     fn is_blind(&self) -> bool {
-        !self.silent.client && !self.proto.terminating && !self.timers.parting.has_ended()
+        !self.silent.client && !self.proto.terminating && !self.timers.has_ended()
     }
 
     /// Looks whether the client is still there, where no read would tell. Returns when to look again.
@@ -492,7 +518,7 @@ impl Flow<'_> {
         let (stats, waiting) = (&self.proto.stats, self.up.backlog() as u64);
         let moved = stats.from_client.wrapping_add(stats.to_client).wrapping_sub(waiting);
         let unread_behind = self.is_blind().then_some(moved);
-        match self.timers.parting.look(self.client.peer_end(), PATIENCE, unread_behind, now) {
+        match self.timers.leaving().parting.look(self.client.peer_end(), PATIENCE, unread_behind, now) {
             Step::Wait(at) => Ok(at),
             Step::Gone => {
                 // What is behind a Terminate or an end that was read is awaited no longer, nor is what lies unread.
@@ -506,7 +532,7 @@ impl Flow<'_> {
                     self.down.insert().extend_from_slice(&question);
                     self.ctl.waker.wake();
                 }
-                Ok(self.timers.parting.asked(now))
+                Ok(self.timers.leaving().parting.asked(now))
             }
         }
     }
@@ -574,7 +600,7 @@ impl Flow<'_> {
             && t.transaction.is_none()
             && t.idle_transaction.is_none()
             && t.session_idle.is_none();
-        let watched = (self.is_blind() || self.timers.parting.is_seen()) && self.timers.deaf.is_none();
+        let watched = (self.is_blind() || self.timers.has_seen_end()) && !self.timers.is_deaf();
         if none && self.timers.blocked.is_none() && !self.timers.at_end && !watched {
             self.ctl.set_deadline(0);
             return None;

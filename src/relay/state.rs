@@ -358,7 +358,8 @@ pub struct ClientProto {
     pub deallocating: DeallocatingQueue,
     pub stats: TxStats,
     /// Errors that it was told in place of what it sent, until they are counted and logged.
-    pub told: Vec<Error>,
+    #[expect(clippy::box_collection, reason = "seldom there, and every idle client has room for it")]
+    pub told: Option<Box<Vec<Error>>>,
 }
 
 /// Counted while a lease lasts, booked when it ends. Every idle client has room for it, so what is counted by messages
@@ -453,14 +454,15 @@ impl ClientProto {
             own_cancel: None,
             deallocating: DeallocatingQueue::default(),
             stats: TxStats::default(),
-            told: Vec::new(),
+            told: None,
         }
     }
 
     /// It was told this error. Of a batch that is nothing but errors a part is enough.
     pub fn is_told(&mut self, e: Error) {
-        if self.told.len() < 16 {
-            self.told.push(e);
+        let told = self.told.get_or_insert_default();
+        if told.len() < 16 {
+            told.push(e);
         }
     }
 }
