@@ -23,8 +23,11 @@ impl Dir {
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
         let path = self.0.path().join(name);
         std::fs::write(&path, text).expect("written");
+        // Secrets that everybody can read are worth a warning of their own.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
         path
     }
 }
