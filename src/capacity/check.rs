@@ -109,6 +109,11 @@ fn whole(need: &HostNeed, facts: &Facts, instances: u32, most: u64) -> Option<Fi
         if share <= 1000 {
             let _ = write!(out, "\n    a wider safety_margin: {:?}", share as f64 / 1000.0);
         }
+    } else if usable < ordinary {
+        let _ = write!(
+            out,
+            "\n  these fill the server; above {usable}, which safety_margin {margin:?} leaves, a warning remains"
+        );
     }
     let severity = if sum > ordinary || need.margin_stated { Severity::Refuse } else { Severity::Warn };
     Some(Finding { severity, text: out })
