@@ -584,6 +584,8 @@ impl Session {
             let w = watch.get_or_insert_with(|| Box::new(Watch::new()));
             if ended && !w.parting.has_ended() {
                 w.parting.end(Clock::now());
+                // Until it was asked, which takes a tick of the timer, it is not served.
+                w.unsure = true;
                 w.again(Clock::now());
             }
             if w.has_left(cx, stream, down, view) {
