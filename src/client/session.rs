@@ -476,6 +476,7 @@ impl Session {
         self.proto.effects = Default::default();
         self.proto.set_in_transaction = false;
         self.proto.discarded = false;
+        self.proto.led_back = None;
         self.proto.statements.settle();
         self.proto.deallocating.clear();
         self.proto.own_cancel = None;
@@ -730,6 +731,7 @@ impl Session {
         self.proto.effects = Default::default();
         self.proto.set_in_transaction = false;
         self.proto.discarded = false;
+        self.proto.led_back = None;
         if let Err(why) = done {
             let host = lease.conn().map(|c| c.host.to_string()).unwrap_or_default();
             lease.discard(why, TxStats::default());
@@ -764,6 +766,7 @@ impl Session {
         params::attribute(services, ctl, &mut self.proto, conn, down, limit, keeps).await?;
         // What was in doubt is known.
         self.proto.discarded = false;
+        self.proto.led_back = None;
         pool.heard(conn);
         Ok(())
     }

@@ -90,6 +90,16 @@ pub fn parameter_status(name: &str, value: &str) -> Result<Vec<u8>, Error> {
     pgwire_encode(&ParameterStatus::new(name.to_owned(), value.to_owned()))
 }
 
+/// ParameterStatus with a value of any bytes, as a server has sent it: neither has a zero byte in it.
+pub fn write_parameter_status(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.push(super::frame::be::PARAMETER_STATUS);
+    out.extend_from_slice(&super::frame::length(name.len() + value.len() + 2));
+    out.extend_from_slice(name.as_bytes());
+    out.push(0);
+    out.extend_from_slice(value);
+    out.push(0);
+}
+
 /// BackendKeyData; a key has 4 bytes in protocol 3.0 and 4 to 256 in 3.2.
 pub fn backend_key_data(pid: i32, key: &[u8]) -> Result<Vec<u8>, Error> {
     pgwire_encode(&BackendKeyData::new(pid, SecretKey::Bytes(Bytes::copy_from_slice(key))))

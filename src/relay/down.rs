@@ -153,10 +153,16 @@ fn step(
             }
             let body = down.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
             let (name, value) = parameter(body)?;
+            let led_back = c.led_back(name, value, s);
             s.on_parameter(name, value).map_err(|e| bad(e.to_string()))?;
             let hidden = s.hides(name);
             if hidden || matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
                 down.discard(h.total);
+            } else if let Some((name, tell)) = led_back {
+                down.discard(h.total);
+                if let Some(value) = tell {
+                    encode::write_parameter_status(down.insert(), &name, &value);
+                }
             } else {
                 down.forward(h.total);
             }
@@ -253,6 +259,9 @@ pub fn emit_local(down: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
 fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
     if matches!(tag, b"SET" | b"RESET") {
         c.set_in_transaction = true;
+        if tag == b"RESET" && !c.named.is_empty() {
+            c.led_back.get_or_insert_default();
+        }
     }
     let mark = match tag {
         b"SET" if c.effects.session_set => "SET",

@@ -161,13 +161,7 @@ fn tell(c: &mut ClientProto, view: &Arc<ParamSet>, down: &mut Lane) {
     }
     for (name, value) in view.iter() {
         if c.view.get(name) != Some(value) {
-            let out = down.insert();
-            out.push(be::PARAMETER_STATUS);
-            out.extend_from_slice(&frame::length(name.len() + value.len() + 2));
-            out.extend_from_slice(name.as_bytes());
-            out.push(0);
-            out.extend_from_slice(value);
-            out.push(0);
+            encode::write_parameter_status(down.insert(), name, value);
         }
     }
     c.view = view.clone();
@@ -293,8 +287,13 @@ fn taken_in(
 ) {
     conn.state.view_changed = false;
     adopt(services, ctl, c, conn, overrides);
-    // What the server has said meanwhile was passed on.
+    // What the server has said meanwhile was passed on, or told otherwise.
     c.view = conn.state.view.clone();
+    if let Some(told) = c.led_back.take() {
+        let mut view = (*c.view).clone();
+        told.iter().for_each(|(name, value)| view.set(name, value));
+        c.view = services.params.intern(view);
+    }
     let shown = session::shown(&conn.state.view, &c.overrides);
     tell(c, &services.params.intern(shown), down);
 }

@@ -345,8 +345,11 @@ pub struct ClientProto {
     pub effects: TextEffects,
     /// A SET or RESET was run in the current transaction: what the server reports changed is the client's, and what is prepared in it may mean something else elsewhere.
     pub set_in_transaction: bool,
-    /// The last of such commands in the current transaction is a DISCARD ALL, which leaves nothing set.
+    /// A DISCARD ALL was run in the current transaction.
     pub discarded: bool,
+    /// Parameters that a RESET or DISCARD ALL has led back to what the client named, as far as it knows: on the connection
+    /// they have their defaults until the client's values are set again. There from a RESET in the current transaction on.
+    pub led_back: Option<Box<ParamSet>>,
     /// The client's bytes of a batch that begins with a named statement, as long as nothing of it has run.
     pub replay: Vec<u8>,
     pub retry: Retry,
@@ -358,7 +361,6 @@ pub struct ClientProto {
     pub deallocating: DeallocatingQueue,
     pub stats: TxStats,
     /// Errors that it was told in place of what it sent, until they are counted and logged.
-    #[expect(clippy::box_collection, reason = "seldom there, and every idle client has room for it")]
     pub told: Option<Box<Vec<Error>>>,
 }
 
@@ -430,6 +432,26 @@ impl ClientProto {
         if self.discarded { &self.named } else { &self.overrides }
     }
 
+    /// Of a report that follows a RESET or DISCARD ALL of a parameter that the client named: on a connection of its own
+    /// the value named would be in force again, not the connection's default. Its name, and what the client is to be told
+    /// instead, if that is news.
+    pub fn led_back(
+        &mut self,
+        name: &str,
+        value: &[u8],
+        s: &ServerState,
+    ) -> Option<(String, Option<Vec<u8>>)> {
+        if !(self.discarded || self.led_back.is_some()) || s.defaults.get(name) != Some(value) {
+            return None;
+        }
+        let named = self.named.get(name)?;
+        let known = self.led_back.as_ref().and_then(|l| l.get(name)).or_else(|| s.view.get(name));
+        let news = known != Some(named);
+        let (told, name) = (named.to_vec(), name.to_owned());
+        self.led_back.get_or_insert_default().set(&name, &told);
+        Some((name, news.then_some(told)))
+    }
+
     /// What it named at its login may not be in force any more.
     #[inline]
     pub fn may_have_reset(&self) -> bool {
@@ -448,6 +470,7 @@ impl ClientProto {
             effects: TextEffects::default(),
             set_in_transaction: false,
             discarded: false,
+            led_back: None,
             replay: Vec::new(),
             retry: Retry::No,
             terminating: false,

@@ -417,3 +417,26 @@ fn what_was_named_outlasts_a_reload() {
         true,
     );
 }
+
+/// A connection has its default behind a RESET, and the client's own would have what it named: it is told of that, and
+/// only where it knows otherwise.
+#[test]
+fn a_reset_is_reported_as_on_a_connection_of_ones_own() {
+    let interner = ParamInterner::default();
+    let one = |value: &str| interner.intern(params(&[(ZONE, value.to_owned())].into()));
+    let mut c = ClientProto::new(1, one("CET"), one("CET"), &Arc::default());
+    let mut s = ServerState::new(one("UTC"), interner.intern(ParamSet::default()));
+    let mut hears = |c: &mut ClientProto, value: &str| {
+        let told = c.led_back(ZONE, value.as_bytes(), &s).map(|(_, told)| told.map(|v| text(&v)));
+        s.on_parameter(ZONE, value.as_bytes()).expect("few");
+        told
+    };
+    assert_eq!(hears(&mut c, "CET"), None, "what it named is set");
+    c.led_back = Some(Box::default());
+    assert_eq!(hears(&mut c, "UTC"), Some(None), "it has known CET all the time");
+    assert_eq!(hears(&mut c, "Asia/Tokyo"), None, "a SET behind it");
+    c.led_back = Some(Box::default());
+    assert_eq!(hears(&mut c, "UTC"), Some(Some("CET".to_owned())), "it has known the other");
+    c.led_back = None;
+    assert_eq!(hears(&mut c, "UTC"), None, "nothing was reset");
+}
