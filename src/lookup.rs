@@ -225,7 +225,12 @@ pub async fn ask(
             // A name that leads nowhere leaves nothing either.
             services.lookups.lanes.lock().remove(&(place.to_owned(), asker.to_owned()));
             services.counters.count("auth_lookups_total", "failed");
-            tracing::warn!(database, auth_user = asker, user, error = %reason, "auth_query failed");
+            if config.profile == Profile::PgBouncer {
+                // In its log the server's words stand as they are; the whole line is escaped where it is written.
+                tracing::warn!(database, auth_user = asker, user, "auth_query failed: {reason}");
+            } else {
+                tracing::warn!(database, auth_user = asker, user, error = %reason, "auth_query failed");
+            }
             Err(match reason {
                 // In PgBouncer's place the server's own words reach the client.
                 Failed::Login(e) if config.profile == Profile::PgBouncer => {

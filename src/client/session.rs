@@ -793,6 +793,9 @@ impl Session {
             End::Boundary | End::Restore => None,
             End::ClientGone(why) => {
                 let cancel = !self.hot.timeouts.finish_for_gone;
+                if let Some(conn) = lease.conn() {
+                    conn.client_ended = false;
+                }
                 self.leave(lease, stats, effects != Default::default(), doubt, cancel);
                 Some(why)
             }
@@ -801,6 +804,9 @@ impl Session {
                 if e == Error::TransactionInStatementMode && !self.down.mid_pass() {
                     // The server's word that a transaction is open is not passed on: it will not be.
                     self.down.drop_output();
+                }
+                if let Some(conn) = lease.conn() {
+                    conn.client_ended = true;
                 }
                 self.leave(lease, stats, effects != Default::default(), doubt, true);
                 self.farewell(&e).await;

@@ -1324,6 +1324,7 @@ impl Pool {
             "client_left_inside" if conn.state.pipeline.is_empty() => {
                 "client disconnect while server was not ready"
             }
+            "client_left_inside" if conn.client_ended => "query timeout",
             "client_left_inside" => "client disconnected with query in progress",
             "idle_eof" | "idle_error" | "server_lost" | "eof" | "read_failed" | "write_failed" => {
                 "server conn crashed?"
