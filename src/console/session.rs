@@ -133,7 +133,7 @@ impl Session {
                 if stream.peer_end() != PeerEnd::Open {
                     return Poll::Ready(Err("eof_waiting"));
                 }
-                pause.as_mut().reset(tokio::time::Instant::now() + LOOK);
+                pause.as_mut().reset((crate::clock::Clock::now() + LOOK).into());
             }
             Poll::Pending
         })
