@@ -215,7 +215,7 @@ fn requests_that_hang_are_bounded() {
     let ended = |outcome| kit::metric(&howdah, "howdah_pam_requests_total", &[("outcome", outcome)]);
     let under_way = || kit::metric(&howdah, "howdah_pam_requests_in_flight", &[]);
     let first = outcome(howdah.port(), "alice", "x").expect_err("nobody answers");
-    assert!(first.contains("login was not finished in time"), "{first}");
+    assert!(first.contains("login timed out while PAM was asked"), "{first}");
     assert_eq!((ended("abandoned"), under_way()), (1.0, 1.0));
     let second = outcome(howdah.port(), "alice", "x").expect_err("there is one place");
     assert!(second.contains("53300") && second.contains("too many PAM requests"), "{second}");
