@@ -25,7 +25,7 @@ use crate::metrics::events::Events;
 use crate::metrics::{Counters, Histogram};
 use crate::monitor::Monitor;
 use crate::net::buffer::BufferPool;
-use crate::net::tls::Handshakes;
+use crate::net::tls::Sides;
 use crate::pool::holders::Audit;
 use crate::pool::ledger::Ledger;
 use crate::pool::registry::Registry;
@@ -87,8 +87,8 @@ pub struct Services {
     pub failures: Mutex<Failures>,
     /// Keys of clients that may be derived at one time.
     derivations: Arc<tokio::sync::Semaphore>,
-    /// Where the TLS handshakes of clients are computed.
-    pub handshakes: Handshakes,
+    /// Where TLS handshakes are computed.
+    pub handshakes: Sides,
     pub derived: Derived,
     /// With what the pools log in to servers, where their clients have brought it.
     pub keyring: Mutex<Keyring>,
@@ -134,7 +134,7 @@ impl Services {
         let mock_secret = RwLock::new(mock_secret(&config));
         let pam = PamPlaces::new(config.access.max_pam_requests);
         let derivations = Arc::new(tokio::sync::Semaphore::new(config.process.workers.max(1)));
-        let handshakes = Handshakes::new(config.process.workers);
+        let handshakes = Sides::new(config.process.workers);
         Arc::new(Self {
             clock: Clock::default(),
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),

@@ -141,7 +141,10 @@ const RULES: &[Rule] = &[
     ),
     rule(
         "ops",
-        &["client", "clock", "config", "error", "metrics", "monitor", "ops", "pool", "queries", "services"],
+        &[
+            "client", "clock", "config", "error", "metrics", "monitor", "net", "ops", "pool", "queries",
+            "services",
+        ],
         false,
     ),
     // A program of its own beside the pooler.

@@ -107,6 +107,9 @@ fn the_ops_port_speaks_https() {
     let scrape = Exposition::parse(&text).expect("its form is right");
     let expires = scrape.value("howdah_tls_certificate_not_after_seconds", &[("setting", "ops_tls_cert")]);
     assert!(expires.is_some_and(f64::is_finite), "{expires:?}");
+    let of_ops = |name| scrape.value(name, &[("side", "ops")]).expect("it is there");
+    let (steps, done) = (of_ops("howdah_tls_handshake_steps_total"), of_ops("howdah_tls_handshakes_total"));
+    assert!(done >= 1.0 && steps >= done, "{steps} steps of {done} handshakes beside the relay");
     // Plain HTTP gets no answer of HTTP.
     let mut plain = std::net::TcpStream::connect(howdah.ops_address()).expect("the port accepts");
     plain.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");

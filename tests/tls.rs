@@ -501,6 +501,24 @@ fn everything_passes_through_tls() {
     assert!(expiry > 1.7e9 && expiry.is_finite(), "{expiry}");
 }
 
+/// A handshake that is computed where messages are relayed takes its time from every client that is there already.
+#[test]
+fn handshakes_with_clients_and_servers_are_computed_beside_the_relay() {
+    let Some(lab) = lab() else { return };
+    let Some(server) = tls_cluster(15, &lab, &["hostssl all app 127.0.0.1/32 trust"], &[]) else { return };
+    let top = format!("{}server_tls_mode = \"require\"", client_tls(&lab, "require"));
+    let howdah = Howdah::start(&config(&top, &format!("host = \"localhost:{}\"\n", server.port())));
+    for _ in 0..3 {
+        psql(&howdah.dsn("app", "app?sslmode=require"), &["select 1"]).expect("a row");
+    }
+    for side in ["client", "server"] {
+        let done = metric(&howdah, "howdah_tls_handshakes_total", &[("side", side)]);
+        let steps = metric(&howdah, "howdah_tls_handshake_steps_total", &[("side", side)]);
+        assert!(done >= 1.0 && steps >= done, "{side}: {steps} steps of {done} handshakes");
+        assert_eq!(metric(&howdah, "howdah_tls_handshakes_waiting", &[("side", side)]), 0.0, "{side}");
+    }
+}
+
 /// New connections see the new certificate, old ones go on; one that cannot be used changes nothing.
 #[test]
 fn certificates_are_read_again_on_reload() {

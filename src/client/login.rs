@@ -344,7 +344,7 @@ async fn secure(
     services: &Services,
 ) -> Option<Stream> {
     let secured = match acceptor.connection() {
-        Ok(c) => stream.into_tls(c, early, Some(&services.handshakes)).await.map_err(|e| e.to_string()),
+        Ok(c) => stream.into_tls(c, early, &services.handshakes.clients).await.map_err(|e| e.to_string()),
         Err(e) => Err(e.to_string()),
     };
     match secured {

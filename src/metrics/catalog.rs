@@ -399,6 +399,8 @@ pub const METRICS: &[Metric] = &[
     event("howdah_client_disconnects_total", "connections", &["reason"], CLIENT_ENDS, "Sessions that ended, by reason."),
     event("howdah_tls_handshakes_total", "handshakes", &["side"], &["client", "server", "ops"], "TLS handshakes that succeeded, with clients, with servers, and on the ops port."),
     event("howdah_tls_handshake_failures_total", "handshakes", &["side"], &["client", "server", "ops"], "TLS handshakes that failed, or that the peer refused; the log says why."),
+    process("howdah_tls_handshake_steps_total", Counter, "steps", &["side"], "Steps of TLS handshakes with clients, with servers, and on the ops port that were computed beside the threads that relay; a handshake has one or two."),
+    process("howdah_tls_handshakes_waiting", Gauge, "handshakes", &["side"], "TLS handshakes that wait to be computed. Those with clients and those with servers have half as many places each as there are threads that relay, those on the ops port have one."),
     event("howdah_server_logins_total", "logins", &["method"], &["none", "password", "md5", "scram-sha-256", "scram-sha-256-plus"], "Logins to servers by what proved who we are: none (trust, or a certificate), a password as it is, md5, SCRAM, or SCRAM bound to the server's certificate."),
     event("howdah_server_tls_fallbacks_total", "connections", &["to"], &["plain", "tls"], "Server connections that fell back to plain text (server_tls_mode prefer) or to TLS (allow)."),
     process("howdah_pam_requests_in_flight", Gauge, "requests", &[], "Requests to PAM that are under way, also those whose login is over; max_pam_requests bounds them."),

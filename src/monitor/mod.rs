@@ -289,7 +289,11 @@ async fn ask(
         None => {
             let target = target(&host.addr, config).ok_or("no database names this host any more")?;
             let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
-            let opened = tokio::time::timeout(limit, Own::open(host.addr.clone(), &target, room)).await;
+            let opened = tokio::time::timeout(
+                limit,
+                Own::open(host.addr.clone(), &target, room, &services.handshakes.servers),
+            )
+            .await;
             let opened = opened.map_err(|_| format!("no login within {:.1} s", limit.as_secs_f64()))?;
             own.insert(opened.map_err(|f| f.error().to_string())?)
         }

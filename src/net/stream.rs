@@ -123,10 +123,11 @@ impl Stream {
 
     /// Says that nothing more will be written. The other side may still write.
     pub async fn shutdown(&mut self) -> io::Result<()> {
-        std::future::poll_fn(
-            |cx| each!(self, s => Pin::new(s).poll_shutdown(cx), tls => tls.poll_shutdown(cx)),
-        )
-        .await
+        std::future::poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, s => Pin::new(s).poll_shutdown(cx), tls => tls.poll_shutdown(cx))
     }
 
     /// Appends what there is to read; 0 is the end. Cancel safe.
@@ -155,13 +156,12 @@ impl Stream {
     }
 
     /// From here on TLS, with a handshake first; `early` are bytes of it that were read already, and `beside` is where it
-    /// is computed if not here. Only TCP has TLS,
-    /// as with PostgreSQL.
+    /// is computed. Only TCP has TLS, as with PostgreSQL.
     pub async fn into_tls(
         self,
         connection: rustls::Connection,
         early: &[u8],
-        beside: Option<&Handshakes>,
+        beside: &Handshakes,
     ) -> io::Result<Self> {
         match self {
             Self::Tcp(s) => Ok(Self::Tls(Box::new(Tls::handshake(s, connection, early, beside).await?))),

@@ -5,12 +5,13 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::socket;
 
@@ -117,14 +118,65 @@ fn poll_read_tls(
     }
 }
 
-/// Where the handshakes of clients are computed: beside the threads that relay, on half as many at most. A signature takes
+/// Where the handshakes of each side are computed: see [`Handshakes`]. The sides wait apart from each other, so that
+/// strangers who open connections by the thousand hold up neither a connection to a server nor a liveness probe.
+#[derive(Debug)]
+pub struct Sides {
+    pub clients: Handshakes,
+    pub servers: Handshakes,
+    pub ops: Handshakes,
+}
+
+impl Sides {
+    pub fn new(workers: usize) -> Self {
+        let half = (workers / 2).max(1);
+        Self { clients: Handshakes::new(half), servers: Handshakes::new(half), ops: Handshakes::new(1) }
+    }
+
+    /// Each with its name in metrics.
+    pub fn each(&self) -> [(&'static str, &Handshakes); 3] {
+        [("client", &self.clients), ("server", &self.servers), ("ops", &self.ops)]
+    }
+}
+
+/// The places in which handshakes are computed: beside the threads that relay, so many at a time. A signature takes
 /// a tenth of a millisecond to one, and whoever opens connections by the thousand would take that time from every client.
-#[derive(Debug, Clone)]
-pub struct Handshakes(Arc<Semaphore>);
+#[derive(Debug)]
+pub struct Handshakes {
+    places: Arc<Semaphore>,
+    steps: AtomicU64,
+    waiting: AtomicUsize,
+}
+
+/// A handshake that waits for a place.
+struct InQueue<'a>(&'a AtomicUsize);
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Handshakes {
-    pub fn new(workers: usize) -> Self {
-        Self(Arc::new(Semaphore::new((workers / 2).max(1))))
+    pub fn new(places: usize) -> Self {
+        let places = Arc::new(Semaphore::new(places));
+        Self { places, steps: AtomicU64::new(0), waiting: AtomicUsize::new(0) }
+    }
+
+    /// Steps of handshakes that were computed here; a handshake has one or two.
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Handshakes that wait for a place now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    async fn place(&self) -> io::Result<OwnedSemaphorePermit> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _in_queue = InQueue(&self.waiting);
+        self.places.clone().acquire_owned().await.map_err(io::Error::other)
     }
 
     /// Takes in what was read. Whoever gives up in the queue is not computed for.
@@ -132,7 +184,8 @@ impl Handshakes {
         &self,
         mut connection: Connection,
     ) -> io::Result<(Connection, Result<rustls::IoState, rustls::Error>)> {
-        let place = self.0.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let place = self.place().await?;
+        self.steps.fetch_add(1, Ordering::Relaxed);
         let compute = move || {
             let done = connection.process_new_packets();
             // Until the end, also where nobody waits for that any more.
@@ -144,14 +197,14 @@ impl Handshakes {
 }
 
 impl Tls {
-    /// Does the handshake; `early` are bytes of it that were read already. What it costs to compute is done `beside` the
-    /// threads that relay, where that is given. An error holds rustls' own, where the peer is to blame. Not cancel safe: a
+    /// Does the handshake; `early` are bytes of it that were read already. It is computed `beside` the threads that
+    /// relay. An error holds rustls' own, where the peer is to blame. Not cancel safe: a
     /// handshake that is given up is over.
     pub async fn handshake(
         tcp: TcpStream,
         mut connection: Connection,
         mut early: &[u8],
-        beside: Option<&Handshakes>,
+        beside: &Handshakes,
     ) -> io::Result<Self> {
         let (mut plain, mut ended) = (0, false);
         loop {
@@ -167,14 +220,8 @@ impl Tls {
             if n == 0 || ended {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let done = match beside {
-                None => connection.process_new_packets(),
-                Some(handshakes) => {
-                    let (back, done) = handshakes.digest(connection).await?;
-                    connection = back;
-                    done
-                }
-            };
+            let (back, done) = beside.digest(connection).await?;
+            connection = back;
             match done {
                 Ok(state) => {
                     plain = state.plaintext_bytes_to_read();
@@ -370,16 +417,18 @@ mod tests {
         let (tcp, _) = listener.accept().await.expect("a connection");
         // No handshake at all: to see that it is none, it must be computed.
         client.try_write(b"GET / HTTP/1.1\r\n\r\n").expect("room");
-        let handshakes = Handshakes::new(4);
-        assert_eq!(handshakes.0.available_permits(), 2, "half of those that relay");
-        let all = handshakes.0.clone().acquire_many_owned(2).await.expect("both places");
-        let handshake = Tls::handshake(tcp, server(), &[], Some(&handshakes));
+        let handshakes = Sides::new(4).clients;
+        assert_eq!(handshakes.places.available_permits(), 2, "half of those that relay");
+        let all = handshakes.places.clone().acquire_many_owned(2).await.expect("both places");
+        let handshake = Tls::handshake(tcp, server(), &[], &handshakes);
         tokio::pin!(handshake);
         let waits = tokio::time::timeout(std::time::Duration::from_millis(50), handshake.as_mut()).await;
         assert!(waits.is_err(), "there is no place");
+        assert_eq!((handshakes.waiting(), handshakes.steps()), (1, 0));
         drop(all);
         let failed = handshake.await.expect_err("it is no handshake");
         assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
-        assert_eq!(handshakes.0.available_permits(), 2);
+        assert_eq!((handshakes.waiting(), handshakes.steps()), (0, 1));
+        assert_eq!(handshakes.places.available_permits(), 2);
     }
 }

@@ -83,6 +83,10 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
         out.put("howdah_strangers_cut_total", &[reason], n as f64);
     }
     out.put("howdah_cancels_in_flight", &[], s.cancels_in_flight as f64);
+    for (side, steps, waiting) in s.handshakes {
+        out.put("howdah_tls_handshake_steps_total", &[side], steps as f64);
+        out.put("howdah_tls_handshakes_waiting", &[side], waiting as f64);
+    }
     out.put("howdah_pam_requests_in_flight", &[], s.pam_requests_in_flight as f64);
 }
 

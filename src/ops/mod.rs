@@ -14,6 +14,7 @@ mod queries;
 mod ready;
 mod refusal;
 mod routes;
+mod secured;
 mod snapshot;
 mod stats;
 mod written;
@@ -31,10 +32,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
 use self::http::Endpoints;
 use self::places::{Place, Places};
+use self::secured::Secured;
+use crate::net::stream::Stream;
 use crate::services::Services;
 
 /// What the ops port may take.
@@ -110,7 +112,10 @@ async fn secured(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits, p
     let Some(acceptor) = services.config().tls.ops_acceptor.clone() else {
         return connection(stream, endpoints, limits, &place).await;
     };
-    let accepted = TlsAcceptor::from(acceptor.config().clone()).accept(stream);
+    let accepted = async {
+        let tls = acceptor.connection().map_err(io::Error::other)?;
+        Stream::Tcp(stream).into_tls(tls, &[], &services.handshakes.ops).await
+    };
     let accepted = tokio::select! {
         done = tokio::time::timeout(limits.header, accepted) => done,
         () = place.cut() => return,
@@ -118,7 +123,7 @@ async fn secured(stream: TcpStream, endpoints: Arc<Endpoints>, limits: Limits, p
     match accepted {
         Ok(Ok(stream)) => {
             services.counters.count("tls_handshakes_total", "ops");
-            connection(stream, endpoints, limits, &place).await;
+            connection(Secured(stream), endpoints, limits, &place).await;
         }
         failed => {
             services.counters.count("tls_handshake_failures_total", "ops");

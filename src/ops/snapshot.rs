@@ -52,6 +52,8 @@ pub(super) struct Snapshot {
     pub(super) prepared: Prepared,
     pub(super) cancels_in_flight: usize,
     pub(super) pam_requests_in_flight: usize,
+    /// Of each side: its name, the steps of handshakes that were computed, and the handshakes that wait for a place.
+    pub(super) handshakes: [(&'static str, u64, usize); 3],
     /// Name, label, count.
     pub(super) events: Vec<(&'static str, &'static str, u64)>,
     pub(super) uptime: Duration,
@@ -235,6 +237,7 @@ impl Snapshot {
             prepared: Prepared::of(services, &config),
             cancels_in_flight: services.cancels_in_flight.load(Ordering::Relaxed),
             pam_requests_in_flight: services.pam.taken(),
+            handshakes: services.handshakes.each().map(|(side, h)| (side, h.steps(), h.waiting())),
             events: services.counters.all(),
             uptime: Duration::from_millis(services.clock.now_ms()),
             process: Process::read(&services.boot_time),

@@ -40,9 +40,18 @@ struct Stats<'a> {
     recent_events: Vec<Recent<'a>>,
     cancels_in_flight: usize,
     pam_requests_in_flight: usize,
+    /// Of TLS, by side.
+    tls_handshakes: BTreeMap<&'static str, HandshakePlaces>,
     /// By name and label; the label is empty where there is none.
     events: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     process: Option<ProcessFigures>,
+}
+
+/// What is computed beside the threads that relay.
+#[derive(Serialize)]
+struct HandshakePlaces {
+    steps: u64,
+    waiting: usize,
 }
 
 /// See [`Standstill`].
@@ -310,6 +319,10 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
         recent_events: s.recent.iter().map(recent).collect(),
         cancels_in_flight: s.cancels_in_flight,
         pam_requests_in_flight: s.pam_requests_in_flight,
+        tls_handshakes: s
+            .handshakes
+            .map(|(side, steps, waiting)| (side, HandshakePlaces { steps, waiting }))
+            .into(),
         events,
         process: s.process.map(process),
     };

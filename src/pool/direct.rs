@@ -146,7 +146,15 @@ impl Pool {
         target.startup.retain(|(n, _)| !params.iter().any(|(p, _)| p.eq_ignore_ascii_case(n)));
         target.startup.extend(params);
         let epoch = self.epoch.load(Ordering::Relaxed);
-        let opened = connect::open(host.clone(), &target, epoch, room, self.services.nothing.clone()).await;
+        let opened = connect::open(
+            host.clone(),
+            &target,
+            epoch,
+            room,
+            self.services.nothing.clone(),
+            &self.services.handshakes.servers,
+        )
+        .await;
         match opened {
             Ok(conn) => Ok(self.own_opened(ctl, conn, &spec, began)),
             Err(f) => {

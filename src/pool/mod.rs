@@ -36,6 +36,7 @@ use crate::error::pgbouncer::LOGIN_FAILED;
 use crate::error::{Error, PoolFigures};
 use crate::journal::{self, Who};
 use crate::metrics::Histogram;
+use crate::net::tls::Handshakes;
 use crate::proto::encode;
 use crate::proto::params::ParamSet;
 use crate::queries::Scope;
@@ -1064,7 +1065,11 @@ impl Pool {
         let spec = self.spec();
         let limit = spec.settings.cancel_wait_timeout;
         let mut sent = false;
-        let outcome = tokio::time::timeout(limit, send_cancel(to, &spec.keepalive, &mut sent)).await;
+        let outcome = tokio::time::timeout(
+            limit,
+            send_cancel(to, &spec.keepalive, &self.services.handshakes.servers, &mut sent),
+        )
+        .await;
         let label = match &outcome {
             Ok(Ok(())) => "sent",
             Ok(Err(_)) => "failed",
@@ -1157,9 +1162,10 @@ fn cancel_target(c: &ServerConn) -> CancelTarget {
 async fn send_cancel(
     to: &CancelTarget,
     keepalive: &crate::config::resolved::Keepalive,
+    beside: &Handshakes,
     sent: &mut bool,
 ) -> std::io::Result<()> {
-    let mut s = connect::dial_for_cancel(&to.host, keepalive, to.tls.as_ref()).await?;
+    let mut s = connect::dial_for_cancel(&to.host, keepalive, to.tls.as_ref(), beside).await?;
     let packet = encode::cancel_request(to.pid, &to.key)
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     *sent = true;
@@ -1232,7 +1238,8 @@ impl OpenGuard {
         let nothing = pool.services.nothing.clone();
         let began = Clock::now();
         let target = pool.target(&spec);
-        let result = connect::open(host.clone(), &target, epoch, room, nothing).await;
+        let beside = &pool.services.handshakes.servers;
+        let result = connect::open(host.clone(), &target, epoch, room, nothing, beside).await;
         let Some(id) = self.id.take() else { return };
         match result {
             Ok(mut conn) => match pool.check_role(&mut conn) {

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::resolved::{ChannelBinding, HostAddr, Keepalive, Secret, ServerMethod};
 use crate::error::{Error, ServerError};
 use crate::net::stream::Stream;
+use crate::net::tls::Handshakes;
 use crate::pool::core::OpenFailure;
 use crate::pool::ledger::Room;
 use crate::proto::encode;
@@ -112,24 +113,26 @@ pub async fn dial_for_cancel(
     host: &HostAddr,
     keepalive: &Keepalive,
     tls: Option<&Arc<Connector>>,
+    beside: &Handshakes,
 ) -> io::Result<Stream> {
     let stream = dial(host, keepalive).await?;
     let attempt = if tls.is_some() { Attempt::Tls } else { Attempt::Plain };
-    secure(stream, host, tls, attempt).await.map_err(|f| match f {
+    secure(stream, host, tls, attempt, beside).await.map_err(|f| match f {
         Failure::Io(e) => e,
         Failure::Tls(e) => io::Error::other(e.to_string()),
     })
 }
 
-/// Opens, logs in and prepares one connection.
+/// Opens, logs in and prepares one connection. A handshake of TLS is computed `beside` the threads that relay.
 pub async fn open(
     host: HostAddr,
     t: &Target,
     epoch: u64,
     room: Room,
     nothing: Arc<ParamSet>,
+    beside: &Handshakes,
 ) -> Result<Box<ServerConn>, OpenFailure> {
-    match tokio::time::timeout(t.timeout, open_inner(&host, t, epoch, room, nothing)).await {
+    match tokio::time::timeout(t.timeout, open_inner(&host, t, epoch, room, nothing, beside)).await {
         Ok(r) => r,
         Err(_) => Err(OpenFailure::Unreachable(Error::ServerUnreachable {
             host: host.to_string(),
@@ -214,11 +217,12 @@ async fn open_inner(
     epoch: u64,
     room: Room,
     nothing: Arc<ParamSet>,
+    beside: &Handshakes,
 ) -> Result<Box<ServerConn>, OpenFailure> {
     let mut attempts = attempts(host, t.tls.as_deref()).iter().copied().peekable();
     let mut l = loop {
         let attempt = attempts.next().unwrap_or(Attempt::Plain);
-        match begin(host, t, attempt).await {
+        match begin(host, t, attempt, beside).await {
             Ok(l) => break l,
             Err(Begin { failure, .. }) if attempts.peek().is_none() => return Err(failure),
             Err(Begin { failure, about_tls: true }) => {
@@ -301,9 +305,14 @@ impl From<OpenFailure> for Begin {
 }
 
 /// Dials and logs in, up to AuthenticationOk.
-async fn begin<'a>(host: &'a HostAddr, t: &Target, attempt: Attempt) -> Result<Login<'a>, Begin> {
+async fn begin<'a>(
+    host: &'a HostAddr,
+    t: &Target,
+    attempt: Attempt,
+    beside: &Handshakes,
+) -> Result<Login<'a>, Begin> {
     let stream = dial(host, &t.keepalive).await.map_err(|e| io_error(host, &e))?;
-    let stream = secure(stream, host, t.tls.as_ref(), attempt).await.map_err(|f| match f {
+    let stream = secure(stream, host, t.tls.as_ref(), attempt, beside).await.map_err(|f| match f {
         Failure::Io(e) => Begin::from(io_error(host, &e)),
         Failure::Tls(e) => Begin { failure: OpenFailure::Fatal(e), about_tls: true },
     })?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::resolved::HostAddr;
 use crate::error::{Error, ServerError};
 use crate::net::stream::Stream;
+use crate::net::tls::Handshakes;
 use crate::pool::core::OpenFailure;
 use crate::pool::ledger::Room;
 use crate::proto::encode;
@@ -85,8 +86,13 @@ pub async fn within<T>(
 
 impl Own {
     /// Dials and logs in, bounded by the target's timeout.
-    pub async fn open(host: HostAddr, target: &Target, room: Room) -> Result<Self, OpenFailure> {
-        let conn = connect::open(host, target, 0, room, Arc::new(ParamSet::default())).await?;
+    pub async fn open(
+        host: HostAddr,
+        target: &Target,
+        room: Room,
+        beside: &Handshakes,
+    ) -> Result<Self, OpenFailure> {
+        let conn = connect::open(host, target, 0, room, Arc::new(ParamSet::default()), beside).await?;
         Ok(Self { conn, buf: Vec::new(), heard: 0 })
     }
 

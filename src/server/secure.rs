@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::resolved::HostAddr;
 use crate::error::Error;
 use crate::net::stream::Stream;
+use crate::net::tls::Handshakes;
 use crate::tls::{ALPN, Connector, Mode};
 
 /// One way to begin a connection.
@@ -47,6 +48,7 @@ pub(super) async fn secure(
     host: &HostAddr,
     tls: Option<&Arc<Connector>>,
     attempt: Attempt,
+    beside: &Handshakes,
 ) -> Result<Stream, Failure> {
     let (HostAddr::Tcp { host: name, .. }, Some(connector)) = (host, tls) else { return Ok(stream) };
     if attempt == Attempt::Plain {
@@ -57,7 +59,7 @@ pub(super) async fn secure(
         return Ok(stream);
     }
     let connection = connector.connection(name).map_err(failed)?;
-    let stream = stream.into_tls(connection, &[], None).await.map_err(|e| match e.kind() {
+    let stream = stream.into_tls(connection, &[], beside).await.map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => {
             failed("the server closed the connection in the handshake".to_owned())
         }
@@ -92,4 +94,43 @@ async fn asked(stream: &mut Stream, host: &HostAddr, attempt: Attempt) -> Result
 pub(super) enum Failure {
     Io(io::Error),
     Tls(Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::tls::Files;
+
+    async fn with_a_server_that_has_no_tls(beside: &Handshakes) -> Result<Stream, Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(Failure::Io)?;
+        let port = listener.local_addr().map_err(Failure::Io)?.port();
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.map_err(Failure::Io)?;
+        let (mut server, _) = listener.accept().await.map_err(Failure::Io)?;
+        server.write_all(b"no handshake at all").await.map_err(Failure::Io)?;
+        let connector = Connector::new(Mode::Require, true, &Files::default()).expect("it needs nothing");
+        let host = HostAddr::Tcp { host: "localhost".into(), port };
+        secure(Stream::Tcp(tcp), &host, Some(&Arc::new(connector)), Attempt::Tls, beside).await
+    }
+
+    #[tokio::test]
+    async fn a_handshake_with_a_server_is_computed_in_its_place_or_waits_for_one() {
+        let none = Handshakes::new(0);
+        let waits = async {
+            while none.waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = with_a_server_that_has_no_tls(&none) => panic!("there is no place"),
+            () = waits => {}
+        }
+        assert_eq!((none.steps(), none.waiting()), (0, 0), "who has left waits no more");
+        let one = Handshakes::new(1);
+        let failed = with_a_server_that_has_no_tls(&one).await;
+        assert!(matches!(failed, Err(Failure::Tls(Error::ServerTls { .. }))));
+        assert_eq!((one.steps(), one.waiting()), (1, 0));
+    }
 }
