@@ -111,6 +111,29 @@ fn no_secret_that_is_set_is_shown_anywhere() {
     }
 }
 
+/// A statement, or a parameter, can hold anything: `SET app.key = …` is not only for clients.
+#[test]
+fn no_statement_that_is_set_is_in_the_log() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "");
+    let mut boss = boss(&howdah);
+    let settings = SETTINGS.iter().filter(|s| s.may_hold_secret() && !s.is_secret());
+    let keys: Vec<&str> = settings.map(|s| s.key).collect();
+    assert!(keys.len() >= 5, "{keys:?}");
+    for key in keys {
+        let value = if key == "startup" { format!("app.key={MARK}") } else { format!("SELECT ''{MARK}''") };
+        for key in [key.to_owned(), format!("databases.app.{key}"), format!("server_{key}")] {
+            let _ = boss.query(&format!("SET {key} = '{value}'"));
+            let _ = boss.query(&format!("SET {key} = '{value}' {MARK}"));
+        }
+        assert!(howdah.log().contains(&format!("SET {key} = …")), "what was done is in the log");
+    }
+    let _ = boss.query(&format!("SET databases.app.host = 'postgres://a:{MARK}@h/x'"));
+    let log = howdah.log();
+    assert!(log.contains("SET databases.app.host = 'postgres://a:…@h/x'"), "{log}");
+    assert!(!log.contains(MARK), "{log}");
+}
+
 /// The owner finds the value at the start; whoever may RELOAD, or reads the log, finds what was wrong with it.
 #[test]
 fn a_reload_that_fails_tells_no_value_of_the_file() {

@@ -128,8 +128,8 @@ fn in_section(
     Ok((build_from(parts, tree, config)?, kept))
 }
 
-/// Whether what a SET of this key states may be shown: it is a setting, and none that is secret. What is no setting may be
-/// a secret one that was misspelt.
+/// Whether what a SET of this key states may be shown: it is a setting, and its value can hold no secret. What is no setting
+/// may be a secret one that was misspelt.
 pub fn is_public(key: &str) -> bool {
     // A key of a section is a setting of that name: `databases.app.pool_size`.
     let key = key.rsplit_once('.').map_or(key, |(_, key)| key);
@@ -138,13 +138,13 @@ pub fn is_public(key: &str) -> bool {
     if settings.peek().is_none() {
         return pgbouncer::ELSEWHERE.iter().chain(pgbouncer::WITHOUT_MEANING).any(|(k, _)| *k == key);
     }
-    settings.all(|s| !s.is_secret())
+    settings.all(|s| !s.may_hold_secret())
 }
 
-/// Whether a setting of this name is secret.
-pub fn is_secret(key: &str) -> bool {
+/// Whether the value of a setting of this name is, or may hold, a secret.
+pub fn may_hold_secret(key: &str) -> bool {
     let key = key.rsplit_once('.').map_or(key, |(_, key)| key);
-    SETTINGS.iter().any(|s| (s.key == key || s.pgbouncer.main == Some(key)) && s.is_secret())
+    SETTINGS.iter().any(|s| (s.key == key || s.pgbouncer.main == Some(key)) && s.may_hold_secret())
 }
 
 /// `old` keeps its TLS where that of the new one is not whole yet: certificate and key are set one by one.

@@ -67,7 +67,7 @@ impl std::str::FromStr for Hidden {
 
 /// A text in which somebody may have written a secret where none belongs, such as a URL as a host: the password of a
 /// URL's `user:password@`, and the value of `password=`, are left out.
-pub(super) fn without_passwords(text: &str) -> String {
+pub fn without_passwords(text: &str) -> String {
     let mut out = text.to_owned();
     let mut from = 0;
     while let Some(at) = out.get(from..).and_then(|t| t.find("://")).map(|i| from + i + 3) {

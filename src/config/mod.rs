@@ -52,7 +52,7 @@ mod secrecy;
 #[cfg(test)]
 mod tests;
 
-pub use draft::{is_public, is_secret, with_setting};
+pub use draft::{is_public, may_hold_secret, with_setting};
 pub use file::is_ini;
 pub use flags::{Flags, from_flags};
 pub use hidden::Hidden;

@@ -6,6 +6,7 @@ use super::hidden::PLACEHOLDER;
 use super::resolved::Config;
 use super::setting::{Level, Reload, Setting};
 use super::settings::SETTINGS;
+use super::value::Kind;
 use super::{
     ConfigError, Flags, Overrides, convert, from_flags, load, restart_needed, summary, with_setting,
 };
@@ -48,6 +49,19 @@ fn the_settings_that_hold_secrets_are_flagged() {
     assert_eq!(all, ["ops_token", "auth_ldap_options", "scram_mock_secret", "password"]);
 }
 
+/// Whoever adds a setting whose value is SQL or a parameter of a session gives it such a type.
+#[test]
+fn the_settings_that_may_hold_secrets_are_known_by_their_types() {
+    let all: Vec<&str> =
+        SETTINGS.iter().filter(|s| s.may_hold_secret() && !s.is_secret()).map(|s| s.key).collect();
+    assert_eq!(all, ["auth_query", "server_check_query", "startup", "on_connect", "reset_query"]);
+    for s in SETTINGS.iter().filter(|s| s.key.ends_with("_query") || s.key.contains("statement_")) {
+        let counts =
+            matches!(s.kind, Kind::Boolean | Kind::Count { .. } | Kind::Limit { .. } | Kind::Bytes { .. });
+        assert!(s.may_hold_secret() || counts, "{}", s.key);
+    }
+}
+
 #[test]
 fn no_secret_is_in_what_is_printed_of_a_configuration_or_of_its_errors() {
     for s in secrets() {
@@ -81,7 +95,7 @@ fn a_set_of_a_secret_tells_nothing_of_it_and_is_known_as_secret() {
     let behind = read("p.ini", ini).expect("it is valid");
     for s in secrets() {
         for key in [Some(s.key), s.pgbouncer.main].into_iter().flatten() {
-            assert!(super::is_secret(key) && !super::is_public(key), "{key}");
+            assert!(super::may_hold_secret(key) && !super::is_public(key), "{key}");
             for (config, pgbouncers) in [(&before, false), (&before, true), (&behind, true)] {
                 match with_setting(config, key, MARK, pgbouncers) {
                     Ok((new, _)) => {

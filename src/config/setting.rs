@@ -157,6 +157,12 @@ impl Setting {
         self.kind == Kind::Secret
     }
 
+    /// Whether its value is, or may hold, a secret: in a statement, or in a parameter, anything can stand. Such a value is
+    /// shown to those who may see the configuration, and not in the log.
+    pub fn may_hold_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret | Kind::Statement | Kind::Statements | Kind::Parameters)
+    }
+
     /// Its default under a profile, if it has one.
     pub(super) fn preset(&self, pgbouncer: bool) -> Option<&'static str> {
         let native = match self.preset {

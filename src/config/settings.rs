@@ -264,7 +264,7 @@ settings! {
         NewConnections, pgb("auth_dbname").database("auth_dbname"), Section |s, Text(v)| s.lookup.database = stated(v);
     /// What is asked: one row of the user's name ($1) and its secret (plain, md5 or a SCRAM verifier); a NULL lets
     /// nobody in. It runs on a connection of its own with search_path = pg_catalog.
-    auth_query: ASKED, Kind::Text, Unset,
+    auth_query: ASKED, Kind::Statement, Unset,
         "the default asks pg_authid, honours VALID UNTIL and NOLOGIN, and needs the right to read it",
         NewConnections, pgb("auth_query").database("auth_query"), Section |s, Text(v)| s.lookup.query = stated(v);
     /// For how long an answer of `auth_query` is used again. After a login that failed with it the next one asks anew.
@@ -823,7 +823,7 @@ settings! {
         Live, pgb("server_idle_timeout"), Section |s, Timeout(v)| s.overrides.server_idle_timeout = Some(*v);
     /// Statement that must succeed before a server connection that has been idle for `server_check_delay` is
     /// handed out: `<empty>` is an empty query, an empty text no check.
-    server_check_query: GLOBAL, Kind::Text, Is(""), "an end of the connection is noticed without asking",
+    server_check_query: GLOBAL, Kind::Statement, Is(""), "an end of the connection is noticed without asking",
         Live, pgb("server_check_query").preset("<empty>"),
         Config |c, Text(v)| c.compat.servers.check_query = match v.as_str() {
             "" => None,
@@ -852,7 +852,7 @@ settings! {
     autodb_idle_timeout: GLOBAL, Kind::ON_OFF, Is("1h"), "names that were typed once do not stay for ever",
         Live, pgb("autodb_idle_timeout"), Config |c, Timeout(v)| c.compat.login.autodb_idle = *v;
     /// Settings that every server connection of the pool starts with.
-    startup: ANY, Kind::Map, Is(""), "the server's own configuration holds",
+    startup: ANY, Kind::Parameters, Is(""), "the server's own configuration holds",
         NewConnections, NATIVE, Section |s, Map(v)| s.overrides.startup = Some(v.clone());
     /// Statements that run on each new server connection, and again behind a reset; if one fails, it is closed. Set
     /// parameters that servers report (TimeZone, DateStyle, …) under `startup` instead: behind a client that had its
@@ -863,7 +863,7 @@ settings! {
     /// What cleans a server connection before another client gets it, where it needs it. It may keep prepared
     /// statements: what it drops is known from the server's answers. Where it fails, the connection is closed and the
     /// log says why.
-    reset_query: ANY, Kind::Text, Is("DISCARD ALL"), "leaves nothing behind",
+    reset_query: ANY, Kind::Statement, Is("DISCARD ALL"), "leaves nothing behind",
         Live, pgb("server_reset_query"), Section |s, Text(v)| s.overrides.reset_query = Some(v.clone());
     /// Whether session state that shows (SET, LISTEN, temporary tables and the like) is reset between clients.
     reset_state: ANY, Kind::Boolean, Is("true"), "no client ever meets another's state",

@@ -36,12 +36,16 @@ pub enum Kind {
     Word(&'static [&'static str]),
     Text,
     Secret,
+    /// One statement of SQL, or none.
+    Statement,
     /// Several names; one may stand alone. From a variable: separated by commas.
     Names,
     /// Some of these words; one may stand alone. From a variable: separated by commas.
     Words(&'static [&'static str]),
     /// Several statements; one may stand alone, also from a variable.
     Statements,
+    /// Parameters of PostgreSQL's with values, as [`Self::Map`].
+    Parameters,
     /// Names with values. From a variable: `name=value`, separated by semicolons.
     Map,
     /// `address:port`, several.
@@ -110,8 +114,9 @@ impl Kind {
             }
             Self::Text | Self::Secret => "a string".to_owned(),
             Self::Names => "a string or an array of strings".to_owned(),
+            Self::Statement => "an SQL statement".to_owned(),
             Self::Statements => "an SQL statement or an array of them".to_owned(),
-            Self::Map => "a table of strings, such as { jit = \"off\" }".to_owned(),
+            Self::Map | Self::Parameters => "a table of strings, such as { jit = \"off\" }".to_owned(),
             Self::Addresses => {
                 "addresses with ports, such as [\"127.0.0.1:6432\", \"[::1]:6432\", \"*:6432\"]".to_owned()
             }
@@ -168,7 +173,7 @@ impl Kind {
                     .map(|w| Value::Word(w))
                     .ok_or_else(|| "not one of the known values".to_owned())
             }
-            Self::Text => match text(raw)? {
+            Self::Text | Self::Statement => match text(raw)? {
                 t if t.contains('\0') => Err("must not contain a zero byte".to_owned()),
                 t => Ok(Value::Text(t)),
             },
@@ -185,7 +190,7 @@ impl Kind {
                 }
             }
             Self::Statements => strings(raw, false).map(Value::List),
-            Self::Map => map(raw).map(Value::Map),
+            Self::Map | Self::Parameters => map(raw).map(Value::Map),
             Self::Addresses => {
                 strings(raw, true)?.iter().map(|t| address(t)).collect::<Result<_, _>>().map(Value::Addresses)
             }

@@ -82,12 +82,14 @@ pub(super) fn parse(text: &str) -> Result<Statement, Refusal> {
     Ok(statement)
 }
 
-/// What is no command, as it was written; of a SET of what is secret, without its value.
+/// What is no command, as it was written; of a SET of what may be a secret, without its value.
 pub(super) fn invalid(text: &str) -> Refusal {
     let mut words = text.split(|c: char| c.is_whitespace() || c == '=').filter(|w| !w.is_empty());
     let set = words.next().is_some_and(|w| w.eq_ignore_ascii_case("set"));
     let text = match words.next() {
-        Some(key) if set && config::is_secret(&key.to_lowercase()) => format!("SET {key} = {PLACEHOLDER}"),
+        Some(key) if set && config::may_hold_secret(&key.to_lowercase()) => {
+            format!("SET {key} = {PLACEHOLDER}")
+        }
         _ => text.to_owned(),
     };
     Refusal::InvalidCommand { text }

@@ -10,7 +10,7 @@ use super::rows::{Column, Row};
 use super::show::{clients, config, databases, internal, own, pools, routes, see, stats, users};
 use super::view::View;
 use crate::config::Hidden;
-use crate::config::hidden::PLACEHOLDER;
+use crate::config::hidden::{PLACEHOLDER, without_passwords};
 use crate::error::Refusal;
 
 use super::command::{Statement, invalid};
@@ -267,7 +267,7 @@ fn name(text: &str) -> String {
 /// The value of a SET as it is typed. What is not known to be no secret is not shown.
 fn set_value(key: &str, value: &Hidden) -> String {
     if crate::config::is_public(key) {
-        format!("'{}'", value.as_str().replace('\'', "''"))
+        format!("'{}'", without_passwords(value).replace('\'', "''"))
     } else {
         PLACEHOLDER.to_owned()
     }
@@ -368,6 +368,12 @@ mod tests {
             ("set query_timeout to '5''s'", "SET query_timeout = '5''s'"),
             ("set ops_token = hunter2", "SET ops_token = …"),
             ("set ops_tokn = hunter2", "SET ops_tokn = …"),
+            ("set reset_query = 'SET app.key = hunter2'", "SET reset_query = …"),
+            ("set server_reset_query to 'x'", "SET server_reset_query = …"),
+            (
+                "set databases.app.host = 'postgres://a:hunter2@h'",
+                "SET databases.app.host = 'postgres://a:…@h'",
+            ),
             ("show pools", "SHOW POOLS"),
         ] {
             let command = super::super::command::parse(typed).and_then(|s| resolve(typed, s)).unwrap();

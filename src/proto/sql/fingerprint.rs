@@ -111,6 +111,8 @@ const QUOTED: u64 = 0x686f_7764_6168_0004;
 const OPERATOR: u64 = 0x686f_7764_6168_0100;
 
 const ALTER: u64 = word(b"alter");
+const CREATE: u64 = word(b"create");
+const DEFAULT: u64 = word(b"default");
 const IN: u64 = word(b"in");
 const TO: u64 = word(b"to");
 const IS: u64 = word(b"is");
@@ -169,7 +171,8 @@ enum Last {
     Operator,
 }
 
-/// Where a SET stands, of its own or of an ALTER. What it sets is a constant, however it is written.
+/// Where a SET stands, of its own, of an ALTER, or of a function that is created. What it sets is a constant, however it
+/// is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Setting {
     No,
@@ -333,10 +336,15 @@ impl<'a, O: Out> Walk<'a, O> {
             self.constant();
             return;
         }
-        if h == SET && matches!(self.first, SET | ALTER) {
+        if h == SET && matches!(self.first, SET | ALTER | CREATE) {
             self.setting = Setting::Name;
-        } else if h == TO && self.setting == Setting::Name {
-            self.setting = Setting::Value;
+        } else if self.setting == Setting::Name {
+            match h {
+                TO => self.setting = Setting::Value,
+                // Of a column.
+                NULL | DEFAULT if before == SET => self.setting = Setting::No,
+                _ => {}
+            }
         }
         let savepoint = (before == SAVEPOINT)
             || (before == RELEASE && h != SAVEPOINT)

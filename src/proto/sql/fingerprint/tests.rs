@@ -265,6 +265,39 @@ fn nothing_that_a_set_sets_is_shown() {
         ("ALTER DATABASE d SET app.secret = hunter2", "ALTER DATABASE d SET app.secret = ?"),
         ("SET app.a = hunter2; UPDATE t SET a = b", "SET app.a = ?; UPDATE t SET a = b"),
         ("SET ROLE r", "SET ROLE r"),
+        ("alter system set app.secret = hunter2", "alter system set app.secret = ?"),
+        (
+            "ALTER ROLE set IN DATABASE d SET \"app\".secret TO hunter2",
+            "ALTER ROLE set IN DATABASE d SET \"app\".secret TO ?",
+        ),
+        ("ALTER FUNCTION f(int) SET app.secret TO hunter2", "ALTER FUNCTION f(int) SET app.secret TO ?"),
+        (
+            "create function f(a int = 5) returns int language sql set app.secret = hunter2 as 'hunter2'",
+            "create function f(a int = ?) returns int language sql set app.secret = ?",
+        ),
+        (
+            "CREATE OR REPLACE PROCEDURE p() SET app.a TO hunter2 SET app.b TO hunter2 BEGIN ATOMIC SELECT 1; SELECT a; END",
+            "CREATE OR REPLACE PROCEDURE p() SET app.a TO ? .? ; SELECT a; END",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int SET a.b FROM CURRENT SET app.secret/**/=/**/U&\"hunter2\" AS $$hunter2$$",
+            "CREATE FUNCTION f() RETURNS int SET a.b FROM CURRENT SET app.secret = ?",
+        ),
+        (
+            "CREATE TABLE t (a int REFERENCES u ON DELETE SET NULL, b int REFERENCES v ON UPDATE SET DEFAULT, CHECK (a = b))",
+            "CREATE TABLE t (a int REFERENCES u ON DELETE SET NULL, b int REFERENCES v ON UPDATE SET DEFAULT, CHECK (a = b))",
+        ),
+        // What PostgreSQL takes as a literal only.
+        (
+            "CREATE USER MAPPING FOR u SERVER s OPTIONS (user 'x', token $$hunter2$$, ADD k E'hunter2')",
+            "CREATE USER MAPPING FOR u SERVER s OPTIONS (user ?, token ?, ADD k ?)",
+        ),
+        ("SELECT dblink_connect('c', 'token=hunter2')", "SELECT dblink_connect(?, ?)"),
+        ("COPY t FROM PROGRAM 'curl -u x:hunter2'", "COPY t FROM PROGRAM ?"),
+        (
+            "CREATE SUBSCRIPTION s CONNECTION U&'hunter2' PUBLICATION p",
+            "CREATE SUBSCRIPTION s CONNECTION ? PUBLICATION p",
+        ),
     ] {
         assert_eq!(normal(s.as_bytes(), 1000).text, shown);
     }
