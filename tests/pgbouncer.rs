@@ -131,6 +131,28 @@ fn signal(running: &Running, name: &str) {
     assert!(kill.expect("kill runs").success());
 }
 
+/// A database may be the console of another pooler, or one's own. A console sets no parameters, and a client that asks
+/// for what the console has anyway is served.
+#[test]
+fn a_console_can_be_the_server_of_a_database() {
+    let place = Place::new();
+    let console = format!("inner = host=127.0.0.1 port={} dbname=pgbouncer", place.listen.port());
+    let ini = place.ini(&console, "auth_type = trust\nadmin_users = boss");
+    let _running = place.howdah(&ini);
+    let login = |more: &[(&str, &str)]| {
+        let own = [("user", "boss"), ("database", "inner"), ("application_name", "probe")];
+        Client::connect_with(&Target::Tcp(place.listen), &[&own, more].concat(), Duration::from_secs(20))
+    };
+    for _ in 0..2 {
+        let mut client = login(&[("client_encoding", "utf8"), ("TimeZone", "GMT")]).expect("a login");
+        assert!(client.value("SHOW VERSION").expect("an answer").contains("PgBouncer"));
+        assert!(client.value("SHOW VERSION").expect("an answer").contains("PgBouncer"));
+        client.close().expect("closed");
+    }
+    let told = refusal(login(&[("TimeZone", "Asia/Tokyo")]));
+    assert!(told.message.starts_with("invalid command 'RESET \"TimeZone\""), "{}", told.message);
+}
+
 /// An address with bits beyond its mask fits nobody there, and is a warning here at a reload, too.
 #[test]
 fn a_rule_that_fits_nobody_stops_no_reload() {

@@ -44,6 +44,14 @@ impl Standing<'_> {
             && self.view.get(name).is_none_or(|now| now == value || !now.is_ascii())
     }
 
+    /// It is in force without being set, for as long as the connection lasts. Of a PostgreSQL server that is never known:
+    /// what it reports may be its default, and a reload of its configuration changes that before the next statement of
+    /// a client that has named the same value, and is told of it only behind that statement. A pooler's console has its
+    /// values for good, has no others than those that it reports, and does not take the statement that sets one.
+    fn has_for_good(&self, name: &str, value: &[u8]) -> bool {
+        is_console(self.view) && self.view.get(name).is_none_or(|now| now.eq_ignore_ascii_case(value))
+    }
+
     /// Reported values for which neither the defaults nor these overrides account.
     fn unexplained<'a>(&'a self, overrides: &'a ParamSet) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         self.view.iter().filter(|(name, value)| {
@@ -56,6 +64,11 @@ impl Standing<'_> {
     pub fn is_unexplained(&self, overrides: &ParamSet) -> bool {
         self.unexplained(overrides).next().is_some()
     }
+}
+
+/// The other side is no PostgreSQL server but the console of a pooler, which says so in its version.
+fn is_console(reported: &ParamSet) -> bool {
+    reported.get("server_version").is_some_and(|v| v.ends_with(b"/bouncer"))
 }
 
 /// One statement that brings a server connection nearer to what its next client wants.
@@ -95,7 +108,8 @@ pub fn changes(on: &Standing<'_>, wanted: &ParamSet, raw: &ParamSet) -> Vec<Para
             undone.push(undo(name));
         }
     }
-    let missing = wanted.iter().filter(|(n, v)| raw.get(n).is_some() || !on.has(n, v));
+    let missing =
+        wanted.iter().filter(|(n, v)| (raw.get(n).is_some() || !on.has(n, v)) && !on.has_for_good(n, v));
     let mut made: Vec<ParamChange> = missing.map(|(n, v)| set(n, v)).collect();
     if undone.iter().chain(&made).any(|c| !is_identity(&c.name)) {
         // A client's role has fewer rights than the login in whose name all of a startup packet is set.

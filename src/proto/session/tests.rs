@@ -53,6 +53,31 @@ impl Conn {
 }
 
 #[test]
+fn a_console_is_not_told_to_set_what_it_has_for_good() {
+    let mut console = Conn::new(&[], &[]);
+    for (name, value) in
+        [("server_version", "1.25.2/bouncer"), ("client_encoding", "UTF8"), ("TimeZone", "GMT")]
+    {
+        console.defaults.set(name, value.as_bytes());
+        console.view.set(name, value.as_bytes());
+    }
+    let nothing: [String; 0] = [];
+    let same = [("client_encoding", "utf8"), ("TimeZone", "GMT"), ("application_name", "psql")];
+    assert_eq!(console.texts(&same, &same), nothing);
+    assert_eq!(console.texts(&same, &[]), nothing);
+    // It may say itself that it does not take this one.
+    assert_eq!(console.texts(&[("TimeZone", "CET")], &[]), ["SET TimeZone=CET"]);
+    assert_eq!(console.texts(&[], &[]), nothing, "nor is it told to reset what was not set");
+
+    // A server may have another default by the time that the client's statement reaches it.
+    let mut server = console;
+    server.view.set("server_version", b"17.2");
+    server.defaults.set("server_version", b"17.2");
+    let set = ["SET application_name=psql", "SET client_encoding=utf8", "SET TimeZone=GMT"];
+    assert_eq!(server.texts(&same, &[]), set);
+}
+
+#[test]
 fn only_differences_are_sent() {
     let conn = Conn::new(&[("application_name", "old"), ("work_mem", "1MB"), ("TimeZone", "CET")], &[]);
     let mut conn = Conn { view: conn.view.clone(), ..conn };
