@@ -110,6 +110,73 @@ fn f58_cached_plan_must_not_change_its_result() {
     rig.invariants();
 }
 
+/// Answers what it is asked by a Flush, a Sync or a Query, and nothing before; each Execute is a DEALLOCATE ALL.
+fn answers_when_asked() -> Fake {
+    Fake::start(|conn| {
+        conn.login(&Login::default())?;
+        let mut owed = Vec::new();
+        while let Some(frame) = conn.next()? {
+            match frame.tag {
+                b'P' => owed.extend(msg::bare(b'1')),
+                b'B' => owed.extend(msg::bare(b'2')),
+                b'E' => owed.extend(msg::command_complete("DEALLOCATE ALL")),
+                b'S' => owed.extend(msg::ready(b'I')),
+                b'Q' => owed.extend(msg::one_row("x", b'I')),
+                _ => {}
+            }
+            if matches!(frame.tag, b'H' | b'S' | b'Q') {
+                conn.send(&std::mem::take(&mut owed))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What is prepared behind a DEALLOCATE ALL waits for its answer, which Howdah asks for. The client has not, and hears
+/// it when it does: drivers do otherwise with an answer that they have early.
+#[test]
+fn answers_that_howdah_asks_for_wait_until_the_client_asks() {
+    let fake = answers_when_asked();
+    let rig = Rig::unproven(&fake, plan(1));
+    let mut client = rig.client();
+    let executed = || fake.seen().frames.iter().flatten().filter(|f| f.tag == b'E').count();
+    let all_executed = |n: usize| {
+        fake.wait_until(|seen| seen.frames.iter().flatten().filter(|f| f.tag == b'E').count() == n);
+    };
+    let run = |name: &str| [msg::bind("", name, &[], &[], &[]), msg::execute("", 0)].concat();
+    // Twice in one batch.
+    for name in ["a", "b"] {
+        let before = executed();
+        client.put(&[msg::pbe("DEALLOCATE ALL"), msg::parse(name, "SELECT 1", &[])].concat());
+        client.put(&run(name));
+        all_executed(before + 2);
+        // Had the answers been written, they had been before this arrived.
+        client.put(&msg::execute("", 0));
+        all_executed(before + 3);
+        assert_eq!(client.next_within(Duration::from_millis(1)), Err(wire::raw::Missing::Timeout));
+    }
+    client.put(&msg::sync());
+    client.expect("12C12CC12C12CCZ");
+
+    // What it has asked for itself it gets at once, and no more than that.
+    let before = executed();
+    client.put(&[msg::pbe("DEALLOCATE ALL"), msg::flush(), msg::pbe("DEALLOCATE ALL")].concat());
+    client.put(&[msg::parse("a", "SELECT 1", &[]), run("a")].concat());
+    for tag in *b"12C" {
+        assert_eq!(client.next().map(|f| f.tag), Ok(tag));
+    }
+    all_executed(before + 3);
+    client.put(&msg::execute("", 0));
+    all_executed(before + 4);
+    assert_eq!(client.next_within(Duration::from_millis(1)), Err(wire::raw::Missing::Timeout));
+    client.put(&msg::flush());
+    for tag in *b"12C12CC" {
+        assert_eq!(client.next().map(|f| f.tag), Ok(tag));
+    }
+    client.put(&msg::sync());
+    client.expect("Z");
+}
+
 #[test]
 fn f59_server_rejects_a_parameter_of_the_client() {
     let Some(cluster) = shared(15) else { return };

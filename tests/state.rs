@@ -362,6 +362,13 @@ with psycopg.connect(sys.argv[1], prepare_threshold=1, autocommit=True) as c:
     c.execute('DEALLOCATE ALL')
     assert c.execute('SELECT %s + 1', (1,)).fetchone() == (2,)
     assert c.execute('SELECT %s + 1', (2,)).fetchone() == (3,)
+with psycopg.connect(sys.argv[1], prepare_threshold=0, autocommit=True) as c:
+    c.execute('SELECT 1 + %s', (1,))
+    with c.pipeline():
+        c.execute('DEALLOCATE ALL')
+        x, y = c.execute('SELECT %s::text', ('x',)), c.execute('SELECT %s::text', ('y',))
+    assert (x.fetchone(), y.fetchone()) == (('x',), ('y',))
+    assert c.execute('SELECT %s::text', ('z',)).fetchone() == ('z',)
 print('all right')
 ";
 

@@ -168,6 +168,9 @@ fn step(
             }
         }
         be::NOTICE | be::NOTIFICATION => {
+            if h.tag == be::NOTICE {
+                s.own_flush.keeps_back = false;
+            }
             if matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
                 down.discard(h.total);
             } else {
@@ -176,6 +179,10 @@ fn step(
         }
         tag => {
             c.replay.clear();
+            if tag == be::COPY_IN {
+                // So that the client knows that it may send.
+                s.own_flush.keeps_back = false;
+            }
             if tag == be::CLOSE_COMPLETE && matches!(s.pipeline.front(), Some(Expect::CloseUnnamed)) {
                 c.statements.drop_done();
             }
@@ -314,6 +321,8 @@ fn error(
     s: &mut ServerState,
     env: &Env<'_>,
 ) -> Result<bool, BadServer> {
+    // PostgreSQL sends an error or a notice at once, and with it all that is before it.
+    s.own_flush.keeps_back = false;
     if h.total > WHOLE && !down.mid_message() {
         // Too long to be looked at; what it ends is known all the same.
         let mut undone = Vec::new();

@@ -231,7 +231,7 @@ impl Flow<'_> {
         {
             return Some(end);
         }
-        if self.down.has_output() {
+        if self.down.has_output() && !self.keeps_back() {
             match self.down.poll_flush(cx, self.client) {
                 Poll::Ready(Ok(n)) => {
                     *progress = true;
@@ -428,6 +428,9 @@ impl Flow<'_> {
                 }
             }
         }
+        if let Some(conn) = self.lease.conn() {
+            up::flush_for_us(self.up, &mut conn.state, !self.down.has_output());
+        }
         if self.up.has_output() {
             let conn = self.lease.conn()?;
             match self.up.poll_flush(cx, &mut conn.stream) {
@@ -567,6 +570,13 @@ impl Flow<'_> {
             }
         }
         None
+    }
+
+    /// What waits to be written to the client it has not asked for, and its server would not have sent it yet.
+    #[inline]
+    fn keeps_back(&mut self) -> bool {
+        let bytes = self.down.backlog();
+        !self.proto.terminating && self.lease.conn().is_some_and(|c| c.state.keeps_back(bytes))
     }
 
     /// Nothing may be forwarded before answers have come.

@@ -59,6 +59,10 @@ pub struct ServerState {
     pub unnamed_changed: Option<u64>,
     /// The next message refers to what an earlier batch changed that may still be skipped.
     pub stalled: Stalled,
+    /// Whether Howdah asks for answers that its client has not asked for.
+    pub own_flush: OwnFlush,
+    /// Messages that the client has sent since it last asked for answers, by a Flush, a Sync or a Query.
+    pub unasked: usize,
     /// What runs, for the statistics.
     pub calls: Calls,
     /// A batch is forwarded only when the one before it is answered: its transaction may belong on another server.
@@ -117,6 +121,20 @@ pub enum Drops {
     Runs,
 }
 
+/// The next message waits for answers that the server keeps back until it is asked for them. Howdah asks by a Flush of
+/// its own, and keeps the answers back in the server's place: a client that hears early what it has not asked for may
+/// go another way than it would on a connection of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnFlush {
+    /// It is to be sent.
+    pub due: bool,
+    /// It was sent, and the client has not asked yet.
+    pub keeps_back: bool,
+}
+
+/// So many bytes a server keeps back itself before it sends without being asked: PostgreSQL's PqSendBufferSize.
+const KEPT_BACK: usize = 8192;
+
 /// Messages that a client may have in flight; more wait in its socket.
 const MAX_IN_FLIGHT: usize = 32_768;
 
@@ -143,6 +161,8 @@ impl ServerState {
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,
+            own_flush: OwnFlush::default(),
+            unasked: 0,
             calls: Calls::default(),
             one_at_a_time: false,
             routed: None,
@@ -235,6 +255,28 @@ impl ServerState {
         let wait = self.unsettled(by) && !self.pipeline.wants_copy_data();
         self.stalled = if wait { by } else { Stalled::No };
         wait
+    }
+
+    /// The client has asked for the answers to all that it has sent.
+    #[inline]
+    pub fn asked_by_client(&mut self) {
+        self.unasked = 0;
+        self.own_flush = OwnFlush::default();
+    }
+
+    /// Of answers that wait to be written to the client, so many bytes: whether its server would not have sent them yet.
+    #[inline]
+    pub fn keeps_back(&self, bytes: usize) -> bool {
+        self.own_flush.keeps_back && bytes <= KEPT_BACK
+    }
+
+    /// A client has left, and what it had begun is over.
+    pub fn forget_batch(&mut self) {
+        self.asked_by_client();
+        self.barrier = false;
+        self.barrier_at_sync = false;
+        self.drops = Drops::No;
+        self.stalled = Stalled::No;
     }
 
     pub fn change_names(&mut self) {

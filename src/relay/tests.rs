@@ -269,6 +269,7 @@ impl World {
             let idle = s.state.pipeline.is_empty();
             up::probe(&mut c.up, &mut s.state);
             up::scan(&mut c.up, &mut c.proto, &mut s.state, &env).expect("the client keeps the protocol");
+            up::flush_for_us(&mut c.up, &mut s.state, !c.down.has_output());
             if idle && !s.state.pipeline.is_empty() {
                 c.at_end = false;
                 down::emit_local(&mut c.down, &mut c.proto, &mut s.state);

@@ -14,7 +14,7 @@ use crate::proto::pipeline::{Duplicate, Expect, TxStatus};
 use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
-use crate::relay::state::{ClientProto, Drops, Env, Retry, ServerState, Stalled, Unnamed};
+use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
 
 /// Names and texts that must be seen whole are looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
@@ -104,11 +104,13 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
         }
         s.barrier = false;
         s.stalled = Stalled::No;
+        s.own_flush.due = false;
         let Some(h) = next_header(up, env.max_message)? else { return Ok(Up::NeedMore) };
         if s.pipeline.skipping() && !matches!(h.tag, fe::SYNC | fe::TERMINATE) {
             up.discard(h.total);
             continue;
         }
+        let owed = s.pipeline.len();
         let seen = match h.tag {
             fe::TERMINATE => return Ok(Up::Terminate),
             fe::QUERY => query(up, h, c, s, env)?,
@@ -122,12 +124,25 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
             }
         };
         if !seen {
-            if matches!(s.stalled, Stalled::ByDrop | Stalled::ByFailure) {
-                // The server would keep the answers that are awaited back until the Sync.
-                up.insert().extend_from_slice(encode::FLUSH);
-            }
+            // The server would keep the answers that are awaited back until the Sync.
+            s.own_flush.due = matches!(s.stalled, Stalled::ByDrop | Stalled::ByFailure);
             return Ok(if s.full() { Up::Full } else { Up::NeedMore });
         }
+        if matches!(h.tag, fe::SYNC | fe::FLUSH | fe::QUERY | fe::FUNCTION_CALL) {
+            s.asked_by_client();
+        } else {
+            s.unasked += s.pipeline.len().saturating_sub(owed);
+        }
+    }
+}
+
+/// Asks the server for answers that the next message of the client waits for and the client has not asked for; but not
+/// before it `has_got` what it did ask for, so that all that comes from then on is kept back.
+#[inline]
+pub fn flush_for_us(up: &mut Lane, s: &mut ServerState, has_got: bool) {
+    if s.own_flush.due && (s.own_flush.keeps_back || (has_got && s.pipeline.len() <= s.unasked)) {
+        up.insert().extend_from_slice(encode::FLUSH);
+        s.own_flush = OwnFlush { due: false, keeps_back: true };
     }
 }
 

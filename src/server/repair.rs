@@ -116,6 +116,7 @@ async fn repair_inner(
         return Err("parameter_source".into());
     }
     conn.state.marked = None;
+    conn.state.forget_batch();
     if !conn.state.pipeline.at_boundary() || !buf.is_empty() || skip > 0 {
         return Err("not_clean".into());
     }
