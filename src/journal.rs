@@ -89,6 +89,9 @@ pub fn told(services: &Services, who: &Who, reason: &str, age: Duration) {
 pub fn words(e: &Error) -> String {
     match e {
         Error::ServerLogin(e) => e.message(),
+        // What the client is told names no more than the command.
+        Error::AdminShutdown { by } => by.words().to_owned(),
+        Error::DatabaseKilled { .. } => "database removed".to_owned(),
         e => pgbouncer::words(e).unwrap_or_else(|| crate::error::report(e).message),
     }
 }

@@ -309,6 +309,51 @@ fn a_client_that_leaves_inside_a_transaction_takes_its_server_along() {
     }
 }
 
+/// The line about a server connection says what has ended its client, whatever that was.
+#[test]
+fn a_server_is_closed_in_the_words_of_its_clients_end() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let sleep = "SELECT pg_sleep(600)";
+    // A setting, what its client does at last, what an operator does then, and the words.
+    let ends = [
+        ("query_timeout = 1", sleep, "", "query timeout"),
+        ("idle_transaction_timeout = 1", "BEGIN", "", "idle transaction timeout"),
+        ("transaction_timeout = 1", sleep, "", "transaction timeout"),
+        ("", sleep, "KILL_CLIENT", "admin forced disconnect"),
+        ("", sleep, "KILL app", "database removed"),
+    ];
+    for (setting, last, command, words) in ends {
+        let place = Place::new();
+        let main = format!("auth_type = trust\npool_mode = transaction\nadmin_users = boss\n{setting}");
+        let _running = place.howdah(&place.ini(&format!("app = {}", entry(&cluster)), &main));
+        let mut client = place.connect("app", "app").expect("a login");
+        let id = client.cancel_key().0;
+        let running = std::thread::spawn(move || {
+            drop(client.query(last));
+            client
+        });
+        if !command.is_empty() {
+            eventually("its statement runs", || common::count(&cluster, "query LIKE '%pg_sleep(600)'") == 1);
+            let mut boss = place.connect("boss", "pgbouncer").expect("the console");
+            let id = if command == "KILL_CLIENT" { format!(" {id}") } else { String::new() };
+            boss.query(&format!("{command}{id}")).expect("it is killed");
+        }
+        let line = |log: &str, kind: &str| {
+            let closing = format!("closing because: {words} (age=");
+            log.lines().any(|l| l.contains(kind) && l.contains(&closing))
+        };
+        let mut log = String::new();
+        eventually(words, || {
+            log = place.log();
+            line(&log, " S-0x") && line(&log, " C-0x")
+        });
+        assert!(!log.contains("client disconnect"), "{words}: {log}");
+        let mut ended = running.join().expect("the client's thread");
+        assert!(ended.query("SELECT 1").is_err(), "{words}");
+        eventually("nothing runs on", || common::count(&cluster, "query LIKE '%pg_sleep(600)'") == 0);
+    }
+}
+
 #[test]
 fn timeouts_speak_as_pgbouncers() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::error::Error;
+use crate::error::{Error, Shutdown};
 use crate::net::stream::{Peer, Stream};
 use crate::pool::core::{ConnId, WaiterId};
 use crate::pool::{CancelTarget, Pool};
@@ -219,13 +219,12 @@ impl ClientCtl {
             return Error::DatabaseKilled { database: database() };
         }
         if self.has(Signal::Kill) {
-            let why = "The connection was ended by the pooler's operator.".to_owned();
-            return Error::AdminShutdown { why };
+            return Error::AdminShutdown { by: Shutdown::Operator };
         }
         if self.has(Signal::ServerReplaced) {
             return Error::ServerReplaced;
         }
-        Error::AdminShutdown { why: "The pooler is shutting down.".to_owned() }
+        Error::AdminShutdown { by: Shutdown::Pooler }
     }
 
     pub fn set_link(&self, l: Link) {

@@ -17,6 +17,7 @@ use crate::config::resolved::PoolMode;
 use crate::error::{Error, Severity, report};
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
+use crate::pool::departure::{Departure, HALF_SENT};
 use crate::pool::{Checkout, HotSettings, Lease, Pool};
 use crate::proto::encode;
 use crate::proto::frame::fe;
@@ -793,10 +794,7 @@ impl Session {
             End::Boundary | End::Restore => None,
             End::ClientGone(why) => {
                 let cancel = !self.hot.timeouts.finish_for_gone;
-                if let Some(conn) = lease.conn() {
-                    conn.client_ended = false;
-                }
-                self.leave(lease, stats, effects != Default::default(), doubt, cancel);
+                self.leave(lease, stats, effects != Default::default(), doubt, cancel, Departure::Left);
                 Some(why)
             }
             End::Fail(e) => {
@@ -805,10 +803,8 @@ impl Session {
                     // The server's word that a transaction is open is not passed on: it will not be.
                     self.down.drop_output();
                 }
-                if let Some(conn) = lease.conn() {
-                    conn.client_ended = true;
-                }
-                self.leave(lease, stats, effects != Default::default(), doubt, true);
+                let why = Departure::ended(&e);
+                self.leave(lease, stats, effects != Default::default(), doubt, true, why);
                 self.farewell(&e).await;
                 Some(report(&e).code)
             }
@@ -845,7 +841,15 @@ impl Session {
     /// `marks`: a text that it sent leaves state behind, if it still runs. `doubt`: what it has set is not known.
     /// `cancel`: what runs on a connection that is closed is cancelled, too, for the server does not notice the end of a
     /// connection while it runs something.
-    fn leave(&mut self, mut lease: Lease, stats: TxStats, marks: bool, doubt: bool, cancel: bool) {
+    fn leave(
+        &mut self,
+        mut lease: Lease,
+        stats: TxStats,
+        marks: bool,
+        doubt: bool,
+        cancel: bool,
+        why: Departure,
+    ) {
         let half_sent = self.up.has_output() || self.up.mid_pass();
         let Some(conn) = lease.conn() else { return };
         if half_sent {
@@ -853,7 +857,7 @@ impl Session {
             if cancel && !p.is_empty() && !p.wants_copy_data() {
                 lease.cancel();
             }
-            lease.discard("partial_message", stats);
+            lease.discard_behind(HALF_SENT, stats, Some(&why));
         } else if conn.state.fatal {
             lease.discard("server_fatal", stats);
         } else if conn.is_clean(&self.down) {
@@ -868,7 +872,7 @@ impl Session {
             if marks {
                 conn.state.marked.get_or_insert("SET");
             }
-            lease.abandon(self.down.take_unread(), stats, self.hot.mode == PoolMode::Session);
+            lease.abandon(self.down.take_unread(), stats, self.hot.mode == PoolMode::Session, why);
         }
     }
 

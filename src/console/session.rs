@@ -16,7 +16,7 @@ use crate::client::ctl::{ClientState, Signal};
 use crate::client::login::Visitor;
 use crate::client::told;
 use crate::config::resolved::Profile;
-use crate::error::{Error, Refusal, Report, Severity, report};
+use crate::error::{Error, Refusal, Report, Severity, Shutdown, report};
 use crate::net::stream::{PeerEnd, Stream};
 use crate::proto::encode;
 use crate::services::Services;
@@ -158,8 +158,7 @@ impl Session {
         })
         .await;
         if read == Err("admin") {
-            let why = "The console is closed.".to_owned();
-            self.farewell(&Error::AdminShutdown { why }).await;
+            self.farewell(&Error::AdminShutdown { by: Shutdown::Console }).await;
         }
         read
     }

@@ -133,7 +133,7 @@ samples! {
     Error::ClientIdleTimeout { .. } => Error::ClientIdleTimeout { idle: OVER, limit: LIMIT };
     Error::ClientWriteTimeout { .. } => Error::ClientWriteTimeout { limit: LIMIT };
     Error::ParameterRejected(_) => Error::ParameterRejected(server_error());
-    Error::AdminShutdown { .. } => Error::AdminShutdown { why: "The pooler is draining.".to_owned() };
+    Error::AdminShutdown { .. } => Error::AdminShutdown { by: super::Shutdown::Pooler };
     Error::DatabaseRemoved { .. } => Error::DatabaseRemoved { database: "app".to_owned() };
     Error::ServerReplaced => Error::ServerReplaced;
     Error::ServersShuttingDown => Error::ServersShuttingDown;

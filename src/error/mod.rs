@@ -9,6 +9,7 @@ mod console;
 mod level;
 pub mod pgbouncer;
 pub mod report;
+mod shutdown;
 pub mod sqlstate;
 pub mod standstill;
 
@@ -18,6 +19,7 @@ pub use console::Refusal;
 pub use level::{Level, level};
 pub use pgbouncer::report_as_pgbouncer;
 pub use report::{Report, Severity, report};
+pub use shutdown::Shutdown;
 pub use sqlstate::SqlState;
 pub use standstill::Standstill;
 
@@ -261,7 +263,7 @@ pub enum Error {
     #[error("a client parameter was rejected by the server: {}", .0.summary())]
     ParameterRejected(ServerError),
     #[error("administrator command")]
-    AdminShutdown { why: String },
+    AdminShutdown { by: Shutdown },
     #[error("database \"{database}\" was removed from the configuration")]
     DatabaseRemoved { database: String },
     /// `server_fast_close`: the connection settings of its database have changed.

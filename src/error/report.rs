@@ -690,14 +690,14 @@ pub fn report(error: &Error) -> Report {
             verbatim: Some(e.body.clone()),
             ..r(E, S::INTERNAL_ERROR, "parameter_rejected", e.summary())
         },
-        Error::AdminShutdown { why } => d(
+        Error::AdminShutdown { by } => d(
             r(
                 F,
                 S::ADMIN_SHUTDOWN,
                 "admin_shutdown",
                 "terminating connection due to administrator command".to_owned(),
             ),
-            why.clone(),
+            by.detail().to_owned(),
         ),
         Error::DatabaseRemoved { database } => d(
             r(

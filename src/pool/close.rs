@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Pool;
 use super::core::ConnId;
+use super::departure::Departure;
 use crate::clock::Clock;
 use crate::server::close::{self, Goodbye};
 use crate::server::conn::ServerConn;
@@ -11,9 +12,20 @@ use crate::server::conn::ServerConn;
 impl Pool {
     /// A leased connection is of no use any more.
     pub(super) fn lost(self: &Arc<Self>, id: ConnId, conn: Box<ServerConn>, reason: &'static str) {
+        self.lost_behind(id, conn, reason, None);
+    }
+
+    /// The same behind a client whose work on it was not over.
+    pub(super) fn lost_behind(
+        self: &Arc<Self>,
+        id: ConnId,
+        conn: Box<ServerConn>,
+        reason: &'static str,
+        behind: Option<&Departure>,
+    ) {
         self.services.counters.count("server_disconnects_total", reason);
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
-        self.tell_end(&conn, reason);
+        self.tell_end(&conn, reason, behind);
         self.inner.lock().core.broken(Clock::now(), id);
         self.tell_monitor(&conn.host);
         self.close_conn(id, conn, Goodbye::Silent);

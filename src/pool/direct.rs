@@ -232,7 +232,7 @@ impl Own {
     pub async fn end(mut self, lost: bool, half_sent: bool) {
         let reason = if lost { "server_lost" } else { "replication_end" };
         self.pool.services.counters.count("server_disconnects_total", reason);
-        self.pool.tell_end(&self.conn, reason);
+        self.pool.tell_end(&self.conn, reason, None);
         let goodbye = if half_sent { Goodbye::Silent } else { Goodbye::Terminate };
         if !close::see_off(&mut self.conn.stream, goodbye).await {
             self.pool.services.counters.count("server_close_timeouts_total", "");

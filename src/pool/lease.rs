@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{ConnId, Grant};
+use super::departure::Departure;
 use super::{CancelTarget, LeaseReport, Pool, cancel_target};
 use crate::clock::Clock;
 use crate::journal::{self, Who};
@@ -51,13 +52,13 @@ impl Lease {
         let Some(mut conn) = self.conn.take() else { return };
         if conn.reset_always {
             conn.reset_always = false;
-            self.repair(conn, Unread::default(), report, true, true);
+            self.repair(conn, Unread::default(), report, None, true);
             return;
         }
         if let Some(mark) = conn.state.marked {
             let s = &self.pool.spec().settings;
             if s.reset_state && (mark != DISCARDED || !s.on_connect.is_empty()) {
-                self.repair(conn, Unread::default(), report, true, false);
+                self.repair(conn, Unread::default(), report, None, false);
                 return;
             }
             conn.state.marked = None;
@@ -81,32 +82,37 @@ impl Lease {
         let report = LeaseReport { partial: true, ..self.report(stats, false, Clock::now()) };
         if let Some(mut conn) = self.conn.take() {
             conn.state.calls.end_session();
-            self.repair(conn, Unread::default(), report, true, true);
+            self.repair(conn, Unread::default(), report, None, true);
         }
     }
 
     /// The client has left in the middle: what runs is cancelled, the transaction rolled back. `unread` holds
     /// what was read from the server; `session` says that all of the session's state has to go.
-    pub fn abandon(mut self, unread: Unread, stats: TxStats, session: bool) {
+    pub fn abandon(mut self, unread: Unread, stats: TxStats, session: bool, departure: Departure) {
         let report = LeaseReport { partial: session, ..self.report(stats, false, Clock::now()) };
         if let Some(mut conn) = self.conn.take() {
             conn.state.calls.end_session();
             // PgBouncer closes such a server, and what its client has left in the session goes with it.
             if self.pool.spec().pgbouncer && conn.state.pipeline.is_empty() {
                 self.pool.book_only(&report);
-                self.pool.lost(self.id, conn, LEFT_INSIDE);
+                self.pool.lost_behind(self.id, conn, LEFT_INSIDE, Some(&departure));
                 return;
             }
-            self.repair(conn, unread, report, false, session);
+            self.repair(conn, unread, report, Some(departure), session);
         }
     }
 
     /// The connection cannot be used any more.
-    pub fn discard(mut self, reason: &'static str, stats: TxStats) {
+    pub fn discard(self, reason: &'static str, stats: TxStats) {
+        self.discard_behind(reason, stats, None);
+    }
+
+    /// The same because of how its client's work on it has ended.
+    pub fn discard_behind(mut self, reason: &'static str, stats: TxStats, behind: Option<&Departure>) {
         let report = self.report(stats, false, Clock::now());
         if let Some(conn) = self.conn.take() {
             self.pool.book_only(&report);
-            self.pool.lost(self.id, conn, reason);
+            self.pool.lost_behind(self.id, conn, reason, behind);
         }
     }
 
@@ -115,19 +121,19 @@ impl Lease {
         conn: Box<ServerConn>,
         unread: Unread,
         report: LeaseReport,
-        at_boundary: bool,
+        inside: Option<Departure>,
         session: bool,
     ) {
         let (pool, id, lease) = (self.pool.clone(), self.id, self.lease);
         // Whatever is owed may be running, with or without a Sync behind it.
         let running =
-            !at_boundary && !conn.state.pipeline.is_empty() && !conn.state.pipeline.wants_copy_data();
+            inside.is_some() && !conn.state.pipeline.is_empty() && !conn.state.pipeline.wants_copy_data();
         let to = cancel_target(&conn);
         // While the lease still counts as one, a cancel for it may begin.
         let cancelling = running && pool.begin_cancel(id, lease);
         pool.inner.lock().core.repairing(Clock::now(), id);
         pool.book_only(&report);
-        let guard = RepairGuard { pool, id, conn: Some(conn), at_boundary };
+        let guard = RepairGuard { pool, id, conn: Some(conn), inside };
         tokio::spawn(guard.run(unread, cancelling.then_some(to), session));
     }
 
@@ -165,7 +171,8 @@ struct RepairGuard {
     pool: Arc<Pool>,
     id: ConnId,
     conn: Option<Box<ServerConn>>,
-    at_boundary: bool,
+    /// How its client has ended, unless it did so at a boundary.
+    inside: Option<Departure>,
 }
 
 /// Its client has left in the middle, behind a pgbouncer.ini.
@@ -178,9 +185,9 @@ impl RepairGuard {
         if let Some(to) = cancel {
             pool.run_cancel(self.id, to).await;
         }
-        if spec.pgbouncer && !self.at_boundary {
+        if spec.pgbouncer && self.inside.is_some() {
             if let Some(conn) = self.conn.take() {
-                pool.lost(self.id, conn, LEFT_INSIDE);
+                pool.lost_behind(self.id, conn, LEFT_INSIDE, self.inside.as_ref());
             }
             return;
         }

@@ -6,6 +6,7 @@
 pub mod adapt;
 mod close;
 pub mod core;
+pub mod departure;
 pub mod direct;
 pub mod greeting;
 pub mod holders;
@@ -51,6 +52,7 @@ use crate::tls::{Connector, Mode};
 use self::core::{
     Acquire, CloseReason, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd,
 };
+use self::departure::Departure;
 use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
@@ -845,7 +847,7 @@ impl Pool {
         }
         for (id, conn, reason) in fx.close {
             self.services.counters.count("server_disconnects_total", reason.as_str());
-            self.tell_end(&conn, reason.as_str());
+            self.tell_end(&conn, reason.as_str(), None);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
         if fx.look {
@@ -1008,7 +1010,7 @@ impl Pool {
         }
         for ((id, conn), reason) in dead.into_iter().zip(reasons) {
             self.services.counters.count("server_disconnects_total", reason);
-            self.tell_end(&conn, reason);
+            self.tell_end(&conn, reason, None);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
         self.look();
@@ -1314,11 +1316,12 @@ impl Pool {
     }
 
     /// A connection ends, in PgBouncer's words.
-    fn tell_end(&self, conn: &ServerConn, reason: &str) {
+    fn tell_end(&self, conn: &ServerConn, reason: &str, behind: Option<&Departure>) {
         if !self.services.pgbouncer() {
             return;
         }
-        let words = match reason {
+        let behind = behind.map(|d| d.words(conn, reason));
+        let words = match behind.as_deref().unwrap_or(reason) {
             "lifetime" => "server lifetime over",
             "idle_timeout" => "server idle timeout",
             "excess" => "too many servers in the pool",
@@ -1328,11 +1331,6 @@ impl Pool {
             "pool_closed" => "database removed",
             "check_failed" => "test query failed",
             "reset_failed" => "reset query failed",
-            "client_left_inside" if conn.state.pipeline.is_empty() => {
-                "client disconnect while server was not ready"
-            }
-            "client_left_inside" if conn.client_ended => "query timeout",
-            "client_left_inside" => "client disconnected with query in progress",
             "idle_eof" | "idle_error" | "server_lost" | "eof" | "read_failed" | "write_failed" => {
                 "server conn crashed?"
             }

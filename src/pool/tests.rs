@@ -213,7 +213,7 @@ async fn abandoned(answer: &'static [u8]) -> bool {
     let conn = lease.conn().unwrap();
     conn.state.pipeline.sent(crate::proto::pipeline::Expect::Query);
     conn.stream.write_all(b"Q\0\0\0\x06x\0").await.unwrap();
-    lease.abandon(crate::net::lane::Unread::default(), TxStats::default(), false);
+    lease.abandon(crate::net::lane::Unread::default(), TxStats::default(), false, Departure::Left);
     let (_s, reset) = server.await.unwrap();
     assert_eq!(settled(&pool).await, Counts { idle: 1, ..Counts::default() });
     reset

@@ -35,8 +35,6 @@ pub struct ServerConn {
     pub released: Instant,
     /// It is reset when it is given back, whatever was done on it.
     pub reset_always: bool,
-    /// Its client was ended by us, and has not left by itself.
-    pub client_ended: bool,
     /// Its number, for people.
     pub serial: u64,
     /// The pool's generation of connection settings under which it was opened.
@@ -82,7 +80,6 @@ impl ServerConn {
             proved: "none",
             released: opened,
             reset_always: false,
-            client_ended: false,
             serial: 0,
             epoch,
             idle_bytes: Vec::new(),
