@@ -322,6 +322,8 @@ pub struct Clients {
     pub connected: AtomicUsize,
     /// Those of them that have not finished their login.
     pub logging_in: AtomicUsize,
+    /// Descriptors that there are for clients, however many max_client_connections allows; 0 is not known.
+    pub descriptors: AtomicUsize,
     /// Those that have proved who they are: `max_client_connections` bounds them.
     entered: AtomicUsize,
     per_database: Taken,

@@ -26,9 +26,7 @@ log_connections = false
 log_disconnections = false
 # Room for those that replace clients whose end has not been seen yet.
 max_client_connections = 11000
-# 10,000 logins at once and then 10,000 requests on two cores: nobody is refused, everybody waits.
-max_login_connections = 10000
-client_login_timeout = "60s"
+# 10,000 requests at once on two cores: nobody is refused, everybody waits.
 query_wait_timeout = "60s"
 [users.app]
 [databases.app]

@@ -85,9 +85,11 @@ fn silent_connections_keep_nobody_out() {
     assert!(told.contains("53300") && told.contains("max_login_connections is 1000"), "{told}");
     let log = howdah.await_log("max_login_connections (1000)", Duration::from_secs(5));
     assert!(log.contains("127.0.0.1"), "{log}");
+    eventually("there are as many as places again", || {
+        metric(&howdah, "howdah_strangers{state=\"silent\"} ") <= 1000.0
+    });
     let cut = metric(&howdah, "howdah_strangers_cut_total{reason=\"silent\"} ");
     assert!((200.0..210.0).contains(&cut), "{cut}");
-    assert!(metric(&howdah, "howdah_strangers{state=\"silent\"} ") <= 1000.0);
     slow.put(&startup[10..]);
     slow.finish_login(&dsn).expect("a login under way is not cut");
     drop(crowd);
@@ -145,6 +147,60 @@ fn honest_clients_that_come_at_once_all_get_in() {
         }
     });
     assert_eq!((failed.into_inner(), kept.into_inner().expect("a lock").len()), (0, CLIENTS));
+}
+
+/// A program that opens all its connections first gets round to the first of them late. None of them is cut for that.
+fn they_come_at_once(howdah: &Howdah, clients: usize) {
+    let startup = msg::startup(msg::PROTOCOL_3_0, &[("user", "app"), ("database", "app")]);
+    let mut all = silent(howdah, clients);
+    eventually("they are all there", || {
+        metric(howdah, "howdah_strangers{state=\"silent\"} ") == clients as f64
+    });
+    for c in &mut all {
+        c.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        c.write_all(&startup).expect("room");
+    }
+    for c in &mut all {
+        let mut first = [0; 9];
+        c.read_exact(&mut first).expect("an answer");
+        assert_eq!(first, *b"R\0\0\0\x08\0\0\0\0");
+    }
+    eventually("they have logged in", || metric(howdah, "howdah_logins_total ") == clients as f64);
+    for c in &mut all {
+        c.write_all(&msg::query("select 1")).expect("room");
+    }
+    for c in &mut all {
+        let mut end = Vec::new();
+        while !end.ends_with(b"Z\0\0\0\x05I") {
+            let mut chunk = [0; 4096];
+            let n = c.read(&mut chunk).expect("an answer");
+            assert!(n > 0, "closed: {}", String::from_utf8_lossy(&end));
+            end.extend_from_slice(chunk.get(..n).unwrap_or_default());
+        }
+    }
+    assert_eq!(metric(howdah, "howdah_strangers_cut_total{reason=\"silent\"} "), 0.0);
+}
+
+#[test]
+fn clients_that_connect_at_once_and_speak_later_all_get_in() {
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let fake = Fake::serving();
+    they_come_at_once(&before(&fake, "max_login_connections = 50", ""), 2000);
+}
+
+/// As many as there may be, with the places and times that there are by default.
+#[test]
+#[ignore = "long: make soak"]
+fn soak_ten_thousand_clients_that_come_at_once_all_get_in() {
+    let Some(cluster) = common::shared(15) else { return };
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
+         log_connections = false\nlog_disconnections = false\n[users.app]\n[databases.app]\n\
+         host = \"127.0.0.1:{}\"\npool_size = 5\n",
+        cluster.port()
+    ));
+    they_come_at_once(&howdah, 10_000);
 }
 
 /// Idle and silent connections to the ops port make room.

@@ -198,6 +198,19 @@ fn bind_unix(path: &Path, mode: u32, backlog: i32, group: Option<&str>) -> io::R
     UnixListener::from_std(s.into())
 }
 
+/// Places that clients could have and do not.
+fn spare(services: &Services) -> usize {
+    let limits = &services.config().limits;
+    let most = limits.max_client_connections as usize + limits.reserved_client_connections as usize;
+    let clients = &services.clients;
+    let most = match clients.descriptors.load(Ordering::Relaxed) {
+        0 => most,
+        there_are => most.min(there_are),
+    };
+    let logging_in = clients.logging_in.load(Ordering::Relaxed);
+    most.saturating_sub(clients.connected.load(Ordering::Relaxed).saturating_sub(logging_in))
+}
+
 /// Accepts until the task is aborted. Out of descriptors it pauses instead of spinning: connections wait in the
 /// backlog.
 pub(super) async fn accept_loop(bound: Bound, services: Arc<Services>) {
@@ -213,7 +226,7 @@ pub(super) async fn accept_loop(bound: Bound, services: Arc<Services>) {
             Ok((stream, peer)) => {
                 let limit = services.config().limits.max_login_connections as usize;
                 let stranger = tokio::select! {
-                    place = services.strangers.enter(peer, limit) => place,
+                    place = services.strangers.enter(peer, limit, || spare(&services)) => place,
                     () = services.no_more_tcp(), if matches!(peer, Peer::Tcp(_)) => return,
                 };
                 services.clients.connected.fetch_add(1, Ordering::Relaxed);

@@ -59,8 +59,9 @@ fn runtime(workers: usize) -> io::Result<Runtime> {
     }
 }
 
-/// Raises the limit of open files to what the configuration can need, and says so where that is not possible.
-fn raise_file_limit(config: &Config) {
+/// Raises the limit of open files to what the configuration can need, and says so where that is not possible. Returns how many
+/// there are for clients.
+fn raise_file_limit(config: &Config) -> u64 {
     let l = &config.limits;
     let servers: u64 = config
         .databases
@@ -87,6 +88,8 @@ fn raise_file_limit(config: &Config) {
     } else {
         tracing::info!("file descriptor limit {got}, at most {need} needed");
     }
+    let clients = u64::from(l.max_client_connections) + u64::from(l.reserved_client_connections);
+    got.saturating_sub(need - clients).max(1)
 }
 
 impl Service {
@@ -97,10 +100,11 @@ impl Service {
 
     /// `reloads` keeps a SIGHUP that comes while Howdah starts for later, instead of ending by it.
     fn start_with(config: Arc<Config>, reloads: bool) -> Result<Self, String> {
-        raise_file_limit(&config);
+        let descriptors = usize::try_from(raise_file_limit(&config)).unwrap_or(usize::MAX);
         let runtime =
             runtime(config.process.workers).map_err(|e| format!("cannot start the runtime: {e}"))?;
         let services = Services::new(config.clone());
+        services.clients.descriptors.store(descriptors, Ordering::Relaxed);
         let guard = runtime.enter();
         let hangups = reloads.then(|| watch(SignalKind::hangup())).transpose()?;
         let mut tasks = Vec::new();

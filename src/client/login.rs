@@ -15,7 +15,7 @@ use super::progress::Progress;
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
-use super::strangers::Stranger;
+use super::strangers::{PATIENCE, Stranger};
 use super::told;
 use crate::auth::source::Shown;
 use crate::cancel;
@@ -72,14 +72,26 @@ enum Admitted {
 /// client_login_timeout, from then on that of the database and user. Not cancel safe: a login that is dropped is
 /// over.
 pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, stranger: &Stranger) -> Login {
-    let started = Clock::now();
+    let came = Clock::now();
     let config = services.config();
     let mut buf = Vec::new();
     let limit = config.pool.client_login_timeout;
+    let mut stream = stream;
+    match heard(&mut stream, &mut buf, limit, stranger).await {
+        Some(Ok(true)) => {}
+        Some(Ok(false)) => return Login::Done,
+        Some(Err(_)) => {
+            let e = Error::LoginTimeout { after: limit };
+            return timed_out(&mut stream, services, peer, &e, None).await;
+        }
+        None => return cut(&mut stream, services).await,
+    }
+    // Who had to wait for a turn is not late: all the time is there from then on.
+    let started = if stranger.begin().await { Clock::now() } else { came };
     // Empty in the middle of a handshake, where nothing can be said.
     let mut slot = Some(stream);
-    let first = Box::pin(first_packet(&mut slot, peer, &mut buf, services, &config, stranger));
-    let opening = unless_cut(stranger, tokio::time::timeout(limit, first)).await;
+    let first = Box::pin(first_packet(&mut slot, peer, &mut buf, services, &config));
+    let opening = unless_cut(stranger, tokio::time::timeout_at((started + limit).into(), first)).await;
     let Some(mut stream) = slot else {
         if matches!(opening, Some(Err(_))) {
             services.counters.count("timeouts_total", "client_login_timeout");
@@ -119,7 +131,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, strange
     let Some(admitted) = admitted else { return cut(&mut stream, services).await };
     match admitted {
         Ok(Ok(Admitted::Session(mut session, places))) => {
-            let took = Clock::us(started, Clock::now());
+            let took = Clock::us(came, Clock::now());
             services.logins.lock().add(took);
             session.start(stream, &buf, places);
             Login::Session(session)
@@ -134,6 +146,27 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, strange
         Ok(Err(e)) => refuse(&mut stream, services, peer, &e, Some(who)).await,
         Err(_) => timed_out(&mut stream, services, peer, &progress.timed_out(limit), Some(who)).await,
     }
+}
+
+/// Waits for the first bytes; false where none come. `None` where the stranger's place was taken away meanwhile.
+async fn heard(
+    stream: &mut Stream,
+    buf: &mut Vec<u8>,
+    limit: Duration,
+    stranger: &Stranger,
+) -> Option<Result<bool, tokio::time::error::Elapsed>> {
+    let reading = async |stream: &mut Stream, buf: &mut Vec<u8>, limit| {
+        let read = unless_cut(stranger, tokio::time::timeout(limit, stream.read_some(buf))).await?;
+        Some(read.map(|n| n.is_ok_and(|n| n > 0)))
+    };
+    let first = reading(stream, buf, limit.min(PATIENCE)).await?;
+    if first.is_ok() || limit <= PATIENCE {
+        return Some(first);
+    }
+    if stranger.overstays() {
+        return None;
+    }
+    reading(stream, buf, limit.saturating_sub(PATIENCE)).await
 }
 
 /// A connection that does not speak the protocol is closed without a word, as by PostgreSQL.
@@ -255,7 +288,6 @@ async fn first_packet(
     buf: &mut Vec<u8>,
     services: &Arc<Services>,
     config: &Config,
-    stranger: &Stranger,
 ) -> Opening {
     let mut asked = 0;
     loop {
@@ -263,10 +295,7 @@ async fn first_packet(
         let (packet, used) = match startup::parse_first(buf) {
             Ok(Some(found)) => found,
             Ok(None) => match stream.read_some(buf).await {
-                Ok(n) if n > 0 => {
-                    stranger.spoke();
-                    continue;
-                }
+                Ok(n) if n > 0 => continue,
                 _ => return Opening::Done,
             },
             Err(e) => return Opening::Refused(e),

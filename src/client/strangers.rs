@@ -1,11 +1,15 @@
 //! Connections that have not proved who they are. They have places of their own, `max_login_connections` over TCP and as
 //! many over the Unix socket, so that they take none of the clients'. Where all are taken, the newcomer gets the place of
-//! one that has said nothing: the oldest of the address that has most of them. Nobody is refused for an address alone,
-//! since a whole cluster can be behind one.
+//! one that has said nothing for 5 s: the oldest of the address that has most of them. Where none has been silent for so
+//! long, the newcomer is one too many as long as places of clients are free, since a program that opens thousands of
+//! connections at once takes seconds to get round to each of them; where none is free, the oldest silent one goes
+//! at once. Whoever has said something waits for a turn to log in: as many log in at a time as there are places, so that strangers
+//! have no more memory than that. Nobody is refused for an address alone, since a whole cluster can be behind one.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+mod crowd;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,110 +17,25 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(super) use self::crowd::PATIENCE;
+use self::crowd::{Address, Crowd, SLOW, Victim};
 use crate::auth::failures::{network, origin};
 use crate::clock::Clock;
 use crate::net::stream::Peer;
 
-/// A login that has begun and is not over for so long can lose its place, too, where there is no silent one.
-const SLOW: Duration = Duration::from_secs(5);
-/// A connection counts as silent only after so long: what its peer has sent at once may not have been read yet.
-const SILENT: Duration = Duration::from_millis(50);
 /// How often the log tells that places are taken away.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-/// `None` is the Unix socket.
-type Address = Option<IpAddr>;
-
-/// Which of a crowd has to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Victim {
-    id: u64,
-    from: Address,
-    /// Silent ones of that address.
-    silent: usize,
-    /// It had begun to log in.
-    begun: bool,
-}
-
-/// The decisions; no I/O.
-#[derive(Debug, Default)]
-struct Crowd {
-    next: u64,
-    /// Those that have said nothing, by address; the lowest number is the oldest.
-    silent: HashMap<Address, BTreeMap<u64, Instant>>,
-    /// The same by how many each address has.
-    ranks: BTreeSet<(usize, Address)>,
-    /// Those that have begun to log in, and when.
-    begun: BTreeMap<u64, (Instant, Address)>,
-    quiet: usize,
-}
-
-impl Crowd {
-    fn len(&self) -> usize {
-        self.quiet + self.begun.len()
-    }
-
-    fn change(&mut self, from: Address, change: impl FnOnce(&mut BTreeMap<u64, Instant>) -> bool) -> bool {
-        let of = self.silent.entry(from).or_default();
-        let before = of.len();
-        let changed = change(of);
-        let after = of.len();
-        if after == 0 {
-            self.silent.remove(&from);
-        }
-        self.quiet = self.quiet + after - before;
-        self.ranks.remove(&(before, from));
-        if after > 0 {
-            self.ranks.insert((after, from));
-        }
-        changed
-    }
-
-    fn add(&mut self, from: Address, now: Instant) -> u64 {
-        self.next += 1;
-        let id = self.next;
-        self.change(from, |of| of.insert(id, now).is_none());
-        id
-    }
-
-    /// It has said something.
-    fn spoke(&mut self, id: u64, from: Address, now: Instant) {
-        // One that has just lost its place is not cut any more: it goes on, as one too many.
-        self.change(from, |of| of.remove(&id).is_some());
-        self.begun.entry(id).or_insert((now, from));
-    }
-
-    fn remove(&mut self, id: u64, from: Address) -> bool {
-        self.change(from, |of| of.remove(&id).is_some()) || self.begun.remove(&id).is_some()
-    }
-
-    /// Whose place is taken away, or after what time there may be one.
-    fn victim(&self, now: Instant) -> Result<Victim, Duration> {
-        let most = self.ranks.last().and_then(|(n, from)| {
-            let (id, since) = self.silent.get(from)?.first_key_value()?;
-            Some((*since, Victim { id: *id, from: *from, silent: *n, begun: false }))
-        });
-        if let Some((since, victim)) = most {
-            let silent = now.saturating_duration_since(since);
-            return if silent < SILENT { Err(SILENT - silent) } else { Ok(victim) };
-        }
-        // In the order of their numbers, which is that of their arrival and nearly that of their beginning.
-        let slowest = self.begun.iter().min_by_key(|(_, (since, _))| *since);
-        let Some((id, (since, from))) = slowest else { return Err(SLOW) };
-        let took = now.saturating_duration_since(*since);
-        if took < SLOW {
-            return Err(SLOW - took);
-        }
-        Ok(Victim { id: *id, from: *from, silent: 0, begun: true })
-    }
-}
 
 #[derive(Debug, Default)]
 struct Inner {
     tcp: Crowd,
     unix: Crowd,
     /// How to tell those that lose their place.
-    cuts: HashMap<(bool, u64), Arc<Notify>>,
-    told: Option<Instant>,
+    cuts: BTreeMap<(bool, u64), Arc<Notify>>,
+    /// When the log told last that places are taken away, and that all are taken.
+    told: [Option<Instant>; 2],
+    /// max_login_connections when somebody came last.
+    limit: usize,
     /// Places that were taken away since then.
     untold: u64,
 }
@@ -124,6 +43,52 @@ struct Inner {
 impl Inner {
     fn crowd(&mut self, unix: bool) -> &mut Crowd {
         if unix { &mut self.unix } else { &mut self.tcp }
+    }
+
+    fn give_turns(&mut self, unix: bool, now: Instant) {
+        let limit = self.limit.max(1);
+        self.crowd(unix).give_turns(limit, now);
+    }
+
+    /// Takes its place away, and tells it.
+    fn cut(&mut self, unix: bool, victim: Victim, now: Instant) {
+        self.crowd(unix).remove(victim.id, victim.from);
+        if let Some(cut) = self.cuts.remove(&(unix, victim.id)) {
+            cut.notify_one();
+        }
+        self.give_turns(unix, now);
+        self.untold += 1;
+    }
+
+    /// Writes into the log that all places are taken, unless it has done so lately.
+    fn tell(&mut self, unix: bool, cut: Option<Victim>, now: Instant) {
+        let [of_cuts, of_crowds] = &mut self.told;
+        let told = if cut.is_some() { of_cuts } else { of_crowds };
+        if told.is_some_and(|t| now.saturating_duration_since(t) < TOLD_EVERY) {
+            return;
+        }
+        *told = Some(now);
+        let cut_so_far = std::mem::take(&mut self.untold);
+        let (limit, crowd) = (self.limit, self.crowd(unix));
+        let most = crowd.oldest_silent().map(|(_, v)| v);
+        let waits = || crowd.waiting.first_key_value().map(|(_, (from, _))| *from);
+        let from = cut.or(most).map(|v| v.from).or_else(waits).map_or_else(String::new, origin);
+        let what = match cut {
+            Some(v) if v.begun => "the slowest login loses its place to the next that comes",
+            Some(_) => {
+                "the oldest silent connection of the address with most of them loses its place to the next that comes"
+            }
+            None => {
+                "the next ones have the room of clients that are not there, and silent connections are cut after 5 s"
+            }
+        };
+        tracing::warn!(
+            from,
+            silent_from_there = cut.or(most).map_or(0, |v| v.silent),
+            taken = crowd.len(),
+            cut = cut_so_far,
+            "max_login_connections ({limit}): all places of connections that have not logged in are taken; {what}"
+        );
     }
 }
 
@@ -144,6 +109,8 @@ pub struct Places {
     pub taken: usize,
     /// Of those, the ones that have said nothing.
     pub silent: usize,
+    /// The ones that wait for their turn to log in.
+    pub waiting: usize,
     /// Places that were taken away, since the start.
     pub cut: u64,
 }
@@ -154,6 +121,7 @@ impl Strangers {
         Places {
             taken: inner.tcp.len() + inner.unix.len(),
             silent: inner.tcp.quiet + inner.unix.quiet,
+            waiting: inner.tcp.waiting.len() + inner.unix.waiting.len(),
             cut: self.cut_silent.load(Ordering::Relaxed) + self.cut_slow.load(Ordering::Relaxed),
         }
     }
@@ -163,9 +131,9 @@ impl Strangers {
         (self.cut_silent.load(Ordering::Relaxed), self.cut_slow.load(Ordering::Relaxed))
     }
 
-    /// A place for who has just connected. Waits only where every place is taken by a login under way: who comes next
-    /// stays in the listener's backlog meanwhile.
-    pub async fn enter(self: &Arc<Self>, peer: Peer, limit: usize) -> Stranger {
+    /// A place for who has just connected, of `limit`, or of the `spare` ones that no client has. Waits where there is
+    /// neither, and nobody that has to make room: who comes next stays in the listener's backlog meanwhile.
+    pub async fn enter(self: &Arc<Self>, peer: Peer, limit: usize, spare: impl Fn() -> usize) -> Stranger {
         let from = match peer {
             Peer::Tcp(a) => Some(network(a.ip())),
             Peer::Unix => None,
@@ -174,39 +142,31 @@ impl Strangers {
             let freed = self.free.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            match self.try_enter(from, limit, Clock::now()) {
+            match self.try_enter(from, limit, spare(), Clock::now()) {
                 Ok(stranger) => return stranger,
                 Err(wait) => drop(tokio::time::timeout(wait, freed).await),
             }
         }
     }
 
-    fn try_enter(self: &Arc<Self>, from: Address, limit: usize, now: Instant) -> Result<Stranger, Duration> {
+    fn try_enter(
+        self: &Arc<Self>,
+        from: Address,
+        limit: usize,
+        spare: usize,
+        now: Instant,
+    ) -> Result<Stranger, Duration> {
         let mut inner = self.inner.lock();
+        inner.limit = limit;
         let unix = from.is_none();
-        let taken = inner.crowd(unix).len();
-        if taken >= limit {
-            let victim = inner.crowd(unix).victim(now)?;
-            inner.crowd(unix).remove(victim.id, victim.from);
-            if let Some(cut) = inner.cuts.remove(&(unix, victim.id)) {
-                cut.notify_one();
+        if inner.crowd(unix).len() >= limit {
+            let room = inner.tcp.len() + inner.unix.len() < limit.saturating_add(spare);
+            let victim = inner.crowd(unix).victim(now, limit, room)?;
+            if let Some(victim) = victim {
+                self.count(victim);
+                inner.cut(unix, victim, now);
             }
-            let count = if victim.begun { &self.cut_slow } else { &self.cut_silent };
-            count.fetch_add(1, Ordering::Relaxed);
-            inner.untold += 1;
-            if inner.told.is_none_or(|t| now.saturating_duration_since(t) >= TOLD_EVERY) {
-                inner.told = Some(now);
-                let cut = std::mem::take(&mut inner.untold);
-                let what = if victim.begun { "the slowest login" } else { "the oldest silent connection" };
-                tracing::warn!(
-                    from = %origin(victim.from),
-                    silent_from_there = victim.silent,
-                    taken,
-                    cut,
-                    "max_login_connections ({limit}): all places of connections that have not logged in are taken; \
-                     {what} of the address with most of them loses its place to the next that comes"
-                );
-            }
+            inner.tell(unix, victim, now);
         }
         let id = inner.crowd(unix).add(from, now);
         let cut = Arc::new(Notify::new());
@@ -215,11 +175,18 @@ impl Strangers {
         Ok(Stranger { strangers: self.clone(), id, from, cut, begun, revived })
     }
 
+    fn count(&self, victim: Victim) {
+        let count = if victim.begun { &self.cut_slow } else { &self.cut_silent };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn leave(&self, id: u64, from: Address) {
         let mut inner = self.inner.lock();
         let unix = from.is_none();
         inner.cuts.remove(&(unix, id));
-        let left = inner.crowd(unix).remove(id, from);
+        let (now, limit) = (Clock::now(), inner.limit);
+        let left = inner.crowd(unix).leave(id, from, limit, now);
+        inner.give_turns(unix, now);
         drop(inner);
         if left {
             self.free.notify_one();
@@ -239,18 +206,61 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    /// It has said something: it is not silent any more.
-    pub fn spoke(&self) {
+    /// It has said something: it is not silent any more, and waits for its turn to log in. A login that has taken long ends
+    /// where somebody waits. Returns whether it had to wait.
+    pub async fn begin(&self) -> bool {
         if self.begun.swap(true, Ordering::Relaxed) {
-            return;
+            return false;
         }
+        let turn = Arc::new(Notify::new());
+        let unix = self.from.is_none();
+        {
+            let mut inner = self.strangers.inner.lock();
+            if let Entry::Vacant(gone) = inner.cuts.entry((unix, self.id)) {
+                gone.insert(self.cut.clone());
+                // What it was told before is void.
+                self.revived.store(true, Ordering::Relaxed);
+            }
+            inner.crowd(unix).spoke(self.id, self.from, turn.clone());
+            inner.give_turns(unix, Clock::now());
+            if inner.crowd(unix).begun.contains_key(&self.id) {
+                return false;
+            }
+        }
+        let mut wait = SLOW;
+        while tokio::time::timeout(wait, turn.notified()).await.is_err() {
+            let mut inner = self.strangers.inner.lock();
+            let now = Clock::now();
+            let limit = inner.limit;
+            match inner.crowd(unix).slow(limit, now) {
+                Ok(victim) => {
+                    self.strangers.count(victim);
+                    inner.cut(unix, victim, now);
+                    inner.tell(unix, Some(victim), now);
+                    wait = Duration::from_millis(1);
+                }
+                Err(later) => wait = later.max(Duration::from_millis(1)),
+            }
+        }
+        true
+    }
+
+    /// Whether it has to go, having said nothing for [`PATIENCE`]: all places are taken.
+    pub fn overstays(&self) -> bool {
         let mut inner = self.strangers.inner.lock();
-        if let Entry::Vacant(gone) = inner.cuts.entry((self.from.is_none(), self.id)) {
-            gone.insert(self.cut.clone());
-            // What it was told before is void.
-            self.revived.store(true, Ordering::Relaxed);
+        let (unix, limit) = (self.from.is_none(), inner.limit);
+        let crowd = inner.crowd(unix);
+        let silent = crowd.silent.get(&self.from);
+        if crowd.len() <= limit || !silent.is_some_and(|of| of.contains_key(&self.id)) {
+            return false;
         }
-        inner.crowd(self.from.is_none()).spoke(self.id, self.from, Clock::now());
+        let silent = silent.map_or(0, BTreeMap::len);
+        let victim = Victim { id: self.id, from: self.from, silent, begun: false };
+        let now = Clock::now();
+        self.strangers.count(victim);
+        inner.cut(unix, victim, now);
+        inner.tell(unix, Some(victim), now);
+        true
     }
 
     /// It is no stranger any more, or wants nothing but a cancel, of which there is a limit of its own.
@@ -274,74 +284,4 @@ impl Drop for Stranger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(last: u8) -> Address {
-        Some(IpAddr::from([10, 0, 0, last]))
-    }
-
-    fn ids(v: Result<Victim, Duration>) -> Result<(u64, usize, bool), Duration> {
-        v.map(|v| (v.id, v.silent, v.begun))
-    }
-
-    #[test]
-    fn the_oldest_silent_one_of_the_address_that_has_most_goes_first() {
-        let (mut c, began) = (Crowd::default(), Clock::now());
-        let now = began + SILENT;
-        let first = c.add(at(1), began);
-        let many: Vec<u64> = (0..3).map(|_| c.add(at(2), began)).collect();
-        let two: Vec<u64> = (0..2).map(|_| c.add(at(3), began)).collect();
-        assert_eq!(ids(c.victim(began)), Err(SILENT), "they have hardly come");
-        assert_eq!(ids(c.victim(now)), Ok((many[0], 3, false)));
-        // Logins under way do not count.
-        c.spoke(many[0], at(2), now);
-        c.spoke(many[1], at(2), now);
-        assert_eq!(ids(c.victim(now)), Ok((two[0], 2, false)));
-        assert!(c.remove(two[0], at(3)) && c.remove(two[1], at(3)) && !c.remove(two[1], at(3)));
-        assert_eq!(c.len(), 4);
-        c.remove(many[2], at(2));
-        assert_eq!(ids(c.victim(now)), Ok((first, 1, false)));
-        c.remove(first, at(1));
-        // Nobody is silent: whoever has taken long goes, and nobody before.
-        assert_eq!(ids(c.victim(now)), Err(SLOW));
-        assert_eq!(ids(c.victim(now + SLOW)), Ok((many[0], 0, true)));
-        c.remove(many[0], at(2));
-        c.remove(many[1], at(2));
-        assert_eq!((c.len(), c.silent.len(), c.ranks.len()), (0, 0, 0));
-    }
-
-    #[tokio::test]
-    async fn a_newcomer_gets_a_place_and_a_login_under_way_keeps_its_own() {
-        let strangers = Arc::new(Strangers::default());
-        let peer = |port: u16| Peer::Tcp(([127, 0, 0, 1], port).into());
-        let login = strangers.enter(peer(1), 3).await;
-        login.spoke();
-        let silent = strangers.enter(peer(2), 3).await;
-        let other = strangers.enter(peer(3), 3).await;
-        // The Unix socket has places of its own.
-        let unix = strangers.enter(Peer::Unix, 1).await;
-        unix.spoke();
-        let newcomer = strangers.enter(peer(4), 3).await;
-        silent.cut().await;
-        assert_eq!((strangers.places().taken, strangers.places().silent, strangers.cut()), (4, 2, (1, 0)));
-        let kept = tokio::time::timeout(Duration::from_millis(1), login.cut()).await;
-        assert!(kept.is_err(), "a login under way keeps its place");
-        // One that has spoken when it was about to lose its place goes on.
-        let next = strangers.enter(peer(6), 3).await;
-        other.spoke();
-        let kept = tokio::time::timeout(Duration::from_millis(1), other.cut()).await;
-        assert!(kept.is_err(), "it was heard in time");
-        assert_eq!(strangers.places().taken, 5);
-        drop(next);
-        // Where all are under way, the next one waits until one of them is over.
-        newcomer.spoke();
-        let waits = strangers.enter(peer(5), 3);
-        tokio::pin!(waits);
-        assert!(tokio::time::timeout(Duration::from_millis(1), waits.as_mut()).await.is_err());
-        login.leave();
-        let fifth = waits.await;
-        drop((fifth, newcomer, login, silent, other, unix));
-        assert_eq!(strangers.places().taken, 0);
-    }
-}
+mod tests;

@@ -381,9 +381,10 @@ settings! {
         "the operator must get in when everything else is full",
         Live, NATIVE.preset("0"), Config |c, Count(v)| c.limits.reserved_client_connections = *v;
     /// Places of connections that have not proved who they are, apart from `max_client_connections`: so many over TCP, and
-    /// as many over the Unix socket. Where all are taken, the oldest one that has said nothing loses its place, of the
-    /// address that has most of them; where all are logins under way, the next waits in the backlog, and one that has
-    /// taken longer than 5 s makes room.
+    /// as many over the Unix socket. Where all are taken, one that has said nothing for 5 s loses its place, the oldest of
+    /// the address that has most of them. Until then more may come, as long as max_client_connections has places free; where it
+    /// has none, the oldest silent one goes at once. So many log in at a time; others that have said something
+    /// wait for their turn, and a login that has taken longer than 5 s makes room for them where few others are over.
     max_login_connections: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("1000"),
         "connections that say nothing must not use up the places of those that do",
         Live, NATIVE, Config |c, Count(v)| c.limits.max_login_connections = *v;

@@ -76,7 +76,11 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
         out.put("howdah_tls_certificate_not_after_seconds", &[setting], *end);
     }
     let strangers = s.strangers;
-    for (state, n) in [("silent", strangers.silent), ("begun", strangers.taken - strangers.silent)] {
+    for (state, n) in [
+        ("silent", strangers.silent),
+        ("waiting", strangers.waiting),
+        ("begun", strangers.taken.saturating_sub(strangers.silent + strangers.waiting)),
+    ] {
         out.put("howdah_strangers", &[state], n as f64);
     }
     for (reason, n) in [("silent", s.strangers_cut.0), ("slow", s.strangers_cut.1)] {

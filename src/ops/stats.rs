@@ -85,6 +85,7 @@ struct StrangersFigures {
     taken: usize,
     limit: u32,
     silent: usize,
+    waiting: usize,
     cut: u64,
 }
 
@@ -300,6 +301,7 @@ pub(super) fn render(s: &Snapshot) -> Result<String, String> {
                 taken: s.strangers.taken,
                 limit: s.strangers_limit,
                 silent: s.strangers.silent,
+                waiting: s.strangers.waiting,
                 cut: s.strangers.cut,
             },
         },

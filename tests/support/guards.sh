@@ -110,8 +110,13 @@ guard 33 src/app/listen.rs 'std::fs::set_permissions(path, std::fs::Permissions:
     'std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;' admission the_unix_socket
 guard 35 src/client/authenticate.rs 'failures.failed(now, limit, &who);' '' \
     auth passwords_are_not_guessed_for_long
-guard 35 src/client/login.rs 'tokio::time::timeout(limit, first)).await;' \
-    'tokio::time::timeout(limit * 1000, first)).await;' faults_client f46_login_is_never_finished
+guard 35 src/client/login.rs 'tokio::time::timeout_at((started + limit).into(), first)).await;' \
+    'tokio::time::timeout_at((started + limit * 1000).into(), first)).await;' \
+    faults_client f46_login_is_never_finished
+guard 35 src/client/login.rs 'reading(stream, buf, limit.min(PATIENCE)).await?;' \
+    'reading(stream, buf, limit * 1000).await?;' faults_client f46_login_is_never_finished
+guard 35 src/client/strangers/crowd.rs '_ if room => Ok(None),' '' \
+    places clients_that_connect_at_once_and_speak_later_all_get_in
 guard 35 src/client/login.rs 'tokio::time::timeout_at(deadline.into(), admitted)).await' \
     'tokio::time::timeout_at((deadline + limit * 1000).into(), admitted)).await' \
     hostile_logins ten_thousand_clients_depart_from_the_protocol
