@@ -210,7 +210,7 @@ async fn unless_cut<T>(stranger: &Stranger, what: impl Future<Output = T>) -> Op
 /// Tells one whose place was taken away. There may be many, and the log has told of them.
 async fn cut(stream: &mut Stream, services: &Services) -> Login {
     let limit = services.config().limits.max_login_connections as usize;
-    let e = Error::TooManyLogins { current: limit, limit };
+    let e = Error::TooManyLogins { current: services.strangers.places().taken.max(limit), limit };
     let r = Report { severity: Severity::Fatal, ..services.report(&e) };
     services.counters.count("clients_rejected_total", r.code);
     let told = encode::error_response(&r);
