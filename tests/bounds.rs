@@ -162,6 +162,111 @@ fn parameters_that_a_server_reports_are_bounded_over_its_life() {
     assert!(grown < ROOM, "{} MB", grown >> 20);
 }
 
+fn disconnects(howdah: &Howdah, reason: &str) -> f64 {
+    let series = format!("howdah_server_disconnects_total{{reason=\"{reason}\"}} ");
+    let text = ops(howdah, "/metrics");
+    text.lines().find_map(|l| l.strip_prefix(&series)).and_then(|n| n.parse().ok()).expect("the metric")
+}
+
+/// Nobody reads what an idle server says but Howdah, which keeps nothing of it.
+#[test]
+fn an_idle_server_that_sends_without_end_is_closed() {
+    let (go, told) = std::sync::mpsc::channel::<()>();
+    let told = std::sync::Mutex::new(told);
+    let fake = server(move |conn| {
+        conn.login(&Login::default())?;
+        conn.serve_with(&|conn, sql| {
+            if sql.contains("flood") {
+                conn.send(&[msg::command_complete("SELECT 0"), msg::ready(b'I')].concat())?;
+                let _ = told.lock().expect("a lock").recv();
+                let notice = msg::notice(&"n".repeat((1 << 20) - 100));
+                return (0..1 << 10).try_for_each(|_| conn.send(&notice)).map(|()| true);
+            }
+            Ok(false)
+        })
+    });
+    let howdah = before(&fake, "");
+    let start = resident(&howdah);
+    let mut client = Raw::login(&dsn(&howdah, "bad"));
+    assert_eq!(tags(&client.ask(&msg::query("select 'flood'"))), "CZ");
+    drop(client);
+    common::eventually("the connection is idle", || {
+        let idle = "howdah_pool_servers{database=\"bad\",user=\"app\",role=\"primary\",state=\"idle\"} 1";
+        ops(&howdah, "/metrics").contains(idle)
+    });
+    go.send(()).expect("it listens");
+    common::eventually("it is closed", || disconnects(&howdah, "idle_flood") == 1.0);
+    howdah.await_log("an idle server sends without end", Duration::from_secs(5));
+    others_are_served(&howdah);
+    let grown = grown(&howdah, start);
+    assert!(grown < ROOM, "{} MB", grown >> 20);
+}
+
+/// What Howdah asks for itself, such as whether a parameter is set, has a short answer.
+#[test]
+fn the_answer_to_a_question_of_howdahs_own_is_bounded() {
+    let fake = server(|conn| {
+        conn.login(&Login::default())?;
+        let kind = conn.id % 3;
+        conn.serve_with(&|conn, sql| {
+            if sql.contains("mine") {
+                return Ok(false);
+            }
+            conn.send(&msg::row_description(&["set_config"]))?;
+            let part = match kind {
+                0 => msg::data_row(&[Some(b"x".to_vec())]),
+                1 => msg::notice(&"n".repeat(1000)),
+                _ => msg::data_row(&[Some(vec![b'x'; 60_000])]),
+            };
+            let many = part.repeat(1 + 100_000 / part.len());
+            (0..1 << 13).try_for_each(|_| conn.send(&many)).map(|()| true)
+        })
+    });
+    let howdah = before(&fake, "");
+    let start = resident(&howdah);
+    for n in 1..=3 {
+        let name = format!("other {n}");
+        let extra = [("application_name", name.as_str())];
+        let mut client = Raw::try_login(&dsn(&howdah, "bad"), msg::PROTOCOL_3_0, &extra).expect("it logs in");
+        client.put(&msg::query("select 'mine'"));
+        let told = client.next().expect("an error");
+        assert_eq!(told.tag, b'E', "{}", told.text());
+        common::eventually("it is closed", || disconnects(&howdah, "answer_too_long") == f64::from(n));
+    }
+    others_are_served(&howdah);
+    let grown = grown(&howdah, start);
+    assert!(grown < ROOM, "{} MB", grown >> 20);
+}
+
+/// What was sent is to run to its end where `client_gone` says so, as with PostgreSQL; and as with PostgreSQL, not if it
+/// answers with rows that nobody takes.
+#[test]
+fn rows_for_a_client_that_is_gone_end_its_statement() {
+    let fake = server(|conn| {
+        conn.login(&Login::default())?;
+        conn.serve_with(&|conn, sql| {
+            if sql.contains("rows") {
+                conn.send(&msg::row_description(&["x"]))?;
+                let many = msg::data_row(&[Some(vec![b'x'; 1000])]).repeat(100);
+                return (0..10_000).try_for_each(|_| conn.send(&many)).map(|()| true);
+            }
+            Ok(false)
+        })
+    });
+    let howdah = before(&fake, "client_gone = \"finish\"");
+    let start = resident(&howdah);
+    let mut client = Raw::login(&dsn(&howdah, "bad"));
+    client.put(&msg::query("select 'rows'"));
+    assert_eq!(client.next().expect("a row description").tag, b'T');
+    drop(client);
+    common::eventually("its server is given up", || {
+        ops(&howdah, "/metrics").contains("howdah_client_disconnects_total{reason=\"write_error\"} 1")
+    });
+    others_are_served(&howdah);
+    let grown = grown(&howdah, start);
+    assert!(grown < ROOM, "{} MB", grown >> 20);
+}
+
 /// Statements of one client: of 1 MB each, and short ones under ever new names. What it holds is in /stats; beyond the
 /// bound the error names the setting and the numbers, and the client goes on with what it has.
 #[test]
@@ -209,6 +314,45 @@ fn statements_of_one_client_are_bounded_in_bytes() {
         let memory = &stats(&howdah)["prepared_statements"];
         memory["name_bytes"] == 0 && memory["text_bytes"].as_u64().is_some_and(|n| n < 9 << 20)
     });
+}
+
+/// Statements that its client has prepared are prepared again on another connection when they are bound: short messages that
+/// need long ones. What they need goes out as the server takes it.
+#[test]
+fn short_messages_that_need_long_ones_are_not_collected() {
+    const STATEMENTS: usize = 60;
+    let fake = server(|conn| {
+        conn.login(&Login::default())?;
+        conn.serve_with(&|conn, sql| {
+            if sql.contains("leave") {
+                conn.send(&[msg::command_complete("SELECT 0"), msg::ready(b'I')].concat())?;
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            Ok(false)
+        })
+    });
+    let howdah = before(&fake, "max_server_statement_memory = \"1GB\"");
+    let mut client = Raw::login(&dsn(&howdah, "bad"));
+    for n in 0..STATEMENTS {
+        let text = format!("select '{n}{}'", "x".repeat(1_000_000));
+        let answer = client.ask(&[msg::parse(&format!("s{n}"), &text, &[]), msg::sync()].concat());
+        assert_eq!(tags(&answer), "1Z");
+    }
+    client.ask(&msg::query("select 'leave'"));
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", howdah.pid())).expect("it runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("its resident memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    };
+    let before = peak();
+    let mut binds = Vec::new();
+    for n in 0..STATEMENTS {
+        binds.extend_from_slice(&msg::bind("", &format!("s{n}"), &[], &[], &[]));
+    }
+    binds.extend_from_slice(&msg::sync());
+    assert_eq!(tags(&client.ask(&binds)), "2".repeat(STATEMENTS) + "Z");
+    let grown = peak().saturating_sub(before);
+    assert!(grown < 20 << 20, "{} MB for {STATEMENTS} MB", grown >> 20);
 }
 
 /// Names that are given up in one transaction, in batches and in one batch without an end.

@@ -327,7 +327,7 @@ async fn change(conn: &mut ServerConn, list: &[ParamChange]) -> Result<Vec<Answe
     ask_all(conn, out, list.len()).await
 }
 
-/// What is kept of the rows and notices of an answer: there are some hundred names of parameters.
+/// What is kept of the rows, notices and errors of all answers: there are some hundred names of parameters.
 const MOST_ANSWER: usize = 1024 * 1024;
 
 /// What a value costs beside its bytes.
@@ -380,6 +380,7 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
                     kept.map_err(|e| conn.reports_too_much(&e))?;
                 }
                 be::ERROR => {
+                    kept += message.len();
                     conn.state.pipeline.on_error(&mut Vec::new());
                     answer.error = Some(ServerError { body: body.to_vec() });
                 }
