@@ -272,6 +272,36 @@ fn an_address_in_use_is_told_once_with_its_setting_and_its_holder() {
     assert!(err.contains("(listen_addr, listen_port)"), "{err}");
 }
 
+/// Nothing is mended and started again for each of them.
+#[test]
+fn all_that_cannot_be_listened_on_is_told_at_once() {
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let [addr, ops] = [&held, &other].map(|l| l.local_addr().expect("bound"));
+    let dir = Dir::new();
+    let missing = dir.0.path().join("missing");
+    let text = format!(
+        "listen = [\"{addr}\", \"192.0.2.1:6432\"]\nops_listen = \"{ops}\"\nunix_socket_dir = \"{}\"\n\
+         capacity_check = \"off\"\n[users.app]\npassword = \"x\"\n[databases.app]\nhost = \"127.0.0.1\"\n\
+         port = 1\npool_size = 2\n",
+        missing.display()
+    );
+    let (code, _, err) = howdah(&[path(&dir.file("c.toml", &text))]);
+    assert_eq!(code, Some(1), "{err}");
+    assert_eq!(err.matches("cannot listen on").count(), 4, "{err}");
+    for part in [
+        format!("cannot listen on {addr} (listen)"),
+        "cannot listen on 192.0.2.1:6432 (listen)".to_owned(),
+        format!("cannot listen on {ops} (ops_listen)"),
+        format!(
+            "the directory {} does not exist: make it, or state another one in unix_socket_dir",
+            missing.display()
+        ),
+    ] {
+        assert!(err.contains(&part), "no {part}: {err}");
+    }
+}
+
 /// A sum is read line by line.
 #[test]
 fn the_sum_of_the_capacity_keeps_its_lines() {

@@ -1,6 +1,7 @@
 //! Puts everything together: listeners, janitor, signals, reload, drain. The only module that knows all others.
 
 mod advice;
+mod bind;
 pub mod cli;
 mod commands;
 mod escape;
@@ -107,10 +108,19 @@ impl Service {
         services.clients.descriptors.store(descriptors, Ordering::Relaxed);
         let guard = runtime.enter();
         let hangups = reloads.then(|| watch(SignalKind::hangup())).transpose()?;
-        let mut tasks = Vec::new();
+        let (mut tasks, mut failed) = (Vec::new(), Vec::new());
+        let reserved = bind::reserve(&config).unwrap_or_else(|all| {
+            failed = all;
+            bind::Reserved::default()
+        });
         if let Some(addr) = config.listen.ops {
-            let started = ops::start(addr, services.clone());
-            tasks.push(started.map_err(|e| taken::cannot_listen(addr, "ops_listen", &e))?);
+            match ops::start(addr, services.clone()) {
+                Ok(task) => tasks.push(task),
+                Err(e) => failed.push(taken::cannot_listen(addr, "ops_listen", &e)),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(failed.join("\n"));
         }
         tasks.push(tokio::spawn(janitor::run(services.clone())));
         tasks.push(tokio::spawn(names::run(services.clone())));
@@ -119,7 +129,7 @@ impl Service {
         let all_asked = runtime.block_on(start::prove(&services, &config))?;
         let guard = runtime.enter();
         // Nobody connects to a Howdah that may yet refuse to serve.
-        for b in listen::bind(&config)? {
+        for b in reserved.open()? {
             tasks.push(tokio::spawn(listen::accept_loop(b, services.clone())));
         }
         tasks.push(tokio::spawn(start::watch(services.clone(), all_asked)));

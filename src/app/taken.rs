@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 /// The whole of the error, with what can be done.
 pub(super) fn cannot_listen(addr: SocketAddr, setting: &str, e: &io::Error) -> String {
@@ -23,6 +24,23 @@ pub(super) fn cannot_listen(addr: SocketAddr, setting: &str, e: &io::Error) -> S
         _ => String::new(),
     };
     format!("cannot listen on {addr} ({setting}): {e}{help}")
+}
+
+/// The same of a Unix socket.
+pub(super) fn cannot_make_socket(path: &Path, e: &io::Error) -> String {
+    let dir = path.parent().unwrap_or(path).display();
+    let help = match e.kind() {
+        io::ErrorKind::NotFound => {
+            format!("; the directory {dir} does not exist: make it, or state another one in unix_socket_dir")
+        }
+        io::ErrorKind::NotADirectory => format!("; {dir} is no directory: state one in unix_socket_dir"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => format!(
+            "; the account that Howdah runs as may not write in {dir}: give the directory to it, or state another one \
+             in unix_socket_dir"
+        ),
+        _ => String::new(),
+    };
+    format!("cannot listen on {} (unix_socket_dir): {e}{help}", path.display())
 }
 
 /// Number and name of a process that listens on the port, as far as this account may see it.

@@ -106,7 +106,7 @@ guard 30 src/app/listen.rs 'std::panic::AssertUnwindSafe(session.run()).catch_un
     lib f72_a_panic_ends_one_session_and_leaves_the_pool_whole
 guard 31 src/proto/startup.rs '(MIN_LENGTH..=MAX_LENGTH).contains(&n)' 'n <= MAX_LENGTH' \
     lib lengths_are_checked_before_the_bytes_arrive
-guard 33 src/app/listen.rs 'std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;' \
+guard 33 src/app/bind.rs 'std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;' \
     'std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;' admission the_unix_socket
 guard 35 src/client/authenticate.rs 'failures.failed(now, limit, &who);' '' \
     auth passwords_are_not_guessed_for_long
