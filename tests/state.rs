@@ -353,6 +353,43 @@ fn names_are_each_clients_own() {
     assert_eq!(code(b.ask(&execute("s"))).as_deref(), Some("26000"));
 }
 
+/// PostgreSQL says even in a transaction that has failed what a statement without rows is; also where the server has to
+/// be told of the statement first.
+#[test]
+fn a_failed_transaction_describes_what_returns_no_rows() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "max_prepared_statements = 1", "pool_size = 1", "");
+    let mut direct = Raw::login(&Dsn::local(cluster.port(), "app", "app"));
+    let mut client = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+    let texts = [
+        ("CREATE TABLE never (a int)", &[][..]),
+        ("SET TimeZone = 'UTC'", &[]),
+        ("DO $$ BEGIN END $$", &[]),
+        ("DELETE FROM pg_class WHERE oid = $1", &[26]),
+        ("SELECT 1", &[]),
+        ("DELETE FROM pg_class WHERE oid = 1 RETURNING oid", &[]),
+        ("ROLLBACK", &[]),
+    ];
+    for (sql, types) in texts {
+        let both = [&mut direct, &mut client].map(|c| {
+            assert_eq!(tags(&c.ask(&[msg::parse("d", sql, types), msg::sync()].concat())), "1Z");
+            // It takes the place of the other on a server that may have but one.
+            c.ask(&[msg::parse("e", "SELECT 'e'", &[]), msg::sync()].concat());
+            c.ask(&msg::query("BEGIN"));
+            c.ask(&msg::query("SELECT 1/0"));
+            let told = c.ask(&[msg::describe(b'S', "d"), msg::sync()].concat());
+            c.ask(&msg::query("ROLLBACK"));
+            for name in ["d", "e"] {
+                c.ask(&[msg::close(b'S', name), msg::sync()].concat());
+            }
+            told.into_iter()
+                .map(|f| (f.tag as char, if f.tag == b'E' { vec![] } else { f.body }))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(both[1], both[0], "{sql}");
+    }
+}
+
 const PSYCOPG_SCRIPT: &str = "
 import sys, psycopg
 with psycopg.connect(sys.argv[1], prepare_threshold=1, autocommit=True) as c:

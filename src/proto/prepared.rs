@@ -107,6 +107,15 @@ impl Statement {
         self.parameters() == 0 && sql::ends_failed(self.text())
     }
 
+    /// The types of its parameters, as in a Parse message, where they are told of a statement that returns no rows: as far
+    /// as its text tells, and where its client has declared every one of them.
+    pub fn described_without_rows(&self) -> Option<&[u8]> {
+        let types = self.body.get(self.text().len() + 1..)?;
+        let (n, oids) = types.split_first_chunk::<2>()?;
+        let all = u16::from_be_bytes(*n) == self.parameters() && oids.chunks(4).all(|oid| oid != [0; 4]);
+        (all && sql::returns_no_rows(self.text())).then_some(types)
+    }
+
     /// The Parse message that prepares it on a server.
     pub fn write_parse(&self, out: &mut Vec<u8>) {
         write_parse(out, &self.server_name, &self.body);

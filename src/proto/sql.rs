@@ -196,5 +196,28 @@ pub fn ends_failed(text: &[u8]) -> bool {
     first.is_some_and(|t| WORDS.iter().any(|w| t.is_word(w)))
 }
 
+/// Whether a text is for certain one of those that return no rows. Of such a statement PostgreSQL tells what it is even
+/// in a transaction that has failed.
+pub fn returns_no_rows(text: &[u8]) -> bool {
+    const NEVER: &str = "begin start savepoint release set reset discard deallocate prepare create alter drop \
+                         comment grant revoke truncate lock analyze vacuum reindex cluster refresh listen unlisten \
+                         notify declare close do copy";
+    const UNLESS_RETURNING: [&[u8]; 3] = [b"insert", b"update", b"delete"];
+    let mut lexer = Lexer::new(text);
+    let Some(first) = lexer.next_token() else { return false };
+    if NEVER.split(' ').any(|w| first.is_word(w.as_bytes())) {
+        return true;
+    }
+    if !UNLESS_RETURNING.iter().any(|w| first.is_word(w)) {
+        return false;
+    }
+    while let Some(token) = lexer.next_token() {
+        if token.is_word(b"returning") {
+            return false;
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests;

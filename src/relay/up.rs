@@ -296,10 +296,7 @@ fn deallocate(up: &mut Lane, h: Header, c: &mut ClientProto, s: &mut ServerState
 /// Prepares the statement that a DEALLOCATE drops in place of one that the server has not, or may not lose. The
 /// text of that one may not be valid any more, and nothing would end the skipping then: an empty one is.
 fn stand_in(up: &mut Lane, s: &mut ServerState) {
-    prepared::write_close(up.insert(), prepared::STAND_IN);
-    s.pipeline.sent(Expect::InjectedCloseUnnamed);
-    prepared::write_parse(up.insert(), prepared::STAND_IN, &[0, 0, 0]);
-    s.pipeline.sent(Expect::InjectedUnnamed);
+    stand_in_of(up, &[0, 0, 0], s);
 }
 
 /// A Parse of a `DEALLOCATE name`, read when it is parsed: which statement the name means, and what runs instead.
@@ -750,10 +747,7 @@ fn bind(
     if stmt.marks_session {
         c.effects = Effects::ANY;
     }
-    // A transaction that has failed refuses the Parse that would have to go ahead, whatever the Bind comes to.
-    let refused =
-        s.pipeline.is_empty() && s.pipeline.status() == TxStatus::Failed && !s.statements.has(stmt.id);
-    let failed = refused && !stmt.ends_failed();
+    let failed = is_refused(&stmt, s);
     let name_on_server = if failed { prepared::STAND_IN } else { &stmt.server_name };
     // Portal and statement names with their zero bytes.
     let (portal_len, names) = (portal.len(), portal.len() + name.len() + 2);
@@ -799,11 +793,17 @@ fn bound_drop(s: &mut ServerState) {
     }
 }
 
+/// Whether a transaction that has failed refuses the Parse that would have to go ahead of a message, whatever the message
+/// itself comes to.
+fn is_refused(stmt: &Statement, s: &ServerState) -> bool {
+    let lacks =
+        s.pipeline.is_empty() && s.pipeline.status() == TxStatus::Failed && !s.statements.has(stmt.id);
+    lacks && !stmt.ends_failed()
+}
+
 /// In a transaction that has failed: an empty statement, which is still taken, with as many parameters as the one that
 /// the server lacks. A Bind to it fails as one to that would.
 fn stand_in_for(up: &mut Lane, stmt: &Statement, s: &mut ServerState) {
-    prepared::write_close(up.insert(), prepared::STAND_IN);
-    s.pipeline.sent(Expect::InjectedCloseUnnamed);
     let n = stmt.parameters();
     let mut body = vec![0];
     body.extend_from_slice(&n.to_be_bytes());
@@ -811,7 +811,14 @@ fn stand_in_for(up: &mut Lane, stmt: &Statement, s: &mut ServerState) {
         // Of type text.
         body.extend_from_slice(&25_u32.to_be_bytes());
     }
-    prepared::write_parse(up.insert(), prepared::STAND_IN, &body);
+    stand_in_of(up, &body, s);
+}
+
+/// Prepares what stands in for a statement; `body` is what follows the name in a Parse message.
+fn stand_in_of(up: &mut Lane, body: &[u8], s: &mut ServerState) {
+    prepared::write_close(up.insert(), prepared::STAND_IN);
+    s.pipeline.sent(Expect::InjectedCloseUnnamed);
+    prepared::write_parse(up.insert(), prepared::STAND_IN, body);
     s.pipeline.sent(Expect::InjectedUnnamed);
 }
 
@@ -855,7 +862,7 @@ fn describe(
     };
     let named = !name.is_empty();
     let by = if named { Stalled::ByNames } else { Stalled::ByUnnamed };
-    if (named && awaits_drop(s)) || s.must_wait(by) {
+    if (named && awaits_drop(s)) || awaits_failure(name, c, s) || s.must_wait(by) {
         return Ok(false);
     }
     if name.is_empty() {
@@ -873,6 +880,14 @@ fn describe(
         return Ok(unknown_statement(up, h, ours, Expect::Describe(0), s));
     };
     up.discard(h.total);
+    if is_refused(&stmt, s)
+        && let Some(types) = stmt.described_without_rows()
+    {
+        stand_in_of(up, &[&[0], types].concat(), s);
+        prepared::write_describe(up.insert(), prepared::STAND_IN);
+        s.pipeline.sent(Expect::Describe(0));
+        return Ok(true);
+    }
     ensure(up, &stmt, c, s, env);
     prepared::write_describe(up.insert(), &stmt.server_name);
     s.pipeline.sent(Expect::Describe(stmt.id));

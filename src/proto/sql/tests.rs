@@ -1,6 +1,37 @@
 use proptest::prelude::*;
 
 use super::*;
+
+#[test]
+fn what_returns_no_rows_is_known_of_the_plain_texts() {
+    for text in [
+        "begin",
+        "/* a */ SET timezone = 'UTC'",
+        "create table t as select 1",
+        "insert into t values ($1)",
+        "UPDATE t SET a = 'returning'",
+        "delete from t where \"returning\"",
+        "copy t to stdout",
+    ] {
+        assert!(returns_no_rows(text.as_bytes()), "{text}");
+    }
+    for text in [
+        "",
+        "-- nothing",
+        "select 1",
+        "values (1)",
+        "with a as (select 1) insert into t table a",
+        "show all",
+        "execute s",
+        "fetch c",
+        "explain delete from t",
+        "call p()",
+        "insert into t values (1) returning a",
+        "delete from t\nRETURNING *",
+    ] {
+        assert!(!returns_no_rows(text.as_bytes()), "{text}");
+    }
+}
 use Effect::{Carried, Marks, Nothing};
 
 /// The strongest of what [`sets`] finds.
