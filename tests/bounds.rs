@@ -267,6 +267,35 @@ fn rows_for_a_client_that_is_gone_end_its_statement() {
     assert!(grown < ROOM, "{} MB", grown >> 20);
 }
 
+/// The same while the parameters of a client are set: at its login, or when it comes to another connection.
+#[test]
+fn a_flood_while_parameters_are_set_is_told_with_its_bound() {
+    let fake = server(|conn| {
+        conn.login(&Login::default())?;
+        conn.serve_with(&|conn, sql| {
+            if sql.contains("Asia/Tokyo") {
+                new_names(conn, 60_000)?;
+            } else if sql.contains("Asia/Seoul") {
+                // Our own question is answered in hex, and with one row.
+                for _ in 0..1 << 20 {
+                    conn.send(&msg::notice(&"n".repeat(1000)))?;
+                }
+            }
+            Ok(false)
+        })
+    });
+    let howdah = before(&fake, "");
+    for (zone, bound) in [
+        ("Asia/Tokyo", "at most 1000 parameters and 65536 bytes are kept"),
+        ("Asia/Seoul", "at most 1048576 are kept of them"),
+    ] {
+        let zone = [("TimeZone", zone)];
+        let refused = Raw::try_login(&dsn(&howdah, "bad"), msg::PROTOCOL_3_0, &zone).err().expect("no login");
+        assert!(refused.contains("cannot be understood") && refused.contains(bound), "{refused}");
+    }
+    others_are_served(&howdah);
+}
+
 /// Statements of one client: of 1 MB each, and short ones under ever new names. What it holds is in /stats; beyond the
 /// bound the error names the setting and the numbers, and the client goes on with what it has.
 #[test]

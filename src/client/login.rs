@@ -817,8 +817,8 @@ async fn settle(
         }
         Err(why) => {
             let host = conn.host.to_string();
-            lease.discard(why, TxStats::default());
-            Err(Error::ServerLost { host, reason: "it went away during the login".to_owned() })
+            lease.discard(why.label, TxStats::default());
+            Err(why.error(host, "while the parameters of the login were set", limit))
         }
     }
 }
@@ -882,12 +882,7 @@ fn is_tracked(config: &Config, name: &str) -> bool {
 fn statuses(view: &ParamSet) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in view.iter() {
-        out.push(frame::be::PARAMETER_STATUS);
-        out.extend_from_slice(&frame::length(name.len() + value.len() + 2));
-        out.extend_from_slice(name.as_bytes());
-        out.push(0);
-        out.extend_from_slice(value);
-        out.push(0);
+        encode::write_parameter_status(&mut out, name, value);
     }
     out
 }

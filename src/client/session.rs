@@ -24,6 +24,7 @@ use crate::proto::frame::fe;
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::startup::Replication;
+use crate::relay::broken::Broken;
 use crate::relay::flow::{self, End, Flow, Silent, Timers};
 use crate::relay::parting::{self, Parting, Step};
 use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
@@ -110,6 +111,9 @@ impl Watch {
         false
     }
 }
+
+/// When a server was lost.
+const WHILE_SET: &str = "while its parameters were set";
 
 /// What a client that waits is told, in PgBouncer's words.
 const QUEUED: &str = "No server connection available in postgres backend, client being queued";
@@ -706,9 +710,9 @@ impl Session {
             }
             Err(why) => {
                 let host = conn.host.to_string();
-                lease.discard(why, TxStats::default());
-                let reason = "it went away while its parameters were set".to_owned();
-                self.farewell(&Error::ServerLost { host, reason }).await;
+                lease.discard(why.label, TxStats::default());
+                let e = why.error(host, WHILE_SET, limit);
+                self.farewell(&e).await;
                 Err(Some("server_lost"))
             }
         }
@@ -735,9 +739,10 @@ impl Session {
         self.proto.led_back = None;
         if let Err(why) = done {
             let host = lease.conn().map(|c| c.host.to_string()).unwrap_or_default();
-            lease.discard(why, TxStats::default());
-            let reason = "it does not say what a RESET has left".to_owned();
-            self.farewell(&Error::ServerLost { host, reason }).await;
+            lease.discard(why.label, TxStats::default());
+            let limit = self.services.config().limits.server_repair_timeout;
+            let e = why.error(host, "when it was asked what a RESET has left", limit);
+            self.farewell(&e).await;
             return Err(Some("server_lost"));
         }
         let limit = self.services.config().limits.server_repair_timeout;
@@ -746,10 +751,7 @@ impl Session {
         let e = match params::bring_into_step(services, ctl, &mut self.proto, conn, down, limit).await {
             Ok(None) => return Ok(lease),
             Ok(Some(refused)) => Error::ParameterRejected(refused.0),
-            Err(_) => {
-                let reason = "it went away while its parameters were set".to_owned();
-                Error::ServerLost { host: conn.host.to_string(), reason }
-            }
+            Err(why) => why.error(conn.host.to_string(), WHILE_SET, limit),
         };
         let code = report(&e).code;
         self.count_error(code);
@@ -759,10 +761,10 @@ impl Session {
     }
 
     /// Finds out what the transaction has left in the server's session.
-    async fn attribute(&mut self, lease: &mut Lease, keeps: bool) -> Result<(), &'static str> {
+    async fn attribute(&mut self, lease: &mut Lease, keeps: bool) -> Result<(), Broken> {
         let limit = self.services.config().limits.server_repair_timeout;
         let pool = lease.pool().clone();
-        let Some(conn) = lease.conn() else { return Err("no_server") };
+        let Some(conn) = lease.conn() else { return Err("no_server".into()) };
         let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);
         params::attribute(services, ctl, &mut self.proto, conn, down, limit, keeps).await?;
         // What was in doubt is known.
@@ -778,7 +780,7 @@ impl Session {
             self.flush_at_once().await;
             if let Err(why) = Box::pin(self.attribute(&mut lease, false)).await {
                 let stats = self.reset_transaction();
-                lease.discard(why, stats);
+                lease.discard(why.label, stats);
                 self.set_state(ClientState::Idle);
             } else {
                 self.hand_back(lease);

@@ -1,5 +1,6 @@
 //! The hot path between one client and one server connection.
 
+pub mod broken;
 pub mod down;
 pub mod flow;
 pub mod observe;

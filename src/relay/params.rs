@@ -13,6 +13,7 @@ use crate::proto::frame::{self, be};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Expect, TxStatus};
 use crate::proto::session::{self, Outcome, ParamChange};
+use crate::relay::broken::Broken;
 use crate::relay::down;
 use crate::relay::state::{ClientProto, ServerState, Unnamed};
 use crate::server::conn::ServerConn;
@@ -37,7 +38,7 @@ pub async fn bring_into_step(
     conn: &mut ServerConn,
     down: &mut Lane,
     limit: Duration,
-) -> Result<Option<Refused>, &'static str> {
+) -> Result<Option<Refused>, Broken> {
     let nothing = services.nothing.clone();
     let done = apply(services, ctl, c, conn, &nothing, limit).await?;
     tell(c, &conn.state.view, down);
@@ -60,7 +61,7 @@ pub async fn apply(
     conn: &mut ServerConn,
     raw: &ParamSet,
     limit: Duration,
-) -> Result<Applied, &'static str> {
+) -> Result<Applied, Broken> {
     let list = session::changes(&conn.state.standing(), &c.overrides, raw);
     let mut done = Applied::default();
     let mut overrides = (*c.overrides).clone();
@@ -68,7 +69,7 @@ pub async fn apply(
         services.counters.count("parameter_syncs_total", "");
         let answers = match tokio::time::timeout(limit, change(conn, &list)).await {
             Ok(r) => r?,
-            Err(_) => return Err("parameter_timeout"),
+            Err(_) => return Err("parameter_timeout".into()),
         };
         let mut ended: Vec<Outcome> = Vec::new();
         for (change, a) in list.iter().zip(answers) {
@@ -181,11 +182,13 @@ pub fn in_doubt(c: &ClientProto, s: &ServerState) -> bool {
 }
 
 /// What the server says was set in the session, with its values. The caller bounds the time.
-async fn ask_session(conn: &mut ServerConn) -> Result<ParamSet, &'static str> {
+async fn ask_session(conn: &mut ServerConn) -> Result<ParamSet, Broken> {
     let sql = session::question(&conn.state.standing());
     let query = encode::query(&sql).map_err(|_| "parameter_encoding")?;
     let mut answers = ask_all(conn, query, 1).await?;
-    let Some(answer) = answers.pop().filter(|a| a.error.is_none()) else { return Err("parameter_source") };
+    let Some(answer) = answers.pop().filter(|a| a.error.is_none()) else {
+        return Err("parameter_source".into());
+    };
     let mut set = ParamSet::default();
     for row in answer.rows {
         // A parameter of an application that was never set has no value.
@@ -200,7 +203,7 @@ async fn ask_session(conn: &mut ServerConn) -> Result<ParamSet, &'static str> {
 
 /// Behind `on_connect`, on a session in which nothing else is set: all that is set is the pool's. The caller bounds
 /// the time.
-pub async fn ask_pool_set(conn: &mut ServerConn) -> Result<(), &'static str> {
+pub async fn ask_pool_set(conn: &mut ServerConn) -> Result<(), Broken> {
     conn.state.defaults = conn.state.view.clone();
     conn.state.pool_set = Arc::new(ask_session(conn).await?);
     Ok(())
@@ -208,7 +211,7 @@ pub async fn ask_pool_set(conn: &mut ServerConn) -> Result<(), &'static str> {
 
 /// Undoes whatever clients have set on a connection, behind a `reset_query` that does not do it itself. The caller
 /// bounds the time.
-pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(), &'static str> {
+pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(), Broken> {
     let set = ask_session(conn).await?;
     let found = session::settled(&nothing, &nothing, &conn.state.standing(), &set, false);
     conn.state.new_defaults(Arc::new(found.defaults));
@@ -217,7 +220,7 @@ pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(
     conn.state.applied = nothing.clone();
     let list = session::changes(&conn.state.standing(), &nothing, &nothing);
     if !list.is_empty() && change(conn, &list).await?.iter().any(|a| a.error.is_some()) {
-        return Err("reset_failed");
+        return Err("reset_failed".into());
     }
     conn.state.nothing_applied(nothing);
     conn.state.view_changed = false;
@@ -233,10 +236,10 @@ pub async fn attribute(
     down: &mut Lane,
     limit: Duration,
     keeps: bool,
-) -> Result<(), &'static str> {
+) -> Result<(), Broken> {
     services.counters.count("parameter_sources_asked_total", "");
     let asked = tokio::time::timeout(limit, ask_session(conn)).await;
-    let set = match asked.unwrap_or(Err("parameter_timeout")) {
+    let set = match asked.unwrap_or_else(|_| Err("parameter_timeout".into())) {
         Ok(set) => set,
         Err(why) => {
             // The connection is of no use any more; what its client has set is not to be lost with it.
@@ -309,16 +312,16 @@ pub fn left(c: &ClientProto, conn: &mut ServerConn) -> bool {
 }
 
 /// A question whose answer is only that there is one.
-pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), &'static str> {
+pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), Broken> {
     let query = encode::query(sql).map_err(|_| "check_encoding")?;
     match ask_all(conn, query, 1).await?.pop().and_then(|a| a.error) {
         None => Ok(()),
-        Some(_) => Err("check_failed"),
+        Some(_) => Err("check_failed".into()),
     }
 }
 
 /// One statement for each change, all in one write, so that it is known which of them failed.
-async fn change(conn: &mut ServerConn, list: &[ParamChange]) -> Result<Vec<Answer>, &'static str> {
+async fn change(conn: &mut ServerConn, list: &[ParamChange]) -> Result<Vec<Answer>, Broken> {
     let mut out = Vec::new();
     for change in list {
         let query = encode::query(&session::statement(change)).map_err(|_| "parameter_encoding")?;
@@ -344,14 +347,14 @@ struct Answer {
 
 impl Answer {
     /// What a parameter was set to, where that was the question.
-    fn last_value(mut self) -> Result<Option<Vec<u8>>, &'static str> {
+    fn last_value(mut self) -> Result<Option<Vec<u8>>, Broken> {
         let first = self.rows.pop().and_then(|row| row.into_iter().next()).flatten();
-        first.map(|hex| session::unhex(&hex).ok_or("parameter_source")).transpose()
+        first.map(|hex| session::unhex(&hex).ok_or_else(|| "parameter_source".into())).transpose()
     }
 }
 
 /// Sends `n` simple Queries and reads to the last ReadyForQuery.
-async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Vec<Answer>, &'static str> {
+async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Vec<Answer>, Broken> {
     // A simple Query drops it.
     conn.state.unnamed = Unnamed::Nobody;
     for _ in 0..n {
@@ -363,9 +366,9 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
     let mut buf = Vec::new();
     while answers.len() < n {
         match conn.stream.read_some(&mut buf).await {
-            Ok(0) => return Err("eof"),
+            Ok(0) => return Err("eof".into()),
             Ok(_) => {}
-            Err(_) => return Err("read_failed"),
+            Err(_) => return Err("read_failed".into()),
         }
         let mut at = 0;
         while let Some(h) =
@@ -377,7 +380,10 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
                 be::PARAMETER_STATUS => {
                     let (n, v) = down::parameter(body).map_err(|_| "protocol")?;
                     let kept = conn.state.on_parameter(n, v);
-                    kept.map_err(|e| conn.reports_too_much(&e))?;
+                    kept.map_err(|e| Broken {
+                        label: conn.reports_too_much(&e),
+                        bound: Some(e.to_string().into()),
+                    })?;
                 }
                 be::ERROR => {
                     kept += message.len();
@@ -404,13 +410,19 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
                 }
             }
             if kept > MOST_ANSWER {
-                return Err("answer_too_long");
+                return Err(Broken {
+                    label: "answer_too_long",
+                    bound: Some(
+                        format!("its answers take {kept} bytes, and at most {MOST_ANSWER} are kept of them")
+                            .into(),
+                    ),
+                });
             }
             at += h.total;
         }
         buf.drain(..at);
     }
-    if buf.is_empty() { Ok(answers) } else { Err("protocol") }
+    if buf.is_empty() { Ok(answers) } else { Err("protocol".into()) }
 }
 
 /// The values of a DataRow.

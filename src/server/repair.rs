@@ -11,6 +11,7 @@ use crate::proto::frame::{self, be, fe};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Expect, TxStatus};
 use crate::proto::prepared;
+use crate::relay::broken::Broken;
 use crate::relay::state::{DISCARDED, ServerState, Unnamed};
 use crate::relay::{down, params};
 use crate::server::conn::ServerConn;
@@ -27,6 +28,12 @@ pub struct Failure {
 impl From<&'static str> for Failure {
     fn from(reason: &'static str) -> Self {
         Self { reason, refused: None }
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(why: Broken) -> Self {
+        why.label.into()
     }
 }
 
