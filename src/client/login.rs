@@ -331,11 +331,9 @@ async fn first_packet(
                 let Some(plain) = slot.take() else { return Opening::Done };
                 *slot = secure(plain, peer, a, &std::mem::take(buf), services).await;
                 let Some(stream) = slot.as_ref() else { return Opening::Done };
-                // Without it, a browser could be made to speak to us (ALPACA).
+                // Without it, a browser could be made to speak to us (ALPACA). PostgreSQL closes without a word, too.
                 if stream.tls().and_then(|c| c.alpn_protocol()) != Some(crate::tls::ALPN) {
-                    let why =
-                        "received direct SSL connection request without ALPN protocol negotiation extension";
-                    return Opening::Refused(Error::ProtocolViolation(why.to_owned()));
+                    return Opening::Unreadable("direct TLS without the protocol's name (ALPN)");
                 }
             }
             FirstPacket::Cancel { pid, key } => return Opening::Cancel { pid, key },
