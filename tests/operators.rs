@@ -17,6 +17,7 @@ use std::time::Duration;
 use common::proxy::Howdah;
 use common::{Client, Stop, app_options, cluster, eventually, shared};
 use howdah::demo::wire::ServerError;
+use kit::trio::{Replay, Trio, eligible};
 use kit::{config, metric, refusal};
 use serde_json::Value;
 
@@ -162,6 +163,125 @@ fn a_server_that_refuses_the_login_is_told_everywhere() {
 }
 
 /// A database that has a replica section has waits of its own: they are booked all the same.
+/// What psql prints beside the answer; `None` where there is no psql.
+fn said_by_psql(howdah: &Howdah, sql: &str) -> Option<String> {
+    let mut psql = std::process::Command::new(common::tools::client_program("psql")?);
+    let output = psql.arg("-d").arg(howdah.dsn("boss", "howdah")).args(["-c", sql]).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Readiness, metrics and the console say of a role what they say of the primary.
+fn told_of_role(howdah: &Howdah, role: &str, code: &str, words: &str) {
+    let (status, ready) = get(howdah, &format!("/readyz/app/{role}"));
+    let first = &ready["databases"][0];
+    assert_eq!((status, first["serves_nobody"].as_str()), (503, Some(code)), "{ready}");
+    assert_eq!(first["why"].as_str(), Some(words), "{ready}");
+    assert!(ready["reason"].as_str().is_some_and(|r| r.contains(words)), "{ready}");
+    let labels = [("database", "app"), ("role", role), ("reason", code)];
+    assert_eq!(metric(howdah, "howdah_database_serves_nobody", &labels), 1.0, "{code}");
+    let (_, stats) = get(howdah, "/stats");
+    let standing = stats["serving_nobody"].as_array().expect("a list").iter().find(|s| s["role"] == role);
+    let standing = standing.unwrap_or_else(|| panic!("{role}: {stats}"));
+    assert_eq!((standing["code"].as_str(), standing["why"].as_str()), (Some(code), Some(words)), "{stats}");
+    let mut boss = console(howdah);
+    let reply = boss.query("SHOW DATABASES").expect("rows");
+    let cell = |row: &[Option<String>], column: &str| {
+        let at = reply.columns.iter().position(|c| c == column).expect("a column");
+        row[at].clone().unwrap_or_default()
+    };
+    let shown = reply.rows.iter().any(|r| cell(r, "serves_nobody") == code && cell(r, "why") == words);
+    assert!(shown, "{:?}", reply.rows);
+}
+
+#[test]
+fn replicas_that_serve_nobody_are_told_everywhere_in_the_same_words() {
+    let Some(mut trio) = Trio::start(MAJOR) else { return };
+    let text = trio.config(TOP, "when_no_replica = \"error\"\nmax_lag_bytes = \"1kB\"", BOSS);
+    let howdah = Howdah::start(&text);
+    eligible(&howdah, 2);
+    let mut client = kit::app(&howdah);
+    let mut reads = |words: &str| {
+        let e = refusal(client.query("BEGIN READ ONLY; SELECT 1"));
+        let _ = client.query("ROLLBACK");
+        // A sentence of its own, which begins with a capital.
+        assert!(e.detail.as_deref().is_some_and(|d| d.contains(&words[1..])), "{e:?}");
+    };
+    let mut paused: Vec<Replay> = trio.replicas.iter().map(Replay::of).collect();
+    paused.iter_mut().for_each(Replay::pause);
+    let mut owner = trio.primary.connect("app", "app").expect("a direct session");
+    owner.query("CREATE TABLE ahead AS SELECT generate_series(1, 1000)").expect("written");
+    eligible(&howdah, 0);
+    let words = "every replica of database \"app\" is further behind than max_lag or max_lag_bytes allows";
+    reads(words);
+    told_of_role(&howdah, "replica", "lag", words);
+    drop(paused);
+    for r in &mut trio.replicas {
+        r.stop(Stop::Immediate).expect("it stops");
+    }
+    eventually("the monitor sees it", || {
+        let labels = [("database", "app"), ("role", "replica"), ("reason", "no_replica")];
+        metric(&howdah, "howdah_database_serves_nobody", &labels) == 1.0
+    });
+    let words = "no replica of database \"app\" is confirmed as one and can be reached";
+    reads(words);
+    told_of_role(&howdah, "replica", "no_replica", words);
+    assert_eq!(get(&howdah, "/readyz/app").0, 200, "the primary serves");
+}
+
+/// Servers that are all standbys, as in the middle of a failover.
+#[test]
+fn a_database_without_a_primary_is_told_everywhere_in_the_same_words() {
+    let Some(trio) = Trio::start(MAJOR) else { return };
+    let howdah = Howdah::start(&format!(
+        "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
+         monitor_interval = \"200ms\"\nclient_login_timeout = \"600ms\"\n{TOP}\n[users.app]\n{BOSS}[databases.app]\n\
+         host = [{}]\nrole = \"auto\"\npool_size = 2\nwhen_no_replica = \"error\"\n",
+        trio.replica_hosts(),
+    ));
+    eligible(&howdah, 2);
+    let words = "no server of database \"app\" is confirmed as its primary";
+    told_to_the_client(&refusal(howdah.connect("app", "app")), words, "");
+    told_everywhere(&howdah, "no_primary", words);
+}
+
+#[test]
+fn a_pause_behind_the_failure_of_another_pool_is_told_everywhere() {
+    let Some(mut cluster) = cluster(MAJOR, app_options()) else { return };
+    let section =
+        |wait| format!("pool_size = 2\nquery_wait_timeout = \"{wait}\"\nserver_login_retry = \"60s\"\n");
+    let other =
+        format!("[databases.other]\nhost = \"{}\"\ndbname = \"app\"\n{}", cluster.tcp(), section("7s"));
+    let howdah = Howdah::start(&config(&cluster, TOP, &section("300ms"), &format!("{BOSS}{other}")));
+    let mut client = kit::app(&howdah);
+    let mut others = howdah.connect("app", "other").expect("it comes in");
+    for c in [&mut client, &mut others] {
+        c.query("SELECT 1").expect("an answer");
+    }
+    cluster.stop(Stop::Immediate).expect("it stops");
+    eventually("its connections are seen to be gone", || metric(&howdah, "howdah_pool_servers", &[]) == 0.0);
+    // Each attempt doubles the pause; the last one was at most 6.4 s after the first, and the next is 3.2 s behind that.
+    let told = refusal(others.query("SELECT 1"));
+    assert!(told.message.contains("cannot connect to the database server"), "{told:?}");
+    let words = "cannot connect to the database server, and the next attempt comes after a pause";
+    told_to_the_client(&refusal(client.query("SELECT 1")), words, "");
+    told_everywhere(&howdah, "backoff", words);
+}
+
+/// Where the database has its own, nothing is in force by the word for all; where others have none, it is, and not there.
+#[test]
+fn a_set_that_is_not_in_force_everywhere_says_where_not() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let other = format!("{BOSS}[databases.other]\nhost = \"{}\"\ndbname = \"app\"\n", cluster.tcp());
+    let howdah = Howdah::start(&config(cluster, &format!("{TOP}\npool_size = 3"), "pool_size = 2", &other));
+    let mut boss = console(&howdah);
+    let Some(said) = said_by_psql(&howdah, "SET pool_size = 9") else { return };
+    assert!(said.contains("NOTICE:  pool_size is in force, but not everywhere"), "{said}");
+    assert!(said.contains("These sections keep their own pool_size: databases.app."), "{said}");
+    for (name, size) in [("app", "2"), ("other", "9")] {
+        assert_eq!(row(&mut boss, "DATABASES", "name", name)["pool_size"], size, "{name}");
+    }
+}
+
 #[test]
 fn the_queue_time_of_statements_is_booked_behind_a_route() {
     let Some(cluster) = shared(MAJOR) else { return };
@@ -279,21 +399,7 @@ fn a_reload_tells_what_needs_a_restart() {
         assert_eq!(metric(&howdah, "howdah_restart_needed", &[]), 1.0);
     }
     howdah.await_log("listen has changed, which needs a restart", Duration::from_secs(20));
-    let mut raw = std::process::Command::new("psql");
-    raw.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &howdah.port().to_string(),
-        "-U",
-        "boss",
-        "-d",
-        "howdah",
-        "-c",
-        "RELOAD",
-    ]);
-    if let Ok(said) = raw.output() {
-        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    if let Some(said) = said_by_psql(&howdah, "RELOAD") {
         assert!(said.contains("NOTICE") && said.contains("listen"), "{said}");
     }
     std::fs::write(howdah.config_path(), &text).expect("written");

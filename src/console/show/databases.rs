@@ -67,7 +67,11 @@ fn database(view: &View, db: &Database) -> Row {
     let primary = db.roles.get(&Role::Primary).map(|r| r.hosts.as_slice()).unwrap_or_default();
     let (host, port) = hosts(primary);
     let replicas = db.roles.get(&Role::Replica).map(|r| hosts(&r.hosts).0);
-    let why = standstill::of_database(&view.services, &db.name, Role::Primary);
+    // Of its replicas, where the primary serves: the words say of whom.
+    let why = [Role::Primary, Role::Replica]
+        .into_iter()
+        .filter(|role| *role == Role::Primary || db.roles.contains_key(role))
+        .find_map(|role| standstill::of_database(&view.services, &db.name, role));
     let name: std::sync::Arc<str> = db.name.as_str().into();
     row![
         db.name.as_str(),
