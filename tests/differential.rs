@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
 
 mod common;
+mod kit;
 mod wire;
 
 use std::time::Instant;
@@ -41,11 +42,15 @@ fn picked(mut all: Vec<Script>) -> Vec<Script> {
 }
 
 /// Runs every script against both; gives the differences, ready to print.
-fn compare(scripts: &[Script], left: (&str, &Dsn), right: (&str, &Dsn)) -> Vec<String> {
+///
+/// `quiet` waits between two scripts until what a client has left behind is known and cleaned: else the next one may be served by
+/// another connection in its middle, which shows in when PostgreSQL notices that a cached plan is stale.
+fn compare(scripts: &[Script], left: (&str, &Dsn), right: (&str, &Dsn), quiet: &dyn Fn()) -> Vec<String> {
     let started = Instant::now();
     let mut found = Vec::new();
     for script in scripts {
-        let transcripts = [run(script, left.1), run(script, right.1)];
+        let transcripts = [run(script, left.1, left.1), run(script, right.1, left.1)];
+        quiet();
         let [a, b] = &transcripts;
         if std::env::var_os("HOWDAH_TEST_SHOW").is_some() {
             println!("== {}\n    {}", script.name, a.join("\n    "));
@@ -62,6 +67,13 @@ fn compare(scripts: &[Script], left: (&str, &Dsn), right: (&str, &Dsn)) -> Vec<S
     let (total, bad) = (scripts.len(), found.len());
     println!("{total} scripts, {bad} differ, {:.1?}", started.elapsed());
     found
+}
+
+fn cleaned(howdah: &Howdah) {
+    let servers = |state| kit::metric(howdah, "howdah_pool_servers", &[("state", state)]);
+    common::eventually("all connections are idle", || {
+        ["active", "opening", "repairing", "canceling"].into_iter().map(servers).sum::<f64>() == 0.0
+    });
 }
 
 fn verdict(found: &[String]) {
@@ -86,7 +98,7 @@ pool_mode = "{mode}"
 struct Pair {
     direct: Dsn,
     proxied: Dsn,
-    _howdah: Howdah,
+    howdah: Howdah,
 }
 
 fn pair(major: u32, mode: &str) -> Option<Pair> {
@@ -96,13 +108,13 @@ fn pair(major: u32, mode: &str) -> Option<Pair> {
     Some(Pair {
         direct: Dsn::local(cluster.port(), "app", "app"),
         proxied: Dsn::local(howdah.port(), "app", "app"),
-        _howdah: howdah,
+        howdah,
     })
 }
 
 fn proxied_equals_direct(major: u32) {
     let Some(p) = pair(major, "transaction") else { return };
-    verdict(&compare(&binding(), ("direct", &p.direct), ("proxied", &p.proxied)));
+    verdict(&compare(&binding(), ("direct", &p.direct), ("proxied", &p.proxied), &|| cleaned(&p.howdah)));
 }
 
 #[test]
@@ -128,7 +140,7 @@ fn a_deferred_begin_shows_nowhere() {
     let howdah = Howdah::start(&text);
     let direct = Dsn::local(cluster.port(), "app", "app");
     let proxied = Dsn::local(howdah.port(), "app", "app");
-    verdict(&compare(&binding(), ("direct", &direct), ("deferred", &proxied)));
+    verdict(&compare(&binding(), ("direct", &direct), ("deferred", &proxied), &|| cleaned(&howdah)));
 }
 
 /// Compared too, yet on their own: both sides end the connection, perhaps in other words.
@@ -136,7 +148,7 @@ fn a_deferred_begin_shows_nowhere() {
 fn violations_end_alike() {
     let Some(p) = pair(15, "transaction") else { return };
     for script in apart(&["violations"]) {
-        let ends = |dsn| run(&script, dsn).last().is_some_and(|l| l.ends_with("! closed"));
+        let ends = |dsn| run(&script, dsn, &p.direct).last().is_some_and(|l| l.ends_with("! closed"));
         let ended = (ends(&p.direct), ends(&p.proxied));
         // Where PostgreSQL forgives a length that cannot be, Howdah does not: the boundary may be lost.
         assert!(ended.1, "{}: closed by PostgreSQL {}, by Howdah {}", script.name, ended.0, ended.1);
@@ -149,7 +161,9 @@ fn session_mode_keeps_session_state() {
     let Some(p) = pair(15, "session") else { return };
     // The one thing that even a session's own server connection does not know: the client's startup packet.
     let scripts = apart(&["session", "names"]).into_iter().filter(|s| !s.name.contains("defaults of reset"));
-    verdict(&compare(&scripts.collect::<Vec<_>>(), ("direct", &p.direct), ("session", &p.proxied)));
+    verdict(&compare(&scripts.collect::<Vec<_>>(), ("direct", &p.direct), ("session", &p.proxied), &|| {
+        cleaned(&p.howdah)
+    }));
 }
 
 /// A script that differs from itself could show nothing about a proxy.
@@ -158,7 +172,7 @@ fn direct_equals_itself() {
     let Some(cluster) = common::shared(15) else { return };
     let direct = Dsn::local(cluster.port(), "app", "app");
     let all = [binding(), apart(APART)].concat();
-    verdict(&compare(&all, ("first", &direct), ("second", &direct)));
+    verdict(&compare(&all, ("first", &direct), ("second", &direct), &|| ()));
 }
 
 #[test]

@@ -28,12 +28,13 @@ pub fn fresh_prefix() -> String {
     format!("hd_{run:06x}_{:06x}", COUNT.fetch_add(1, Ordering::Relaxed) & 0xff_ffff)
 }
 
-/// Runs the script with a schema of its own; every line is a message sent, received or an event.
-pub fn run(script: &Script, dsn: &Dsn) -> Vec<String> {
+/// Runs the script with a schema of its own; every line is a message sent, received or an event. What sets it up goes to
+/// PostgreSQL directly: its connections would mix with those of the script's own clients.
+pub fn run(script: &Script, dsn: &Dsn, direct: &Dsn) -> Vec<String> {
     let prefix = fresh_prefix();
     let steps = script.compile(&prefix).unwrap_or_else(|e| panic!("{e}"));
     let schema = script.needs_schema();
-    let setup = |sql: &str| drop(Raw::login(dsn).select(sql));
+    let setup = |sql: &str| drop(Raw::login(direct).select(sql));
     if schema {
         setup(&format!("create schema {prefix}"));
     }
@@ -204,8 +205,9 @@ pub fn show(frame: &Frame) -> String {
 fn decode(frame: &Frame) -> Option<String> {
     let mut c = frame.cursor();
     let text = match frame.tag {
-        // A pooler answers for statements that it alone knows: PostgreSQL's words, not its lines.
-        b'E' if matches!(frame.field(b'C').as_deref(), Some("26000" | "42P05")) => {
+        // A pooler answers for statements that it alone knows: PostgreSQL's words, not its lines. A transaction that has
+        // failed refuses whatever comes first, and that may be the Parse of a statement that this connection lacks.
+        b'E' if matches!(frame.field(b'C').as_deref(), Some("26000" | "42P05" | "25P02")) => {
             let fields = show_fields(&frame.body);
             return Some(fields.split(" F=").next().unwrap_or_default().to_owned());
         }
