@@ -73,6 +73,9 @@ impl Ends {
             max_memory: 1 << 30,
             share_statements: true,
             queries: Some(&self.scope),
+            asks: false,
+            pins: &Arc::default(),
+            ways: &howdah::session_state::Ways::RESET,
         };
         match towards_server {
             true => drop(black_box(up::scan(lane, &mut self.client, &mut self.server, &env))),

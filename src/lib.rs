@@ -53,6 +53,7 @@
 //! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
 //! | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
 //! | [`number`] | conversions of numbers, none of which wraps; everybody may use it | none |
+//! | [`session_state`] | the kinds of state that a session has, and what can become of each; everybody may use it | none |
 //! | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
 //!
 //! `tests/layering.rs` holds the table of who may name whom.
@@ -65,6 +66,9 @@
 //! * **The release rule.** A connection changes hands only when its pipeline is at a boundary (nothing owed, no
 //!   batch without a Sync, idle), nothing read from it is left unread, and no cancel for it is under way. Anything
 //!   else is repaired, or closed, and counted.
+//! * **A session is its client's.** [`proto::session`] is the model of its parameters, [`proto::holdings`] of all else
+//!   that it holds. A look at texts and tags only suspects; what a transaction has left is asked of the server at its
+//!   end, and goes with the client, or keeps the connection with it (`client::pinned`).
 //! * **A wait is fair and is never lost.** Waiters are served in order by direct hand-off; a waiter that leaves
 //!   passes on what it was granted.
 //! * **A lease ends exactly once**, by release, abandon or discard; one that is merely dropped (a panic) closes its
@@ -117,4 +121,5 @@ pub mod relay;
 pub mod routing;
 pub mod server;
 pub mod services;
+pub mod session_state;
 pub mod tls;

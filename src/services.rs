@@ -231,19 +231,10 @@ impl Services {
 
     /// The keys of a client that logs in. PBKDF2 takes milliseconds, and by a verifier's word most of a second: it runs
     /// apart from those who relay, and no more of it at one time than there are of them. Guesses would otherwise have
-    /// hundreds of threads, and take the machine from everybody who is in. Whoever gives up in the queue is not computed for,
-    /// nor is who finds at its end that the keys are `known` meanwhile: clients that come at once would each wait for all
-    /// others to have the same computed.
-    pub async fn derive(
-        &self,
-        job: DeriveJob,
-        known: impl Fn() -> Option<ScramKeys>,
-    ) -> Result<ScramKeys, Error> {
+    /// hundreds of threads, and take the machine from everybody who is in. Whoever gives up in the queue is not computed for.
+    pub async fn derive(&self, job: DeriveJob) -> Result<ScramKeys, Error> {
         let broken = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
         let place = self.derivations.clone().acquire_owned().await.map_err(|e| broken(&e))?;
-        if let Some(keys) = known() {
-            return Ok(keys);
-        }
         let run = move || {
             // Until the end, also where nobody waits for that any more.
             let _place = place;
@@ -525,24 +516,6 @@ pub(crate) mod tests {
         std::fs::write(&path, text).expect("a file");
         let config = crate::config::load(&path, &crate::config::Overrides::default()).expect("valid");
         Services::new(Arc::new(config))
-    }
-
-    #[tokio::test]
-    async fn keys_that_became_known_in_the_queue_are_not_computed_again() {
-        let services = minimal();
-        let all = u32::try_from(services.derivations.available_permits()).expect("few");
-        let taken = services.derivations.clone().acquire_many_owned(all).await.expect("all places");
-        let known = Mutex::new(None);
-        let waits = services.derive(DeriveJob::new(b"x", b"salt".to_vec(), 1), || known.lock().clone());
-        let first = DeriveJob::new(b"x", b"other".to_vec(), 1).run();
-        tokio::pin!(waits);
-        let now = futures_util::FutureExt::now_or_never(waits.as_mut());
-        assert!(now.is_none(), "there is no place");
-        *known.lock() = Some(first);
-        drop(taken);
-        assert_eq!(waits.await.expect("keys").salt, b"other");
-        let keys = services.derive(DeriveJob::new(b"x", b"salt".to_vec(), 1), || None).await;
-        assert_eq!(keys.expect("keys").salt, b"salt");
     }
 
     #[test]

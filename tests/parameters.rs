@@ -311,7 +311,12 @@ fn a_reset_query_may_keep_what_it_likes() {
         ("DEALLOCATE ALL; RESET ALL", "0"),
         ("DISCARD ALL", "0"),
     ] {
-        let howdah = start(cluster, "", &format!("pool_size = 1\nreset_query = \"{query}\""), "");
+        let howdah = start(
+            cluster,
+            "",
+            &format!("pool_size = 1\nsession_parameters = \"reset\"\nreset_query = \"{query}\""),
+            "",
+        );
         let dsn = wire::Dsn::local(howdah.port(), "app", "app");
         let (mut a, mut b) = (wire::raw::Raw::login(&dsn), wire::raw::Raw::login(&dsn));
         let run =
@@ -338,7 +343,8 @@ fn a_reset_query_may_keep_what_it_likes() {
 #[test]
 fn a_reset_query_that_fails_is_told_in_the_log() {
     let Some(cluster) = shared(MAJOR) else { return };
-    let howdah = start(cluster, "", "pool_size = 1\nreset_query = \"SELECT 1/0\"", "");
+    let howdah =
+        start(cluster, "", "pool_size = 1\nsession_parameters = \"reset\"\nreset_query = \"SELECT 1/0\"", "");
     let mut c = app(&howdah);
     c.query("SET work_mem = '9MB'").expect("set");
     assert_eq!(ask(&mut c, "SHOW work_mem"), "4MB");
@@ -357,7 +363,7 @@ fn a_repair_that_times_out_is_told_in_the_log() {
     let howdah = start(
         cluster,
         "server_repair_timeout = \"300ms\"",
-        "pool_size = 1\nreset_query = \"SELECT pg_sleep(600)\"",
+        "pool_size = 1\nsession_parameters = \"reset\"\nreset_query = \"SELECT pg_sleep(600)\"",
         "",
     );
     app(&howdah).query("SET work_mem = '9MB'").expect("set");

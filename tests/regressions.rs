@@ -239,7 +239,7 @@ fn r21_fatal_at_every_state_of_a_server() {
     assert!(told.to_string().contains("FATAL") && told.to_string().contains("08006"), "{told}");
     rig.invariants();
     // While it is reset behind a client that has left state, and while it is rolled back.
-    for (statement, at) in [("listen x", "discard"), ("begin", "rollback")] {
+    for (statement, at) in [("do 'set something'", "discard"), ("begin", "rollback")] {
         let fake = fatal_at(at, Vec::new());
         let rig = Rig::start(&fake, plan(1));
         let mut a = rig.client();

@@ -17,8 +17,12 @@ use wire::raw::{Raw, tags};
 
 const MAJOR: u32 = 15;
 
+/// Nothing of a session follows its client, or keeps a connection.
+const RESET: &str = "session_parameters = \"reset\"\nsession_statements = \"reset\"\nsession_listen = \"reset\"\n\
+                     session_objects = \"reset\"";
+
 fn one_server(cluster: &Cluster) -> Howdah {
-    start(cluster, "", "pool_size = 1", "")
+    start(cluster, "", &format!("pool_size = 1\n{RESET}"), "")
 }
 
 fn value(client: &mut Client, sql: &str) -> String {
@@ -132,13 +136,15 @@ fn nobody_meets_what_a_named_statement_left() {
         let name = format!("s{i}");
         for client in [&mut first, &mut third] {
             let prepared = client.ask(&[msg::parse(&name, sql, &[]), msg::sync()].concat());
-            assert_eq!(tags(&prepared), "1Z", "{sql}");
+            assert_eq!(tags(&prepared).replace('N', ""), "1Z", "{sql}");
         }
         for _ in 0..2 {
             for client in [&mut first, &mut third] {
                 clean(&mut second, sql);
                 let frames = client.ask(&execute(&name));
-                assert_eq!(tags(&frames), "2CZ", "{sql}: {frames:?}");
+                // The warning that something was dropped may come behind it, or before the next answer.
+                let tags = tags(&frames).replace('N', "");
+                assert_eq!(tags, "2CZ", "{sql}: {frames:?}");
                 clean(&mut second, sql);
             }
         }

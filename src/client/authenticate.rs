@@ -347,11 +347,10 @@ async fn prove_secret(
             }
             Action::Fail(e) => return Err(e),
             Action::Derive(job) => {
-                // With SCRAM the keys are those of the secret; else of what the client gave, which may be wrong.
-                let of_secret = secret.filter(|_| way.method == AuthMethod::ScramSha256);
-                let known = || of_secret.and_then(|s| services.derived.get(way.source, user, s));
-                let keys = services.derive(job, known).await?;
-                if let Some(s) = of_secret {
+                let keys = services.derive(job).await?;
+                if way.method == AuthMethod::ScramSha256
+                    && let Some(s) = secret
+                {
                     services.derived.put(way.source, user, s, &keys);
                 }
                 auth.resume(&keys)

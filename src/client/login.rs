@@ -811,7 +811,7 @@ async fn settle(
         }
         Ok(params::Applied { refused: Some(refused), .. }) => {
             lease.release_unused();
-            Err(Error::ServerLogin(refused.0.fatal()))
+            Err(Error::ServerLogin(refused.0.at_login().fatal()))
         }
         Err(why) => {
             let host = conn.host.to_string();

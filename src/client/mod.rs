@@ -4,6 +4,7 @@ mod authenticate;
 pub mod ctl;
 mod held;
 pub mod login;
+mod pinned;
 mod progress;
 pub mod replication;
 mod route;

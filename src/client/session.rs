@@ -21,6 +21,7 @@ use crate::pool::departure::{Departure, HALF_SENT};
 use crate::pool::{Checkout, HotSettings, Lease, Pool};
 use crate::proto::encode;
 use crate::proto::frame::fe;
+use crate::proto::holdings::Holdings;
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::startup::Replication;
@@ -156,7 +157,7 @@ impl Session {
         self.set_state(ClientState::Idle);
     }
 
-    fn set_state(&self, s: ClientState) {
+    pub(super) fn set_state(&self, s: ClientState) {
         self.ctl.set_state(s, self.services.clock.ms(Clock::now()));
     }
 
@@ -238,7 +239,7 @@ impl Session {
     }
 
     /// Writes what the socket takes now, so that an answer does not wait for a question of ours.
-    async fn flush_at_once(&mut self) {
+    pub(super) async fn flush_at_once(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         // An error shows again at the next write.
         let now = std::future::poll_fn(|cx| Poll::Ready(self.down.poll_flush(cx, stream))).await;
@@ -428,7 +429,8 @@ impl Session {
             end => (lease, end),
         };
         self.ctl.set_deadline(0);
-        let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, &c.state));
+        let rules = &self.hot.session;
+        let certain = lease.conn().is_none_or(|c| !params::in_doubt(&self.proto, &c.state, rules));
         if matches!(end, End::Boundary) && certain {
             self.hand_back(lease);
             return None;
@@ -457,7 +459,7 @@ impl Session {
     }
 
     /// The usual end: nothing is owed.
-    fn hand_back(&mut self, mut lease: Lease) {
+    pub(super) fn hand_back(&mut self, mut lease: Lease) {
         let now = Clock::now();
         let query_us = self.book(&mut lease, now);
         if let Some(conn) = lease.conn() {
@@ -477,14 +479,8 @@ impl Session {
     }
 
     /// Forgets what belonged to one transaction, but for its figures.
-    fn reset_transaction(&mut self) -> TxStats {
-        self.proto.effects = Default::default();
-        self.proto.set_in_transaction = false;
-        self.proto.discarded = false;
-        self.proto.led_back = None;
-        self.proto.statements.settle();
-        self.proto.deallocating.clear();
-        self.proto.own_cancel = None;
+    pub(super) fn reset_transaction(&mut self) -> TxStats {
+        self.proto.end_transaction();
         if let Some(told) = self.proto.told.take() {
             self.book_told(&told);
         }
@@ -500,7 +496,7 @@ impl Session {
     }
 
     /// `resting`: a session goes on in which no transaction is open.
-    async fn relay(&mut self, lease: &mut Lease, resting: bool) -> End {
+    pub(super) async fn relay(&mut self, lease: &mut Lease, resting: bool) -> End {
         #[cfg(test)]
         assert!(&*self.ctl.application_name() != PANIC, "a panic that a test asked for");
         let hot = &self.hot;
@@ -516,7 +512,7 @@ impl Session {
             silent: Silent::default(),
             lease,
             env: env(&self.services, &self.pool, hot),
-            mode: hot.mode,
+            mode: if resting { PoolMode::Session } else { hot.mode },
             timeouts: &hot.timeouts,
         };
         let end = std::future::poll_fn(|cx| flow.poll(cx)).await;
@@ -732,7 +728,7 @@ impl Session {
     /// In session mode the connection is the client's own, and RESET leads to its startup packet's values there as well.
     async fn restored(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
         self.flush_at_once().await;
-        let done = Box::pin(self.attribute(&mut lease, true)).await;
+        let done = Box::pin(self.attribute(&mut lease)).await;
         self.proto.effects = Default::default();
         self.proto.set_in_transaction = false;
         self.proto.discarded = false;
@@ -761,39 +757,37 @@ impl Session {
     }
 
     /// Finds out what the transaction has left in the server's session.
-    async fn attribute(&mut self, lease: &mut Lease, keeps: bool) -> Result<(), Broken> {
-        let limit = self.services.config().limits.server_repair_timeout;
+    pub(super) async fn attribute(&mut self, lease: &mut Lease) -> Result<Holdings, Broken> {
+        let rules = self.hot.session;
+        let limit =
+            if rules.asks { rules.timeout } else { self.services.config().limits.server_repair_timeout };
         let pool = lease.pool().clone();
         let Some(conn) = lease.conn() else { return Err("no_server".into()) };
         let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);
-        params::attribute(services, ctl, &mut self.proto, conn, down, limit, keeps).await?;
+        let held = params::attribute(services, ctl, &mut self.proto, conn, down, limit, &rules).await?;
         // What was in doubt is known.
         self.proto.discarded = false;
         self.proto.led_back = None;
         pool.heard(conn);
-        Ok(())
+        Ok(held)
     }
 
     /// Gives the server back as the end demands.
-    async fn finish(&mut self, mut lease: Lease, end: End) -> Option<Goodbye> {
+    pub(super) async fn finish(&mut self, mut lease: Lease, end: End) -> Option<Goodbye> {
         if matches!(end, End::Boundary) {
-            self.flush_at_once().await;
-            if let Err(why) = Box::pin(self.attribute(&mut lease, false)).await {
-                let stats = self.reset_transaction();
-                lease.discard(why.label, stats);
-                self.set_state(ClientState::Idle);
-            } else {
-                self.hand_back(lease);
-            }
-            return None;
+            return Box::pin(self.settle(lease)).await;
         }
         let effects = self.proto.effects;
+        if let Some(conn) = lease.conn() {
+            conn.state.reserved = None;
+        }
         self.book(&mut lease, Clock::now());
-        let doubt = lease.conn().is_some_and(|conn| params::left(&self.proto, conn));
+        let rules = self.hot.session;
+        let doubt = lease.conn().is_some_and(|conn| params::left(&self.proto, conn, &rules));
         let stats = self.reset_transaction();
         self.after(&lease, stats);
         match end {
-            End::Boundary | End::Restore => None,
+            End::Boundary | End::Restore | End::Check => None,
             End::ClientGone(why) => {
                 let cancel = !self.hot.timeouts.finish_for_gone;
                 self.leave(lease, stats, effects != Default::default(), doubt, cancel, Departure::Left);
@@ -826,7 +820,7 @@ impl Session {
     }
 
     /// Counts the last round trip of a lease; returns how long it took.
-    fn book(&self, lease: &mut Lease, now: Instant) -> Option<u64> {
+    pub(super) fn book(&self, lease: &mut Lease, now: Instant) -> Option<u64> {
         let conn = lease.conn()?;
         let began = conn.state.calls.began.take();
         let took = began.map(|t| Clock::us(t, now));
@@ -863,7 +857,7 @@ impl Session {
         } else if conn.state.fatal {
             lease.discard("server_fatal", stats);
         } else if conn.is_clean(&self.down) {
-            if self.hot.mode == PoolMode::Session {
+            if self.hot.mode == PoolMode::Session || conn.state.pinned.is_some() {
                 lease.release_session(stats);
             } else if doubt && !lease.pool().spec().settings.reset_state {
                 lease.discard("parameter_source", stats);
@@ -872,18 +866,19 @@ impl Session {
             }
         } else {
             if marks {
-                conn.state.marked.get_or_insert("SET");
+                conn.state.mark("SET");
             }
-            lease.abandon(self.down.take_unread(), stats, self.hot.mode == PoolMode::Session, why);
+            let session = self.hot.mode == PoolMode::Session || conn.state.pinned.is_some();
+            lease.abandon(self.down.take_unread(), stats, session, why);
         }
     }
 
-    fn count_error(&self, code: &'static str) {
+    pub(super) fn count_error(&self, code: &'static str) {
         self.services.counters.count("errors_total", code);
     }
 
     /// A last message; what was approved for the client before goes first, half a message spoils it.
-    fn farewell<'a>(&'a mut self, e: &'a Error) -> BoxFuture<'a, ()> {
+    pub(super) fn farewell<'a>(&'a mut self, e: &'a Error) -> BoxFuture<'a, ()> {
         // Rare, and it would make the task of every idle client larger.
         Box::pin(self.last_words(e))
     }
@@ -913,7 +908,7 @@ pub(super) async fn last_words(
     let _ = flow::flush(down, stream, ctl, services, limit, true).await;
 }
 
-fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &HotSettings) -> Env<'a> {
+fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &'a HotSettings) -> Env<'a> {
     Env {
         interner: &services.statements,
         max_message: hot.max_message,
@@ -925,6 +920,9 @@ fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &HotSettings) -> Env<'a>
         max_memory: hot.max_memory,
         share_statements: hot.mode != PoolMode::Session && hot.max_server_statements > 0,
         queries: pool.queries.if_enabled(),
+        asks: hot.session.asks,
+        pins: &pool.pins.places,
+        ways: &hot.session.ways,
     }
 }
 

@@ -6,12 +6,21 @@ use std::time::Duration;
 use super::compat::Compat;
 use super::resolved::{
     Access, AuthMethod, Capacity, CapacityCheck, ChannelBinding, Config, Drain, Fleet, Keepalive, Limits,
-    Listen, LogFormat, Notes, PoolMode, PoolSettings, Process, Profile, Tls, TlsFiles,
+    Listen, LogFormat, Notes, PoolMode, PoolSettings, Process, Profile, SessionState, Tls, TlsFiles,
 };
+use crate::session_state::Ways;
 use crate::tls::Mode;
 
 const KEEPALIVE: Keepalive =
     Keepalive { enabled: true, idle: None, interval: None, count: None, user_timeout: None };
+
+const SESSION: SessionState = SessionState {
+    ways: Ways::RESET,
+    always: false,
+    check_timeout: Duration::ZERO,
+    max_pins: None,
+    pin_idle: None,
+};
 
 /// The shape before any default is put in; every field is overwritten by its declaration's default.
 pub(super) fn blank(origin: &str, profile: Profile) -> Config {
@@ -148,6 +157,7 @@ pub(super) fn blank_pool() -> PoolSettings {
         on_connect: Vec::new(),
         reset_query: String::new(),
         reset_state: true,
+        session: SESSION,
         require_auth: Vec::new(),
     }
 }

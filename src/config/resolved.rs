@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::draft::Draft;
 use super::hidden::Hidden;
+use crate::session_state::{Way, Ways};
 
 pub use super::access::{Access, AuthMethod, ChannelBinding, Lookup};
 use super::compat::Compat;
@@ -120,6 +121,46 @@ impl Keepalive {
         self.interval = o.interval.unwrap_or(self.interval);
         self.count = o.count.unwrap_or(self.count);
         self.user_timeout = o.user_timeout.unwrap_or(self.user_timeout);
+        self
+    }
+}
+
+/// What is done about session state: see [`crate::proto::holdings`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionState {
+    pub ways: Ways,
+    /// The server is asked behind every transaction.
+    pub always: bool,
+    pub check_timeout: Duration,
+    /// `None`: half of the pool's size.
+    pub max_pins: Option<u32>,
+    pub pin_idle: Option<Duration>,
+}
+
+/// [`SessionState`], as far as one level states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionStateOverrides {
+    pub parameters: Option<Way>,
+    pub statements: Option<Way>,
+    pub listen: Option<Way>,
+    pub objects: Option<Way>,
+    pub always: Option<bool>,
+    pub check_timeout: Option<Duration>,
+    pub max_pins: Option<Option<u32>>,
+    pub pin_idle: Option<Option<Duration>>,
+}
+
+impl SessionState {
+    fn with(mut self, o: &SessionStateOverrides) -> Self {
+        let w = &mut self.ways;
+        w.parameters = o.parameters.unwrap_or(w.parameters);
+        w.statements = o.statements.unwrap_or(w.statements);
+        w.listen = o.listen.unwrap_or(w.listen);
+        w.objects = o.objects.unwrap_or(w.objects);
+        self.always = o.always.unwrap_or(self.always);
+        self.check_timeout = o.check_timeout.unwrap_or(self.check_timeout);
+        self.max_pins = o.max_pins.unwrap_or(self.max_pins);
+        self.pin_idle = o.pin_idle.unwrap_or(self.pin_idle);
         self
     }
 }
@@ -428,6 +469,7 @@ pub struct PoolSettings {
     pub reset_query: String,
     /// Whether session state that shows is reset (`true`), or leaks as PgBouncer's does.
     pub reset_state: bool,
+    pub session: SessionState,
     /// In which ways a server may ask for a proof.
     pub require_auth: Vec<ServerMethod>,
 }
@@ -467,6 +509,7 @@ pub struct PoolOverrides {
     pub on_connect: Option<Vec<String>>,
     pub reset_query: Option<String>,
     pub reset_state: Option<bool>,
+    pub session: SessionStateOverrides,
     pub require_auth: Option<Vec<ServerMethod>>,
 }
 
@@ -477,6 +520,7 @@ impl PoolSettings {
             ($($field:ident),* $(,)?) => { $( if let Some(v) = &o.$field { self.$field = v.clone(); } )* };
         }
         self.keepalive = self.keepalive.with(&o.keepalive);
+        self.session = self.session.with(&o.session);
         over!(
             mode,
             size,

@@ -10,6 +10,7 @@ use super::resolved::{
 use super::routing::{Balance, ReadYourWrites};
 use super::setting::{Level, PgBouncer, Preset, Put, Reload, Setting};
 use super::value::{Kind, Value};
+use crate::session_state::Way;
 use crate::tls::Mode;
 
 use Preset::{Is, Mandatory, Unset};
@@ -69,6 +70,14 @@ fn channel_binding(word: &str) -> ChannelBinding {
         "disable" => ChannelBinding::Disable,
         "require" => ChannelBinding::Require,
         _ => ChannelBinding::Prefer,
+    }
+}
+
+fn way(word: &str) -> Way {
+    match word {
+        "pin" => Way::Pin,
+        "reset" => Way::Reset,
+        _ => Way::Follow,
     }
 }
 
@@ -869,6 +878,41 @@ settings! {
     /// Whether session state that shows (SET, LISTEN, temporary tables and the like) is reset between clients.
     reset_state: ANY, Kind::Boolean, Is("true"), "no client ever meets another's state",
         Live, NATIVE.preset("false"), Section |s, Boolean(v)| s.overrides.reset_state = Some(*v);
+
+    /// What becomes of the parameters and the role that a client sets in its session. `follow`: they go with it to its next
+    /// server connection. `reset`: those that the server does not report are reset behind its transaction, and lost. Where
+    /// `reset_state` is off, or `pool_mode` is session, this and the next three say nothing.
+    session_parameters: ANY, Kind::Word(&["follow", "reset"]), Is("follow"),
+        "a client finds what it has set, as on a connection of its own",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.session.parameters = Some(way(v));
+    /// The same of statements of PREPARE. `pin`: their client keeps its server connection until they are gone. A statement
+    /// that cannot be prepared again from its text pins where it would follow.
+    session_statements: ANY, Kind::Word(&["follow", "pin", "reset"]), Is("follow"),
+        "a client finds what it has prepared, as on a connection of its own",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.session.statements = Some(way(v));
+    /// The same of LISTEN.
+    session_listen: ANY, Kind::Word(&["pin", "reset"]), Is("pin"),
+        "a client that listens hears what it listens to; it costs a connection, within max_pins",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.session.listen = Some(way(v));
+    /// The same of temporary objects, cursors WITH HOLD and advisory locks of the session.
+    session_objects: ANY, Kind::Word(&["pin", "reset"]), Is("pin"),
+        "they exist on one connection alone; a client that has them keeps it, within max_pins",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.session.objects = Some(way(v));
+    /// When a server is asked what a transaction has left in its session. `suspected`: where a completion tag or a trace in
+    /// the text shows that there may be something. `always`: behind every transaction, for functions that hide it.
+    session_check: ANY, Kind::Word(&["suspected", "always"]), Is("suspected"),
+        "most transactions leave nothing, and a question costs the server about a millisecond",
+        Live, NATIVE, Section |s, Word(v)| s.overrides.session.always = Some(*v == "always");
+    /// How long a server may take to answer that question. Behind that its connection is closed, and its client told.
+    session_check_timeout: ANY, MS_100, Is("1s"), "the question takes about a millisecond",
+        Live, NATIVE, Section |s, Duration(v)| s.overrides.session.check_timeout = Some(*v);
+    /// Clients of one pool that may keep a server connection between their transactions because of what their session holds.
+    /// A statement that would need one more is refused.
+    max_pins: ANY, Kind::Count { min: 0, max: COUNT }, Unset, "half of the pool's size, so that the others are served",
+        Live, NATIVE, Section |s, Count(v)| s.overrides.session.max_pins = Some(Some(*v));
+    /// A client that is idle for longer while it keeps a connection in this way is ended.
+    pin_idle_timeout: ANY, Kind::ON_OFF, Is("0"), "what a session holds, an advisory lock say, may be held on purpose",
+        Live, NATIVE, Section |s, Timeout(v)| s.overrides.session.pin_idle = Some(*v);
 
     // --- one budget for all instances
     /// Server connections to each host that all instances together may have, Howdah's own among them: a number,

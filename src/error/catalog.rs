@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::session_state::Kind;
+
 use super::{Error, PoolFigures, Refusal, ServerError, Standstill, level, report};
 
 /// The pattern of each row makes the match exhaustive, so that a new error does not compile without a sample.
@@ -39,6 +41,7 @@ fn figures() -> Box<PoolFigures> {
         size: 20,
         connecting: 0,
         closing: 0,
+        pinned: 0,
         waiting: 143,
         oldest_holder: Some("client 7 for 12.5 s, idle in transaction".to_owned()),
         last_connect_error: None,
@@ -66,6 +69,12 @@ samples! {
     Error::ProtocolViolation(_) => Error::ProtocolViolation("unexpected message type".to_owned());
     Error::UnsupportedProtocol { .. } => Error::UnsupportedProtocol { major: 2, minor: 0 };
     Error::StatementTooLarge { .. } => Error::StatementTooLarge { size: 2_000_000, limit: 1_048_576 };
+    Error::NoPinLeft { .. } => Error::NoPinLeft { kinds: vec![Kind::Temporary], taken: 5, bound: 5 };
+    Error::NoPinLeftBehind { .. } => Error::NoPinLeftBehind { kinds: vec![Kind::Lock], taken: 5, bound: 5 };
+    Error::PinIdleTimeout { .. } =>
+        Error::PinIdleTimeout { kinds: vec![Kind::Cursor], idle: OVER, limit: LIMIT };
+    Error::SessionUnknown { .. } =>
+        Error::SessionUnknown { reason: "canceling statement due to statement timeout".to_owned(), limit: SECOND };
     Error::TooManyStatements { .. } => Error::TooManyStatements { limit: 10_000 };
     Error::StatementMemory { .. } =>
         Error::StatementMemory { held: 66_000_000, count: 70, size: 2_000_000, limit: 67_108_864 };

@@ -15,6 +15,8 @@ pub mod standstill;
 
 use std::time::Duration;
 
+use crate::session_state::{Kind, list};
+
 pub use console::Refusal;
 pub use level::{Level, level};
 pub use pgbouncer::report_as_pgbouncer;
@@ -36,6 +38,8 @@ pub struct PoolFigures {
     pub connecting: usize,
     /// Of no use any more, but not yet let go by the server.
     pub closing: usize,
+    /// Kept by their clients between transactions, because of what their sessions hold.
+    pub pinned: usize,
     pub waiting: usize,
     /// The client that has held a server longest, as a sentence.
     pub oldest_holder: Option<String>,
@@ -73,6 +77,22 @@ impl ServerError {
     /// What happened, in the server's words.
     pub fn message(&self) -> String {
         String::from_utf8_lossy(self.field(b'M').unwrap_or_default()).into_owned()
+    }
+
+    /// The same error as a login has it, where SET words it otherwise: an encoding that the database's cannot be converted
+    /// to is named by a login's message, and by the detail of a SET.
+    #[must_use]
+    pub fn at_login(self) -> Self {
+        let encoding = self
+            .field(b'M')
+            .is_some_and(|m| m.starts_with(b"invalid value for parameter \"client_encoding\""));
+        let detail = self.field(b'D').filter(|_| encoding && self.sqlstate() == b"0A000");
+        let Some((first, rest)) = detail.and_then(<[u8]>::split_first) else { return self };
+        let mut body = b"C0A000\0M".to_vec();
+        body.push(first.to_ascii_lowercase());
+        body.extend_from_slice(rest.strip_suffix(b".").unwrap_or(rest));
+        body.extend_from_slice(b"\0\0");
+        Self { body }
     }
 
     /// The same error as one that ends the connection.
@@ -139,6 +159,16 @@ pub enum Error {
     UnsupportedProtocol { major: u16, minor: u16 },
     #[error("statement of {size} bytes exceeds max_statement_size {limit}")]
     StatementTooLarge { size: usize, limit: usize },
+    /// What the statement makes would keep its client's connection.
+    #[error("no pin is left for {}: {taken} of {bound} are taken", list(kinds))]
+    NoPinLeft { kinds: Vec<Kind>, taken: usize, bound: usize },
+    /// The same, found out when it was made.
+    #[error("no pin is left for {}, which a transaction has left: {taken} of {bound} are taken", list(kinds))]
+    NoPinLeftBehind { kinds: Vec<Kind>, taken: usize, bound: usize },
+    #[error("a client was idle for {idle:?} while it kept a connection because of {}", list(kinds))]
+    PinIdleTimeout { kinds: Vec<Kind>, idle: Duration, limit: Duration },
+    #[error("the server did not say what a transaction has left in its session: {reason}")]
+    SessionUnknown { reason: String, limit: Duration },
     #[error("client holds {limit} prepared statements already")]
     TooManyStatements { limit: usize },
     #[error(

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::session_state::list;
+
 use super::{Error, PoolFigures, SqlState, Standstill};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,13 @@ pub struct Report {
     pub verbatim: Option<Vec<u8>>,
 }
 
+const PINS_HINT: &str = "Raise max_pins (and pool_size with it), or end what keeps connections: SHOW HOLDERS names them. \
+                         What this would be is stated by session_objects, session_listen and session_statements.";
+
+fn pins_taken(taken: usize, bound: usize) -> String {
+    format!("{taken} of {bound} such places (max_pins) are taken in this pool.")
+}
+
 fn secs(d: Duration) -> String {
     format!("{:.3} s", d.as_secs_f64())
 }
@@ -47,6 +56,9 @@ fn figures_text(f: &PoolFigures) -> String {
     );
     if f.closing > 0 {
         s.push_str(&format!(", {} closing", f.closing));
+    }
+    if f.pinned > 0 {
+        s.push_str(&format!(", {} kept by what their sessions hold", f.pinned));
     }
     if let Some(why) = &f.standstill {
         s.push_str(&format!("; it serves nobody: {}", why.words(&f.database)));
@@ -126,6 +138,66 @@ pub fn report(error: &Error) -> Report {
                 format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
             ),
             "Use a driver that speaks protocol 3.",
+        ),
+        Error::NoPinLeft { kinds, taken, bound } => h(
+            d(
+                r(
+                    E,
+                    S::PROGRAM_LIMIT_EXCEEDED,
+                    "no_pin_left",
+                    format!(
+                        "refused: {} would keep a server connection, and no more clients of this pool may",
+                        list(kinds)
+                    ),
+                ),
+                pins_taken(*taken, *bound),
+            ),
+            PINS_HINT,
+        ),
+        Error::NoPinLeftBehind { kinds, taken, bound } => h(
+            d(
+                r(
+                    F,
+                    S::PROGRAM_LIMIT_EXCEEDED,
+                    "no_pin_left_behind",
+                    format!(
+                        "terminating connection: the transaction has left {}, and no more clients of this pool may keep \
+                         a server connection",
+                        list(kinds)
+                    ),
+                ),
+                format!("{} What the transaction has left is gone with its server connection.", pins_taken(*taken, *bound)),
+            ),
+            PINS_HINT,
+        ),
+        Error::PinIdleTimeout { kinds, idle, limit } => h(
+            d(
+                r(
+                    F,
+                    S::IDLE_SESSION_TIMEOUT,
+                    "pin_idle_timeout",
+                    format!("terminating connection: it was idle and kept a server connection for {}", list(kinds)),
+                ),
+                format!("It was idle for {}; pin_idle_timeout is {}.", secs(*idle), secs(*limit)),
+            ),
+            "Drop, close or unlock what the session holds before it is idle, or raise pin_idle_timeout.",
+        ),
+        Error::SessionUnknown { reason, limit } => h(
+            d(
+                r(
+                    F,
+                    S::CONNECTION_FAILURE,
+                    "session_unknown",
+                    "terminating connection: the server does not say what the transaction has left in its session"
+                        .to_owned(),
+                ),
+                format!(
+                    "{reason}. It has {} for the answer (session_check_timeout), within the statement_timeout and \
+                     lock_timeout of the session. The server connection was closed, and what the session has set is gone.",
+                    secs(*limit)
+                ),
+            ),
+            "Raise session_check_timeout, or the session's own statement_timeout.",
         ),
         Error::StatementTooLarge { size, limit } => h(
             d(

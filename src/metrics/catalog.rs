@@ -119,6 +119,10 @@ pub const CODES: &[&str] = &[
     "client_protocol_violation",
     "unsupported_protocol",
     "statement_too_large",
+    "no_pin_left",
+    "no_pin_left_behind",
+    "pin_idle_timeout",
+    "session_unknown",
     "too_many_statements",
     "statement_memory",
     "statement_memory_in_all",
@@ -287,6 +291,7 @@ const SERVER_ENDS: &[&str] = &[
     "parameters",
     "partial_message",
     "paused",
+    "pin_not_reset",
     "pool_closed",
     "protocol",
     "read_failed",
@@ -304,8 +309,20 @@ const SERVER_ENDS: &[&str] = &[
     "write_failed",
 ];
 
-const MARKS: &[&str] =
-    &["SET", "RESET", "LISTEN", "PREPARE", "LOAD", "DECLARE CURSOR", "CREATE TEMP", "DISCARD ALL"];
+const MARKS: &[&str] = &[
+    "SET",
+    "RESET",
+    "LISTEN",
+    "PREPARE",
+    "LOAD",
+    "DECLARE CURSOR",
+    "CREATE TEMP",
+    "ADVISORY LOCK",
+    "DISCARD ALL",
+];
+
+/// Of [`crate::proto::holdings::Kind`].
+const KINDS: &[&str] = &["statement", "channel", "temporary", "cursor", "lock"];
 
 const TIMEOUTS: &[&str] = &[
     "client_login_timeout",
@@ -316,6 +333,7 @@ const TIMEOUTS: &[&str] = &[
     "query_timeout_unanswered",
     "transaction_timeout",
     "idle_transaction_timeout",
+    "pin_idle_timeout",
 ];
 
 /// All of them, in the order of their export.
@@ -351,6 +369,7 @@ pub const METRICS: &[Metric] = &[
     pool("howdah_pool_servers", Gauge, "connections", POOL_STATE, "Server connections by state: idle, active (a client holds it), opening, repairing (being cleaned behind a client that left), canceling (kept until a cancel has struck), closing (until the server has closed its side)."),
     pool("howdah_pool_utilization_ratio", Gauge, "ratio", POOL, "Server connections that are not free, by pool_size; above 1 when the reserve is in use, 0 without limit."),
     pool("howdah_pool_serves_nobody", Gauge, "", &["database", "user", "role", "host", "reason"], "1 while this pool serves nobody, with the reason in a word (paused, killed, suspended, disabled, login_refused, unreachable, backoff, no_primary, no_replica, lag), else 0."),
+    pool("howdah_pool_pins", Gauge, "clients", POOL, "Clients that keep a server connection between their transactions because of what their session holds; max_pins bounds them."),
     pool("howdah_pool_waiting_clients", Gauge, "clients", POOL, "Clients in the queue for a server connection."),
     pool("howdah_pool_longest_wait_seconds", Gauge, "seconds", POOL, "How long the first in the queue has waited."),
     pool("howdah_pool_wait_seconds", Histogram, "seconds", POOL, "How long clients waited for a server connection; 0 where one was idle."),
@@ -417,11 +436,13 @@ pub const METRICS: &[Metric] = &[
     event("howdah_server_checks_total", "checks", &["result"], &["passed", "failed"], "Checks of servers that were idle for server_check_delay."),
     event("howdah_server_disconnects_total", "connections", &["reason"], SERVER_ENDS, "Server connections that ended, by reason."),
     event("howdah_server_close_timeouts_total", "connections", &[], &[], "Closed server connections whose place was given away although the server had not closed its side within 1 s; a server at its max_connections may refuse the next."),
+    event("howdah_pins_total", "pins", &["kind"], KINDS, "Times that a client kept its server connection behind a transaction, by what its session holds: statements of PREPARE, channels of LISTEN, temporary objects, cursors WITH HOLD, advisory locks."),
+    event("howdah_session_state_dropped_total", "transactions", &["kind"], KINDS, "Transactions behind which such state was dropped, because session_statements, session_listen or session_objects says so; the client gets a WARNING."),
     event("howdah_server_resets_total", "resets", &["mark"], MARKS, "Server connections that were reset before another client got them, by the command that made it necessary."),
     event("howdah_rollbacks_on_disconnect_total", "transactions", &[], &[], "Transactions that were rolled back because their client had gone."),
     event("howdah_reserve_connections_total", "connections", &[], &[], "Server connections that were opened from the reserve."),
     event("howdah_parameter_syncs_total", "exchanges", &[], &[], "Times that a server was given a client's parameters."),
-    event("howdah_parameter_sources_asked_total", "exchanges", &[], &[], "Times that a server was asked who had changed a parameter that it reported, because its client had run no SET: the client's set_config(), or a reload of the server's configuration."),
+    event("howdah_parameter_sources_asked_total", "exchanges", &[], &[], "Times that a server was asked what a transaction had left in its session."),
     event("howdah_parameter_refused_total", "exchanges", &[], &[], "Times that a server refused a client's parameters."),
     event("howdah_notifies_dropped_total", "messages", &[], &[], "Notifications on idle server connections, which nobody can be given."),
     event("howdah_leases_dropped_total", "connections", &[], &[], "Server connections that were lost with the task that held them; more than 0 is a bug."),

@@ -124,6 +124,7 @@ fn pool(out: &mut Series<'_>, p: &PoolFigures) {
         ("howdah_pool_min_size", f64::from(p.min_size)),
         ("howdah_pool_reserve_size", f64::from(p.reserve_size)),
         ("howdah_pool_utilization_ratio", p.utilization()),
+        ("howdah_pool_pins", p.pins as f64),
         ("howdah_pool_waiting_clients", p.counts.waiting as f64),
         ("howdah_pool_longest_wait_seconds", p.longest_wait.as_secs_f64()),
         ("howdah_transactions_total", t.transactions as f64),

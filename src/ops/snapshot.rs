@@ -195,6 +195,8 @@ pub(super) struct PoolFigures {
     /// Why it serves nobody.
     pub(super) standstill: Option<Standstill>,
     pub(super) longest_wait: Duration,
+    /// Clients that keep a connection between their transactions.
+    pub(super) pins: usize,
     /// Transactions that have been idle for longer than leak_threshold.
     pub(super) leaking: usize,
     pub(super) totals: PoolTotals,
@@ -311,6 +313,7 @@ impl PoolFigures {
             counts: pool.counts(),
             standstill: pool.serves_nobody(),
             longest_wait: pool.longest_wait(),
+            pins: pool.pins.places.taken(),
             leaking: pool.leaking.load(Ordering::Relaxed),
             totals: pool.totals(),
             since_change: pool.since_change(),

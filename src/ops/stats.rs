@@ -117,6 +117,7 @@ struct Pool<'a> {
     utilization: f64,
     waiting: usize,
     longest_wait_seconds: f64,
+    pins: usize,
     leaking_transactions: usize,
     totals: Totals,
     averages: Averages,
@@ -153,6 +154,9 @@ struct HeldBy {
     statement_id: Option<String>,
     server: Option<String>,
     server_pid: Option<i32>,
+    /// What its session holds, where it keeps the connection for that between its transactions.
+    pinned_by: Vec<&'static str>,
+    pinned_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -347,6 +351,8 @@ fn held_by(h: &Holder) -> HeldBy {
         statement_id: h.statement.as_ref().map(|_| format!("{:016x}", h.ctl.statement())),
         server: h.server.as_ref().map(|(host, _)| host.clone()),
         server_pid: h.server.as_ref().map(|(_, pid)| *pid),
+        pinned_by: h.pinned.iter().flat_map(|(kinds, _)| kinds.iter().map(|k| k.label())).collect(),
+        pinned_seconds: h.pinned.as_ref().map(|(_, since)| since.as_secs_f64()),
     }
 }
 
@@ -426,6 +432,7 @@ fn pool(p: &PoolFigures) -> Pool<'_> {
         utilization: p.utilization(),
         waiting: p.counts.waiting,
         longest_wait_seconds: p.longest_wait.as_secs_f64(),
+        pins: p.pins,
         leaking_transactions: p.leaking,
         totals: Totals {
             transactions: t.transactions,

@@ -66,6 +66,7 @@ fn pool() -> PoolFigures {
         standstill: None,
         counts: Counts { idle: 1, leased: 4, opening: 2, parked: 1, repairing: 1, closing: 6, waiting: 12 },
         longest_wait: Duration::from_millis(1500),
+        pins: 0,
         leaking: 1,
         since_change: (Duration::from_secs(2), Work::of(&totals)),
         totals,

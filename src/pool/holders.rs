@@ -9,6 +9,7 @@ use super::{Pool, PoolKey};
 use crate::client::ctl::{ClientCtl, ClientState, Signal};
 use crate::clock::Clock;
 use crate::services::Services;
+use crate::session_state::{Kind, list};
 
 /// Wait timeouts are told in the log once in this time for each pool, with the number of those between.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -30,6 +31,8 @@ pub struct Holder {
     pub caused: Duration,
     /// What it sent last, without constants.
     pub statement: Option<String>,
+    /// Why it keeps the connection between its transactions, and for how long it has, where it does.
+    pub pinned: Option<(Vec<Kind>, Duration)>,
     /// The server's address and process.
     pub server: Option<(String, i32)>,
     lease: (ConnId, u64),
@@ -49,6 +52,9 @@ impl std::fmt::Display for Holder {
             self.in_state.as_secs_f64(),
             self.caused.as_secs_f64()
         )?;
+        if let Some((kinds, since)) = &self.pinned {
+            write!(f, ", keeping it for {} since {:.3} s", list(kinds), since.as_secs_f64())?;
+        }
         match &self.statement {
             Some(text) => write!(f, ", last sent: {text}"),
             None => Ok(()),
@@ -84,6 +90,7 @@ impl Pool {
                 in_state: Duration::from_millis(ms.saturating_sub(h.holder.state_since())),
                 caused: h.caused,
                 statement: None,
+                pinned: None,
                 server: h.target.map(|t| (t.cancel.host.to_string(), t.cancel.pid)),
                 lease: (h.id, h.lease),
             };
@@ -91,6 +98,7 @@ impl Pool {
         };
         for h in &mut all {
             h.application = h.ctl.application_name();
+            h.pinned = self.pins.of(h.ctl.id);
             h.statement = self.services.queries.text(h.ctl.statement());
             // Its state may be older than its lease, where a wait was between them.
             h.in_state = h.in_state.min(h.held);

@@ -47,8 +47,24 @@ impl Lease {
     /// The transaction is over and the connection at a boundary. Marked session state is reset first. The last
     /// round trip took `query_us`, if it is not booked yet.
     #[inline]
-    pub fn release(mut self, stats: TxStats, query_us: Option<u64>, now: Instant) {
+    pub fn release(self, stats: TxStats, query_us: Option<u64>, now: Instant) {
         let report = LeaseReport { query_us, ..self.report(stats, true, now) };
+        self.give_back(report, now);
+    }
+
+    /// The same by a client that has kept the connection between its transactions, which are booked already.
+    pub fn release_rested(self, stats: TxStats, now: Instant) {
+        let report = LeaseReport { partial: true, ..self.report(stats, false, now) };
+        self.give_back(report, now);
+    }
+
+    /// Its client keeps the connection behind a transaction.
+    pub fn book_rest(&self, stats: TxStats, query_us: Option<u64>, now: Instant) {
+        self.pool.book_only(&LeaseReport { query_us, ..self.report(stats, true, now) });
+    }
+
+    #[inline]
+    fn give_back(mut self, report: LeaseReport, now: Instant) {
         let Some(mut conn) = self.conn.take() else { return };
         if conn.reset_always {
             conn.reset_always = false;

@@ -13,6 +13,7 @@ pub mod holders;
 pub mod inspect;
 pub mod lease;
 pub mod ledger;
+pub mod pins;
 pub mod registry;
 mod roles;
 pub mod shed;
@@ -39,6 +40,7 @@ use crate::journal::{self, Who};
 use crate::metrics::Histogram;
 use crate::net::tls::Handshakes;
 use crate::proto::encode;
+use crate::proto::holdings::Rules;
 use crate::proto::params::ParamSet;
 use crate::queries::Scope;
 use crate::relay::flow::Timeouts;
@@ -47,6 +49,7 @@ use crate::server::close::Goodbye;
 use crate::server::conn::{Quiet, ServerConn};
 use crate::server::connect::{self, Target};
 use crate::services::Services;
+use crate::session_state::Ways;
 use crate::tls::{Connector, Mode};
 
 use self::core::{
@@ -56,6 +59,7 @@ use self::departure::Departure;
 use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
+use self::pins::Pins;
 use self::spelling::Spellings;
 pub use self::waiting::Waiting;
 
@@ -343,6 +347,8 @@ pub struct HotSettings {
     pub reset_always: bool,
     pub wait_notify: Option<Duration>,
     pub no_simple_query: bool,
+    /// What is done about session state.
+    pub session: Rules,
 }
 
 type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, inspect::Facts>;
@@ -364,6 +370,7 @@ struct Inner {
 pub struct Pool {
     pub key: PoolKey,
     pub services: Arc<Services>,
+    pub pins: Pins,
     inner: Mutex<Inner>,
     spec: RwLock<Arc<PoolSpec>>,
     /// When its size or its servers' statements were last set, and what it had done by then.
@@ -432,6 +439,7 @@ impl Pool {
             version: AtomicU64::new(0),
             hot: Mutex::default(),
             greetings: Greetings::default(),
+            pins: Pins::default(),
             key,
             services,
         })
@@ -466,6 +474,7 @@ impl Pool {
             timeouts: Timeouts {
                 query: s.query_timeout,
                 session_idle: s.client_idle_timeout.filter(|_| s.mode == PoolMode::Session),
+                client_idle: s.client_idle_timeout,
                 transaction: s.transaction_timeout,
                 idle_transaction: s.idle_transaction_timeout,
                 client_write: p.client_write_timeout,
@@ -485,6 +494,23 @@ impl Pool {
             reset_always: spec.servers.reset_always && !s.reset_query.is_empty(),
             wait_notify: spec.servers.wait_notify,
             no_simple_query: spec.no_simple_query,
+            session: self.rules(&spec),
+        }
+    }
+
+    /// Where session state stays or is reset as PgBouncer does it, nothing is asked.
+    fn rules(&self, spec: &PoolSpec) -> Rules {
+        let s = &spec.settings;
+        // A size of 0 is without limit.
+        let half = if s.size == 0 { usize::MAX } else { (s.size / 2) as usize };
+        self.pins.places.set_bound(s.session.max_pins.map_or(half, |n| n as usize));
+        let asks = s.reset_state && s.mode != PoolMode::Session;
+        Rules {
+            asks,
+            always: asks && s.session.always,
+            own_connection: s.mode == PoolMode::Session,
+            ways: if asks { s.session.ways } else { Ways::RESET },
+            timeout: s.session.check_timeout,
         }
     }
 
@@ -633,6 +659,7 @@ impl Pool {
             size: inner.core.settings().size,
             connecting: c.opening,
             closing: c.closing,
+            pinned: self.pins.places.taken(),
             waiting: c.waiting,
             oldest_holder: holder,
             last_connect_error: inner.core.last_error().map(ToString::to_string),

@@ -60,6 +60,11 @@ pub fn notice(message: &str) -> Result<Vec<u8>, Error> {
     pgwire_encode(&NoticeResponse::new(head_fields("NOTICE", "00000", message)))
 }
 
+/// NoticeResponse of severity WARNING, SQLSTATE 01000.
+pub fn warning(message: &str) -> Result<Vec<u8>, Error> {
+    pgwire_encode(&NoticeResponse::new(head_fields("WARNING", "01000", message)))
+}
+
 /// AuthenticationMD5Password.
 pub fn authentication_md5(salt: [u8; 4]) -> Result<Vec<u8>, Error> {
     pgwire_encode(&Authentication::MD5Password(salt.to_vec()))

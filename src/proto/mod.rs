@@ -3,6 +3,7 @@
 
 pub mod encode;
 pub mod frame;
+pub mod holdings;
 pub mod params;
 pub mod pipeline;
 pub mod prepared;

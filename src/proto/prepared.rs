@@ -526,6 +526,8 @@ impl ClientStatements {
 
     /// The oldest unanswered one was skipped: the server keeps what it had. Newer ones belong to later batches.
     pub fn unnamed_skipped(&mut self) {
+        // What was noted is of the one that was skipped.
+        self.unnamed_effects = TextEffects::LONG;
         self.pending.pop_front();
     }
 

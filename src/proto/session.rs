@@ -8,6 +8,7 @@
 //! connection when one of its clients may have changed it ([`settled`]). What neither tells is *doubtful*, and is set
 //! or reset before the next client's first message.
 
+use super::holdings;
 use super::params::{ParamSet, is_fixed};
 use super::startup;
 
@@ -34,6 +35,11 @@ impl Standing<'_> {
     /// The server tells when this one changes, and clients may change it.
     fn reports(&self, name: &str) -> bool {
         !is_fixed(name) && self.view.get(name).is_some()
+    }
+
+    /// Whether a client that has set it takes it along.
+    fn follows(&self, name: &str, scope: Scope) -> bool {
+        scope == Scope::Everything || self.reports(name)
     }
 
     /// It is in force, and known to be set in this session.
@@ -71,6 +77,17 @@ fn is_console(reported: &ParamSet) -> bool {
     reported.get("server_version").is_some_and(|v| v.ends_with(b"/bouncer"))
 }
 
+/// What of a session follows its client to other connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// What the server reports; all else is reset or left behind.
+    Reported,
+    /// A session pool's: the connection stays its client's own, and what was named at the login is put back there.
+    OwnConnection,
+    /// Every parameter, the role, and what PREPARE has prepared.
+    Everything,
+}
+
 /// One statement that brings a server connection nearer to what its next client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamChange {
@@ -103,6 +120,12 @@ pub fn changes(on: &Standing<'_>, wanted: &ParamSet, raw: &ParamSet) -> Vec<Para
     };
     let mut undone: Vec<ParamChange> = Vec::new();
     let left = on.applied.iter().map(|(n, _)| n).chain(on.doubtful.iter().map(|n| &**n));
+    // One that is prepared otherwise has to go first.
+    for (name, value) in wanted.iter().filter(|(n, _)| holdings::is_prepared(n)) {
+        if on.applied.get(name).is_some_and(|now| now != value) {
+            undone.push(undo(name));
+        }
+    }
     for name in left.chain(on.unexplained(on.applied).map(|(n, _)| n)) {
         if wanted.get(name).is_none() && !undone.iter().any(|c| c.name.eq_ignore_ascii_case(name)) {
             undone.push(undo(name));
@@ -111,18 +134,19 @@ pub fn changes(on: &Standing<'_>, wanted: &ParamSet, raw: &ParamSet) -> Vec<Para
     let missing =
         wanted.iter().filter(|(n, v)| (raw.get(n).is_some() || !on.has(n, v)) && !on.has_for_good(n, v));
     let mut made: Vec<ParamChange> = missing.map(|(n, v)| set(n, v)).collect();
-    if undone.iter().chain(&made).any(|c| !is_identity(&c.name)) {
+    if undone.iter().chain(&made).any(|c| !is_identity(&c.name) && !holdings::is_prepared(&c.name)) {
         // A client's role has fewer rights than the login in whose name all of a startup packet is set.
         for (name, value) in wanted.iter().filter(|(n, v)| is_identity(n) && on.has(n, v)) {
             undone.push(undo(name));
             made.push(set(name, value));
         }
     }
-    // `role` stands before `session_authorization` where it is undone, and behind it where it is set.
+    // `role` stands before `session_authorization` where it is undone, and behind it where it is set. What is prepared
+    // means what it does under all of them.
     undone.sort_by_key(|c| (!is_identity(&c.name), c.name.to_ascii_lowercase()));
     made.sort_by_key(|c| {
         let identity = is_identity(&c.name);
-        (identity, identity && c.name.eq_ignore_ascii_case("role"))
+        (holdings::is_prepared(&c.name), identity, identity && c.name.eq_ignore_ascii_case("role"))
     });
     undone.append(&mut made);
     undone
@@ -158,29 +182,33 @@ pub struct Settled {
 
 /// `named` and `carried` are what the client named at its login and what it had before; `session` is what the server
 /// says was set in the session, with its value. A parameter that nobody has set there any more returns to what the
-/// client named, or to the default. A client that `keeps` its connection keeps also what it has set of what the server
-/// does not report.
+/// client named, or to the default.
 pub fn settled(
     named: &ParamSet,
     carried: &ParamSet,
     on: &Standing<'_>,
     session: &ParamSet,
-    keeps: bool,
+    scope: Scope,
 ) -> Settled {
     let mut overrides = named.clone();
     for (name, value) in session.iter().filter(|(n, v)| {
         // One of an application that was reset is empty.
+        let keeps = scope == Scope::OwnConnection;
         keeps && named.get(n).is_some() && !on.reports(n) && !(n.contains('.') && v.is_empty())
     }) {
         overrides.set(name, value);
     }
     for (name, value) in carried.iter() {
         // Another server may report it.
-        if named.get(name).is_none() && on.view.get(name).is_none() {
+        if scope != Scope::Everything && named.get(name).is_none() && on.view.get(name).is_none() {
             overrides.set(name, value);
         }
     }
-    for (name, value) in session.iter().filter(|(n, _)| on.reports(n)) {
+    for (name, value) in session.iter().filter(|(n, v)| {
+        // One of an application that was reset is empty, and then what was named is meant; where nothing was, it is
+        // empty on a connection of its own, too.
+        on.follows(n, scope) && !(n.contains('.') && v.is_empty() && named.get(n).is_some())
+    }) {
         let of_the_pool = on.pool.get(name) == Some(value) && carried.get(name).is_none();
         if named.get(name).is_some() || !of_the_pool {
             overrides.set(name, value);
@@ -229,6 +257,13 @@ pub fn shown(view: &ParamSet, overrides: &ParamSet) -> ParamSet {
 /// The text of a change. `set_config` takes a value whole, where SET would take a list's commas for parts of one
 /// name. Its last row is the value as the server spells it, for [`unhex`].
 pub fn statement(change: &ParamChange) -> String {
+    if let Some(name) = holdings::prepared_name(&change.name) {
+        return match &change.value {
+            // It was asked for in the database's encoding, as all of an answer.
+            Some(text) => String::from_utf8_lossy(text).into_owned(),
+            None => format!("DEALLOCATE {}", quote_one(&String::from_utf8_lossy(&name))),
+        };
+    }
     let name = startup::quote_literal(&change.name);
     let back = || format!("RESET {}", quote_name(&change.name));
     let set = |value: &[u8]| {
@@ -249,21 +284,25 @@ pub fn question(on: &Standing<'_>) -> String {
     let names = on.applied.iter().map(|(n, _)| n).chain(on.doubtful.iter().map(|n| &**n));
     let unlisted: Vec<String> = names
         .filter(|n| n.contains('.') || is_identity(n))
+        .chain(["role", "session_authorization"].into_iter().filter(|n| on.applied.get(n).is_none()))
         .map(|n| {
             let name = startup::quote_literal(n);
             let value = format!("pg_catalog.current_setting({name}, true)");
             format!(" UNION ALL SELECT {name}, {}", hex_of(&value))
         })
         .collect();
+    // Those of a transaction are no session's.
     format!(
-        "SELECT name, {} FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'{}",
+        "SELECT name, {} FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
+         AND name OPERATOR(pg_catalog.<>) ALL ('{{transaction_isolation,transaction_read_only,\
+         transaction_deferrable}}'){}",
         hex_of("pg_catalog.current_setting(name)"),
         unlisted.concat()
     )
 }
 
 /// The bytes of a value in ASCII, so that they are the same under every `client_encoding`.
-fn hex_of(expression: &str) -> String {
+pub(super) fn hex_of(expression: &str) -> String {
     let bytes = format!("pg_catalog.convert_to({expression}, pg_catalog.getdatabaseencoding())");
     format!("pg_catalog.encode({bytes}, 'hex')")
 }
@@ -291,8 +330,12 @@ pub fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     text.chunks(2).map(byte).collect()
 }
 
+fn quote_one(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 fn quote_name(name: &str) -> String {
-    name.split('.').map(|p| format!("\"{}\"", p.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+    name.split('.').map(quote_one).collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod effects;
 pub mod fingerprint;
 pub mod lexer;
 
-pub use effects::{TextEffects, deallocate_name, effects, needs_look};
+pub use effects::{TextEffects, application_parameters, deallocate_name, effects, needs_look, prepare_of};
 use lexer::{Lexer, Token};
 
 /// What the SETs and RESETs of a text are about, as far as they outlive its transaction.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crate::net::lane::Lane;
 use crate::proto::encode;
 use crate::proto::frame::{self, Header, be};
+use crate::proto::holdings;
 use crate::proto::pipeline::{Expect, Reply, TxStatus};
 use crate::proto::prepared::{NO_SUCH_STATEMENT, SERVER_PREFIX, STAND_IN};
+use crate::proto::sql::TextEffects;
 use crate::relay::state::{ClientProto, DISCARDED, Env, Retry, ServerState, Unnamed};
 
 /// Messages that must be seen whole may have this many bytes; longer ones of these types are forwarded unseen
@@ -130,7 +132,7 @@ fn step(
                 return Ok(false);
             }
             let tag = down.unscanned().get(frame::HEADER..h.total.saturating_sub(1)).unwrap_or_default();
-            if let [b'S' | b'R' | b'L' | b'P' | b'D' | b'C', ..] = tag {
+            if let [b'S' | b'R' | b'L' | b'P' | b'D' | b'C' | b'U', ..] = tag {
                 command_tag(tag, c, s);
             }
             if s.one_at_a_time {
@@ -167,10 +169,10 @@ fn step(
                 down.forward(h.total);
             }
         }
-        be::NOTICE | be::NOTIFICATION => {
-            if h.tag == be::NOTICE {
-                s.own_flush.keeps_back = false;
-            }
+        // Whoever holds the connection listens.
+        be::NOTIFICATION => down.forward(h.total),
+        be::NOTICE => {
+            s.own_flush.keeps_back = false;
             if matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
                 down.discard(h.total);
             } else {
@@ -195,7 +197,7 @@ fn step(
                         // It had lost the statement behind our back, and has this one by its name now.
                         s.statements.remove(d.live.id);
                         s.statements_doubtful = true;
-                        s.marked.get_or_insert("PREPARE");
+                        s.marked = s.marked.filter(|m| *m != DISCARDED).or(Some("PREPARE"));
                         c.statements.insert(&d.name, d.fresh.clone());
                     }
                     _ => {}
@@ -270,13 +272,16 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
             c.led_back.get_or_insert_default();
         }
     }
+    if let [b'D' | b'C' | b'U', ..] = tag {
+        suspect(tag, c, s);
+    }
     let mark = match tag {
-        b"SET" if c.effects.session_set => "SET",
-        b"RESET" if c.effects.session_set => "RESET",
+        b"SET" if c.effects.has(TextEffects::SESSION_SET) => "SET",
+        b"RESET" if c.effects.has(TextEffects::SESSION_SET) => "RESET",
         b"LISTEN" => "LISTEN",
         b"PREPARE" => "PREPARE",
         b"LOAD" => "LOAD",
-        b"DECLARE CURSOR" if c.effects.hold => "DECLARE CURSOR",
+        b"DECLARE CURSOR" if c.effects.has(TextEffects::HOLD) => "DECLARE CURSOR",
         b"DEALLOCATE ALL" => {
             forget_statements(c, s);
             return;
@@ -284,7 +289,7 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
         b"DEALLOCATE" => {
             let Some((name, stmt)) = c.deallocating.pop_front() else {
                 // Among several statements of one text, or in a function: it may have been one of the shared ones.
-                s.marked.get_or_insert("PREPARE");
+                s.mark("PREPARE");
                 return;
             };
             if let Some(stmt) = stmt {
@@ -301,10 +306,22 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
             c.discarded = true;
             return;
         }
-        t if c.effects.temp && (t.starts_with(b"CREATE") || t.starts_with(b"SELECT")) => "CREATE TEMP",
+        t if c.effects.has(TextEffects::TEMP) && (t.starts_with(b"CREATE") || t.starts_with(b"SELECT")) => {
+            "CREATE TEMP"
+        }
         _ => return,
     };
     s.marked = Some(mark);
+}
+
+/// Commands that may end what a session holds, or make a part of it without a trace of that in their text.
+fn suspect(tag: &[u8], c: &mut ClientProto, s: &ServerState) {
+    let ends: [&[u8]; 5] = [b"DROP", b"CLOSE", b"UNLISTEN", b"DEALLOCATE", b"DISCARD"];
+    let holds = || s.pinned.is_some() || s.applied.iter().any(|(n, _)| holdings::is_prepared(n));
+    // A search_path may lead into a temporary schema.
+    if tag.starts_with(b"CREATE") || ends.iter().any(|w| tag.starts_with(w)) && holds() {
+        c.effects.add(TextEffects::HIDDEN);
+    }
 }
 
 fn forget_statements(c: &mut ClientProto, s: &mut ServerState) {

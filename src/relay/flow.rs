@@ -21,8 +21,9 @@ use crate::proto::frame;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down::{self, Down};
 use crate::relay::observe;
+use crate::relay::params;
 use crate::relay::parting::{self, PATIENCE, Parting, Step};
-use crate::relay::state::{ClientProto, Env, ErrorBody, Retry};
+use crate::relay::state::{ClientProto, Env, ErrorBody, Pinned, Retry};
 use crate::relay::up::{self, Up};
 use crate::services::Services;
 
@@ -36,6 +37,8 @@ pub enum End {
     Boundary,
     /// A session pool's client has reset its parameters: those that it named at its login are put back.
     Restore,
+    /// A client that keeps its connection may have changed what its session holds.
+    Check,
     /// The client said Terminate, or its stream ended.
     ClientGone(&'static str),
     /// The client gets this and is closed; the server is cleaned.
@@ -50,6 +53,8 @@ pub struct Timeouts {
     pub query: Option<Duration>,
     /// Of a session pool, whose client keeps its server while it is idle.
     pub session_idle: Option<Duration>,
+    /// `client_idle_timeout`, whatever the mode.
+    pub client_idle: Option<Duration>,
     pub transaction: Option<Duration>,
     pub idle_transaction: Option<Duration>,
     pub client_write: Option<Duration>,
@@ -149,6 +154,7 @@ pub struct Flow<'a> {
     pub proto: &'a mut ClientProto,
     pub lease: &'a mut Lease,
     pub env: Env<'a>,
+    /// Session mode also for a client that keeps its connection because of what its session holds.
     pub mode: PoolMode,
     pub timeouts: &'a Timeouts,
     pub timers: Timers,
@@ -286,6 +292,9 @@ impl Flow<'_> {
                     self.batch_over(false);
                     self.idle_session();
                     let busy = self.up.mid_pass() || self.up.has_output();
+                    if self.pinned().is_some() {
+                        return self.check_pinned(busy);
+                    }
                     return (self.proto.may_have_reset() && !busy).then_some(End::Restore);
                 }
                 if self.up.mid_pass() || self.up.has_output() {
@@ -355,6 +364,26 @@ impl Flow<'_> {
         self.timers.cancelled = None;
         self.timers.copy_failed = false;
         self.proto.own_cancel = None;
+    }
+
+    /// Why its client keeps the connection between transactions, where that is what its session holds.
+    fn pinned(&mut self) -> Option<&Pinned> {
+        self.lease.conn()?.state.pinned.as_deref()
+    }
+
+    /// Behind a transaction of a client that keeps its connection.
+    fn check_pinned(&mut self, busy: bool) -> Option<End> {
+        if busy {
+            return None;
+        }
+        let conn = self.lease.conn()?;
+        let rules = conn.state.pinned.as_ref().map(|p| p.rules)?;
+        if params::in_doubt(self.proto, &conn.state, &rules) {
+            return Some(End::Check);
+        }
+        params::learn(self.services, self.ctl, self.proto, conn, self.down);
+        self.proto.end_transaction();
+        None
     }
 
     /// A session pool's client keeps its server between transactions.
@@ -605,7 +634,12 @@ impl Flow<'_> {
 
     /// Nothing more can be done now: sees whether a limit has passed, and says when to look again.
     fn watch_time(&mut self) -> Option<End> {
-        let t = *self.timeouts;
+        let mut t = *self.timeouts;
+        if self.mode == PoolMode::Session
+            && let Some(pinned) = self.pinned()
+        {
+            t.session_idle = pinned.idle.or(t.client_idle);
+        }
         let none = t.query.is_none()
             && t.transaction.is_none()
             && t.idle_transaction.is_none()
@@ -652,8 +686,13 @@ impl Flow<'_> {
         if let (Some(limit), Some(at)) = (t.session_idle, self.timers.session_idle)
             && due(at + limit)
         {
-            let e = Error::ClientIdleTimeout { idle: since(at), limit };
-            return Some(self.timed_out("client_idle_timeout", e));
+            let idle = since(at);
+            return Some(match self.pinned().filter(|p| p.idle.is_some()).map(|p| p.kinds.clone()) {
+                Some(kinds) => {
+                    self.timed_out("pin_idle_timeout", Error::PinIdleTimeout { kinds, idle, limit })
+                }
+                None => self.timed_out("client_idle_timeout", Error::ClientIdleTimeout { idle, limit }),
+            });
         }
         if let (true, Some(at)) = (self.timers.at_end && !t.cancel_wait.is_zero(), self.timers.idle)
             && due(at + t.cancel_wait)

@@ -10,14 +10,17 @@ use crate::error::ServerError;
 use crate::net::lane::Lane;
 use crate::proto::encode;
 use crate::proto::frame::{self, be};
+use crate::proto::holdings::{self, Holdings, Rules};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Expect, TxStatus};
-use crate::proto::session::{self, Outcome, ParamChange};
+use crate::proto::session::{self, Outcome, ParamChange, Scope};
+use crate::proto::sql::TextEffects;
 use crate::relay::broken::Broken;
 use crate::relay::down;
-use crate::relay::state::{ClientProto, ServerState, Unnamed};
+use crate::relay::state::{ClientProto, DISCARDED, ServerState, Unnamed};
 use crate::server::conn::ServerConn;
 use crate::services::Services;
+use crate::session_state::Way;
 
 /// The usual case: the server is as this client left it, or as one like it did.
 #[inline]
@@ -170,15 +173,25 @@ fn tell(c: &mut ClientProto, view: &Arc<ParamSet>, down: &mut Lane) {
 
 /// Whether the server must be asked what a transaction has left: a text that may set or reset what the server reports
 /// was answered SET or RESET, or the server reports what nobody accounts for. What is set behind a DISCARD ALL is the
-/// client's over what it named at its login.
-pub fn in_doubt(c: &ClientProto, s: &ServerState) -> bool {
+/// client's over what it named at its login. Where `rules` say that it is asked what the session holds, any trace of
+/// something that it may hold is enough.
+pub fn in_doubt(c: &ClientProto, s: &ServerState, rules: &Rules) -> bool {
+    if rules.asks && may_hold(c, s, rules) {
+        return true;
+    }
     if c.discarded {
         return c.set_in_transaction
             || !s.pool_set.is_empty()
             || s.standing().is_unexplained(&ParamSet::default());
     }
-    (c.set_in_transaction && c.effects.reported_set)
+    (c.set_in_transaction && c.effects.has(TextEffects::REPORTED_SET))
         || (s.view_changed && s.standing().is_unexplained(&c.overrides))
+}
+
+/// Whether the session may hold what the server does not report.
+#[inline]
+fn may_hold(c: &ClientProto, s: &ServerState, rules: &Rules) -> bool {
+    c.effects.may_hold() || s.marked.is_some_and(|m| m != DISCARDED) || !s.doubtful.is_empty() || rules.always
 }
 
 /// What the server says was set in the session, with its values. The caller bounds the time.
@@ -186,26 +199,84 @@ async fn ask_session(conn: &mut ServerConn) -> Result<ParamSet, Broken> {
     let sql = session::question(&conn.state.standing());
     let query = encode::query(&sql).map_err(|_| "parameter_encoding")?;
     let mut answers = ask_all(conn, query, 1).await?;
-    let Some(answer) = answers.pop().filter(|a| a.error.is_none()) else {
-        return Err("parameter_source".into());
-    };
+    session_of(answers.pop(), &conn.user)
+}
+
+/// The answer to the question for what was set, in a session of this login.
+fn session_of(answer: Option<Answer>, login: &str) -> Result<ParamSet, Broken> {
+    let Some(answer) = answer.filter(|a| a.error.is_none()) else { return Err("parameter_source".into()) };
     let mut set = ParamSet::default();
     for row in answer.rows {
         // A parameter of an application that was never set has no value.
         let mut columns = row.into_iter();
         if let (Some(Some(name)), Some(Some(value))) = (columns.next(), columns.next()) {
             let name = String::from_utf8(name).map_err(|_| "parameter_source")?;
-            set.set(&name, &session::unhex(&value).ok_or("parameter_source")?);
+            let value = session::unhex(&value).ok_or("parameter_source")?;
+            // The identity is asked for by name, and may be the login's own.
+            let own = match name.as_str() {
+                "role" => value == b"none",
+                "session_authorization" => value == login.as_bytes(),
+                _ => false,
+            };
+            if !own {
+                set.set(&name, &value);
+            }
         }
     }
     Ok(set)
+}
+
+/// What a session's own limits leave no time for is asked in a transaction that has none.
+const BEGIN_UNLIMITED: &str = "BEGIN READ ONLY";
+const LIMITS: &str =
+    "SELECT pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('lock_timeout')";
+const UNLIMIT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
+
+/// It was cancelled, or a lock was not to be had in time.
+fn was_limited(e: &ServerError) -> bool {
+    matches!(e.sqlstate(), b"57014" | b"55P03")
+}
+
+/// Statements of our own, each in a message of its own, all in one write.
+async fn queries<S: AsRef<str>>(conn: &mut ServerConn, texts: &[S]) -> Result<Vec<Answer>, Broken> {
+    let mut out = Vec::new();
+    for sql in texts {
+        out.extend_from_slice(&encode::query(sql.as_ref()).map_err(|_| "parameter_encoding")?);
+    }
+    ask_all(conn, out, texts.len()).await
+}
+
+/// Both questions in one write: what is set, and what else the session holds.
+async fn ask_everything(conn: &mut ServerConn, follow: bool) -> Result<(ParamSet, Holdings, bool), Broken> {
+    let questions = [session::question(&conn.state.standing()), holdings::question()];
+    let mut answers = queries(conn, &questions).await?;
+    let mut limits = Vec::new();
+    if answers.iter().any(|a| a.error.as_ref().is_some_and(was_limited)) {
+        // The session's own limits are too short for a question.
+        let [session, held] = &questions;
+        let mut all = queries(conn, &[BEGIN_UNLIMITED, LIMITS, UNLIMIT, session, held, "COMMIT"]).await?;
+        let rows = |a: &mut Answer| a.rows.pop().unwrap_or_default();
+        limits = all.get_mut(1).map(rows).unwrap_or_default();
+        answers = all.drain(..).skip(3).take(2).collect();
+    }
+    let held = answers.pop().filter(|a| a.error.is_none()).ok_or("parameter_source")?;
+    let mut set = session_of(answers.pop(), &conn.user)?;
+    for (name, value) in ["statement_timeout", "lock_timeout"].into_iter().zip(limits) {
+        set.set(name, &value.ok_or("parameter_source")?);
+    }
+    let pools = &conn.state.pool_holds;
+    let (held, complete) = holdings::read(held.rows, follow, &mut set, pools).ok_or("parameter_source")?;
+    Ok((set, held, complete))
 }
 
 /// Behind `on_connect`, on a session in which nothing else is set: all that is set is the pool's. The caller bounds
 /// the time.
 pub async fn ask_pool_set(conn: &mut ServerConn) -> Result<(), Broken> {
     conn.state.defaults = conn.state.view.clone();
-    conn.state.pool_set = Arc::new(ask_session(conn).await?);
+    conn.state.pool_holds = Arc::default();
+    let (set, held, _) = ask_everything(conn, false).await?;
+    conn.state.pool_set = Arc::new(set);
+    conn.state.pool_holds = Arc::new(held);
     Ok(())
 }
 
@@ -213,7 +284,7 @@ pub async fn ask_pool_set(conn: &mut ServerConn) -> Result<(), Broken> {
 /// bounds the time.
 pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(), Broken> {
     let set = ask_session(conn).await?;
-    let found = session::settled(&nothing, &nothing, &conn.state.standing(), &set, false);
+    let found = session::settled(&nothing, &nothing, &conn.state.standing(), &set, Scope::Reported);
     conn.state.new_defaults(Arc::new(found.defaults));
     let left = found.applied.iter().chain(found.overrides.iter()).map(|(n, _)| Box::from(n));
     conn.state.doubtful = left.collect();
@@ -227,7 +298,8 @@ pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(
     Ok(())
 }
 
-/// Asks the server what a transaction has left, and takes it in. `keeps`: see [`session::settled`].
+/// Asks the server what a transaction has left, and takes it in. Returns what the session holds besides, where the
+/// `rules` say that it is asked.
 pub async fn attribute(
     services: &Services,
     ctl: &ClientCtl,
@@ -235,11 +307,23 @@ pub async fn attribute(
     conn: &mut ServerConn,
     down: &mut Lane,
     limit: Duration,
-    keeps: bool,
-) -> Result<(), Broken> {
+    rules: &Rules,
+) -> Result<Holdings, Broken> {
     services.counters.count("parameter_sources_asked_total", "");
-    let asked = tokio::time::timeout(limit, ask_session(conn)).await;
-    let set = match asked.unwrap_or_else(|_| Err("parameter_timeout".into())) {
+    let holds = rules.asks && may_hold(c, &conn.state, rules);
+    let asked = async {
+        if holds {
+            return ask_everything(conn, rules.ways.statements == Way::Follow).await;
+        }
+        let mut set = ask_session(conn).await?;
+        // Nothing has touched what is prepared.
+        for (name, text) in conn.state.applied.iter().filter(|(n, _)| holdings::is_prepared(n)) {
+            set.set(name, text);
+        }
+        Ok((set, Holdings::default(), true))
+    };
+    let asked = tokio::time::timeout(limit, asked).await;
+    let (set, held, complete) = match asked.unwrap_or(Err("parameter_timeout".into())) {
         Ok(set) => set,
         Err(why) => {
             // The connection is of no use any more; what its client has set is not to be lost with it.
@@ -247,16 +331,24 @@ pub async fn attribute(
             return Err(why);
         }
     };
-    let found = session::settled(&c.named, c.carried(), &conn.state.standing(), &set, keeps);
-    if found.pool_lost {
-        conn.state.marked.get_or_insert("RESET");
+    let scope = match (rules.own_connection, rules.ways.parameters) {
+        (true, _) => Scope::OwnConnection,
+        // What is not asked for does not show in the answer.
+        (false, Way::Follow) if rules.asks => Scope::Everything,
+        _ => Scope::Reported,
+    };
+    let found = session::settled(&c.named, c.carried(), &conn.state.standing(), &set, scope);
+    if found.pool_lost || !complete {
+        conn.state.marked = Some("RESET");
+    } else if holds {
+        conn.state.marked = rules.mark(&held, conn.state.marked, c.effects.has(TextEffects::NAMELESS));
     }
     if found.defaults != *conn.state.defaults {
         conn.state.new_defaults(services.params.intern(found.defaults));
     }
     stand(services, conn, found.applied, Vec::new());
     taken_in(services, ctl, c, conn, down, found.overrides);
-    Ok(())
+    Ok(held)
 }
 
 /// After a transaction in which the server reported changes that are all accounted for, or of which nothing is left.
@@ -303,10 +395,10 @@ fn taken_in(
 
 /// A client leaves, and its connection is not asked: it is reset, or closed where nothing resets it. Whether it has
 /// to be.
-pub fn left(c: &ClientProto, conn: &mut ServerConn) -> bool {
-    let doubt = in_doubt(c, &conn.state);
+pub fn left(c: &ClientProto, conn: &mut ServerConn, rules: &Rules) -> bool {
+    let doubt = in_doubt(c, &conn.state, rules);
     if doubt {
-        conn.state.marked.get_or_insert("SET");
+        conn.state.mark("SET");
     }
     doubt
 }
@@ -399,7 +491,11 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
                     kept += message.len();
                     answer.notices.extend_from_slice(message);
                 }
-                be::NOTIFICATION => {}
+                be::NOTIFICATION => {
+                    // Its client listens, and hears it behind the question.
+                    kept += message.len();
+                    conn.state.heard.extend_from_slice(message);
+                }
                 tag => {
                     if tag == be::DATA_ROW {
                         let row = columns(body).ok_or("protocol")?;

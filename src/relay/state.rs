@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use super::tx_stats::TxStats;
 use crate::error::Error;
+use crate::proto::holdings::{Holdings, Rules};
 use crate::proto::params::{self, Excess, ParamSet};
 use crate::proto::pipeline::Pipeline;
 use crate::proto::prepared::{ClientStatements, Interner, Memory, ServerStatements, Statement};
 use crate::proto::session::Standing;
-use crate::proto::sql::TextEffects;
+use crate::proto::sql::{TextEffects, application_parameters};
 use crate::queries::{Scope, calls::Calls};
+use crate::session_state::{Kind, PinPlace, PinPlaces, Ways};
 
 /// Whose unnamed statement a server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,14 @@ pub struct ServerState {
     pub doubtful: Vec<Box<str>>,
     /// What `on_connect` has set in this session.
     pub pool_set: Arc<ParamSet>,
+    /// What else it holds since then.
+    pub pool_holds: Arc<Holdings>,
+    /// Where its client keeps it between transactions because of what its session holds.
+    pub pinned: Option<Box<Pinned>>,
+    /// Notifications that came while the server was asked something of Howdah's own.
+    pub heard: Vec<u8>,
+    /// For what runs in the current transaction and would pin.
+    pub reserved: Option<PinPlace>,
     /// The completion tag that showed session state which must be reset.
     pub marked: Option<&'static str>,
     /// A ReadyForQuery has come for the client since the last boundary.
@@ -71,6 +83,15 @@ pub struct ServerState {
     pub routed: Option<&'static str>,
     /// Where its role matters.
     pub role: Option<RoleWatch>,
+}
+
+/// A client that keeps its connection between transactions because of what its session holds.
+#[derive(Debug)]
+pub struct Pinned {
+    pub kinds: Vec<Kind>,
+    /// `pin_idle_timeout`.
+    pub idle: Option<Duration>,
+    pub rules: Rules,
 }
 
 /// What a server says of its role, and what its clients are told.
@@ -151,6 +172,10 @@ impl ServerState {
             applied: nothing.clone(),
             doubtful: Vec::new(),
             pool_set: nothing,
+            pool_holds: Arc::default(),
+            pinned: None,
+            heard: Vec::new(),
+            reserved: None,
             marked: None,
             ready_seen: false,
             fatal: false,
@@ -167,6 +192,22 @@ impl ServerState {
             one_at_a_time: false,
             routed: None,
             role: None,
+        }
+    }
+
+    /// Something has been left in the session that must be reset, which a DISCARD ALL before it does not.
+    pub fn mark(&mut self, tag: &'static str) {
+        if self.marked.is_none_or(|m| m == DISCARDED) {
+            self.marked = Some(tag);
+        }
+    }
+
+    /// Parameters of applications that a text names where it may set them: the server is asked for them by name.
+    pub fn doubt_named(&mut self, sql: &[u8]) {
+        for name in application_parameters(sql) {
+            if !self.doubtful.iter().any(|n| n.eq_ignore_ascii_case(&name)) {
+                self.doubtful.push(name.into());
+            }
         }
     }
 
@@ -406,68 +447,6 @@ pub struct ClientProto {
     pub told: Option<Box<Vec<Error>>>,
 }
 
-/// Counted while a lease lasts, booked when it ends. Every idle client has room for it, so what is counted by messages
-/// of one transaction is small.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TxStats {
-    pub queries: u32,
-    pub errors: u32,
-    pub from_client: u64,
-    pub to_client: u64,
-    pub client_parses: u32,
-    pub server_parses: u32,
-    pub binds: u32,
-    /// Named statements that the server had when they were needed, and those that it had to give up for others.
-    pub statement_hits: u32,
-    pub statement_evictions: u32,
-    /// In a transaction, its client had the turn for so long; and it took nothing of its results for so long.
-    pub client_us: u64,
-    pub stall_us: u64,
-    /// Its client waited so long for a server, in whatever queues.
-    pub queued_us: u64,
-    /// Writes that a read-only transaction refused (25006).
-    pub refused_writes: u32,
-    /// Serialization failures, which recovery conflicts are (40001).
-    pub conflicts: u32,
-    /// What was taken for a read has done more: see [`TxStats::see`].
-    pub wrote: bool,
-    ended: bool,
-}
-
-impl TxStats {
-    /// Takes what is booked; what routing reads at the end of a lease stays.
-    pub fn take_figures(&mut self) -> Self {
-        let (wrote, ended, refused_writes, conflicts) =
-            (self.wrote, self.ended, self.refused_writes, self.conflicts);
-        let kept = Self { wrote, ended, refused_writes, conflicts, ..Self::default() };
-        std::mem::replace(self, kept)
-    }
-
-    /// A completion tag in what was taken for one transaction that only reads, and runs where it could write. A
-    /// text can go on behind its COMMIT, and SET can make a block one that writes.
-    pub fn see(&mut self, tag: &[u8]) {
-        const READS: [&[u8]; 11] = [
-            b"BEGIN",
-            b"START",
-            b"SELECT",
-            b"SHOW",
-            b"FETCH",
-            b"MOVE",
-            b"DECLARE",
-            b"CLOSE",
-            b"EXPLAIN",
-            b"SAVEPOINT",
-            b"RELEASE",
-        ];
-        let word = tag.split(|b| matches!(b, b' ' | 0)).next().unwrap_or_default();
-        if matches!(word, b"COMMIT" | b"ROLLBACK") {
-            self.ended = true;
-        } else {
-            self.wrote |= self.ended || !READS.contains(&word);
-        }
-    }
-}
-
 impl ClientProto {
     /// What it had before whatever is found now: behind a DISCARD ALL, what it named at its login.
     pub fn carried(&self) -> &ParamSet {
@@ -494,10 +473,20 @@ impl ClientProto {
         Some((name, news.then_some(told)))
     }
 
+    /// `SET name TO DEFAULT` is a RESET, and is answered as a SET.
+    pub fn may_lead_back(&mut self, text: &[u8], effects: TextEffects) {
+        const WORD: &[u8] = b"default";
+        let sets = effects.has(TextEffects::REPORTED_SET) && !self.named.is_empty();
+        if sets && text.windows(WORD.len()).any(|w| w.eq_ignore_ascii_case(WORD)) {
+            self.led_back.get_or_insert_default();
+        }
+    }
+
     /// What it named at its login may not be in force any more.
     #[inline]
     pub fn may_have_reset(&self) -> bool {
-        let set = self.set_in_transaction && (self.effects.session_set || self.effects.reported_set);
+        let set = self.set_in_transaction
+            && (self.effects.has(TextEffects::SESSION_SET) || self.effects.has(TextEffects::REPORTED_SET));
         (self.discarded || set) && !self.named.is_empty()
     }
 
@@ -523,6 +512,17 @@ impl ClientProto {
         }
     }
 
+    /// Forgets what belonged to one transaction, but for its figures.
+    pub fn end_transaction(&mut self) {
+        self.effects = TextEffects::default();
+        self.set_in_transaction = false;
+        self.discarded = false;
+        self.led_back = None;
+        self.statements.settle();
+        self.deallocating.clear();
+        self.own_cancel = None;
+    }
+
     /// It was told this error. Of a batch that is nothing but errors a part is enough.
     pub fn is_told(&mut self, e: Error) {
         let told = self.told.get_or_insert_default();
@@ -544,6 +544,11 @@ pub struct Env<'a> {
     pub max_server_memory: usize,
     pub max_client_memory: usize,
     pub max_memory: usize,
+    /// The server is asked what a suspected transaction has left: what a text names is kept for that.
+    pub asks: bool,
+    /// Where it is, a statement that would pin takes one of these first, and these say what would.
+    pub pins: &'a Arc<PinPlaces>,
+    pub ways: &'a Ways,
     /// Statements are renamed and shared; false in session mode, where everything passes as it is.
     pub share_statements: bool,
     /// Where statements are counted, if they are.

@@ -239,6 +239,9 @@ impl World {
             max_memory: 1 << 30,
             share_statements: true,
             queries: None,
+            asks: false,
+            pins: &Arc::default(),
+            ways: &crate::session_state::Ways::RESET,
         };
         let c = &mut clients[i];
         let mut progress = false;

@@ -15,6 +15,7 @@ use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
 use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
+use crate::session_state::{Kind, Way};
 
 /// Names and texts that must be seen whole are looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
@@ -184,8 +185,32 @@ fn whole(up: &mut Lane, total: usize) -> bool {
 }
 
 /// What a statement's text does beyond what its completion tag tells.
-fn effects_of(text: &[u8], s: &ServerState) -> Effects {
-    sql::effects(text, &|name| std::str::from_utf8(name).is_ok_and(|n| s.view.get(n).is_some()))
+fn effects_of(text: &[u8], s: &mut ServerState, env: &Env<'_>) -> Effects {
+    let effects =
+        sql::effects(text, &|name| std::str::from_utf8(name).is_ok_and(|n| s.view.get(n).is_some()));
+    if env.asks && (effects.has(Effects::SESSION_SET) || effects.has(Effects::HIDDEN)) {
+        s.doubt_named(text);
+    }
+    effects
+}
+
+/// Takes a pin for a statement that would keep the connection with its client, and says why it is refused before it runs
+/// where there is none.
+fn refused_pin(effects: Effects, s: &mut ServerState, env: &Env<'_>) -> Option<Error> {
+    if !env.asks || !effects.would_pin() || s.pinned.is_some() || s.reserved.is_some() {
+        return None;
+    }
+    let kinds: Vec<Kind> = effects.pinning().into_iter().filter(|k| env.ways.of(*k) == Way::Pin).collect();
+    if kinds.is_empty() {
+        return None;
+    }
+    match env.pins.take() {
+        Ok(taken) => {
+            s.reserved = Some(taken);
+            None
+        }
+        Err(none) => Some(Error::NoPinLeft { kinds, taken: none.taken, bound: none.bound }),
+    }
 }
 
 fn query(
@@ -197,7 +222,7 @@ fn query(
 ) -> Result<bool, Error> {
     if h.total > LOOK {
         // Too long to be looked at: a SET in it, should its tag show one, counts as one that marks.
-        c.effects = Effects::ANY;
+        c.effects.add(Effects::LONG);
         if let Some(q) = env.queries {
             s.calls.long_query(q, h.total);
         }
@@ -216,7 +241,15 @@ fn query(
         }
         s.barrier = drops || s.one_at_a_time;
         if look {
-            c.effects.add(effects_of(text, s));
+            let effects = effects_of(text, s, env);
+            if let Some(e) = refused_pin(effects, s, env) {
+                refuse_query(up, h.total, c, s, e);
+                return Ok(true);
+            }
+            c.effects.add(effects);
+            c.may_lead_back(text, effects);
+            let text = up.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
+            let text = text.strip_suffix(b"\0").unwrap_or(text);
             if env.share_statements
                 && let Some(what) = deallocated(text, c)
             {
@@ -354,6 +387,13 @@ fn provoke(up: &mut Lane, total: usize, c: &mut ClientProto, s: &mut ServerState
     c.is_told(error);
 }
 
+/// The same in place of a simple Query.
+fn refuse_query(up: &mut Lane, total: usize, c: &mut ClientProto, s: &mut ServerState, error: Error) {
+    provoke(up, total, c, s, error);
+    up.insert().extend_from_slice(encode::SYNC);
+    s.pipeline.sent(Expect::Sync);
+}
+
 /// The server will have this statement; others make room for it. There are more than one where the limit was
 /// lowered.
 fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
@@ -421,7 +461,7 @@ fn parse(
             return Ok(true);
         }
         c.statements.unnamed_sent(None);
-        c.statements.unnamed_effects = Effects::ANY;
+        c.statements.unnamed_effects = Effects::LONG;
         c.statements.unnamed_drops = false;
         if let Some(q) = env.queries {
             c.statements.unnamed_id = s.calls.long_parse(q, h.total);
@@ -479,7 +519,8 @@ fn parse(
     }
     if unnamed {
         c.stats.client_parses += 1;
-        c.statements.unnamed_effects = if classify { effects_of(text, s) } else { Effects::default() };
+        c.statements.unnamed_effects = if classify { effects_of(text, s, env) } else { Effects::default() };
+        c.may_lead_back(text, c.statements.unnamed_effects);
         let kept = body.len() <= LOOK || room(c, env, b"", body.len()).is_ok();
         c.statements.unnamed_sent(kept.then_some(body));
         if let Some(found) = found {
@@ -497,8 +538,8 @@ fn parse(
     }
     c.stats.client_parses += 1;
     let (name, body) = (Box::<[u8]>::from(name), Box::<[u8]>::from(body));
-    let marks =
-        classify && frame::cstr(&body).is_some_and(|(text, _)| effects_of(text, s) != Effects::default());
+    let marks = classify
+        && frame::cstr(&body).is_some_and(|(text, _)| effects_of(text, s, env) != Effects::default());
     named_parse(up, h, name, &body, marks, c, s, env);
     Ok(true)
 }
@@ -546,7 +587,8 @@ fn named_parse(
         return;
     }
     let search_path = s.view.get("search_path").or_else(|| c.overrides.get("search_path"));
-    let stmt = if c.set_in_transaction {
+    // What is prepared beside temporary objects may mean them.
+    let stmt = if c.set_in_transaction || s.pinned.is_some() {
         env.interner.private(body, marks)
     } else {
         env.interner.intern(body, search_path, marks)
@@ -712,6 +754,10 @@ fn bind(
     }
     c.stats.binds += 1;
     if name.is_empty() || !env.share_statements {
+        if let Some(e) = refused_pin(c.statements.unnamed_effects, s, env) {
+            provoke(up, h.total, c, s, e);
+            return Ok(true);
+        }
         c.effects.add(c.statements.unnamed_effects);
     }
     if let Some(q) = env.queries
@@ -745,7 +791,14 @@ fn bind(
         return Ok(unknown_statement(up, h, ours, Expect::Bind(0), s));
     };
     if stmt.marks_session {
-        c.effects = Effects::ANY;
+        let text = stmt.text();
+        let effects = if text.len() > LOOK { Effects::LONG } else { effects_of(text, s, env) };
+        if let Some(e) = refused_pin(effects, s, env) {
+            provoke(up, h.total, c, s, e);
+            return Ok(true);
+        }
+        c.effects.add(effects);
+        c.may_lead_back(text, effects);
     }
     let failed = is_refused(&stmt, s);
     let name_on_server = if failed { prepared::STAND_IN } else { &stmt.server_name };

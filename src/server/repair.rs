@@ -112,10 +112,13 @@ async fn repair_inner(
         }
     }
     if drifted(&conn.state) {
-        conn.state.marked.get_or_insert("SET");
+        conn.state.mark("SET");
     }
     let marked = conn.state.marked;
     let resets = !reset.query.is_empty() && (reset.always || (reset.if_marked && marked.is_some()));
+    if conn.state.pinned.is_some() && !resets {
+        return Err("pin_not_reset".into());
+    }
     if resets {
         run_reset(conn, &reset, nothing, &mut buf, &mut skip).await?;
     } else if matches!(marked, Some("SET" | "RESET" | DISCARDED)) {
@@ -143,6 +146,11 @@ async fn run_reset(
         conn.state.statements.clear();
     }
     conn.state.view_changed = false;
+    if conn.state.pinned.is_some() && !seen.discarded {
+        // What its session holds is known to be gone behind DISCARD ALL alone.
+        return Err("pin_not_reset".into());
+    }
+    conn.state.pinned = None;
     if seen.discarded {
         conn.state.nothing_applied(nothing.clone());
         conn.state.pool_set = nothing;
@@ -305,7 +313,7 @@ fn digest(
                     if matches!(p.front(), Some(Expect::OwnQuery)) {
                         seen.own(body);
                     } else if let Some(mark) = leaves_behind(body) {
-                        conn.state.marked.get_or_insert(mark);
+                        conn.state.mark(mark);
                     }
                 }
                 let p = &mut conn.state.pipeline;

@@ -59,10 +59,16 @@ pub(in crate::console) const HOLDERS: &[Column] = &[
     big("held_time"),
     big("state_time"),
     big("waiter_time"),
+    text("pinned_by"),
+    big("pinned_time"),
     text("server"),
     big("server_pid"),
     text("query"),
 ];
+
+fn labels(kinds: &[crate::session_state::Kind]) -> String {
+    kinds.iter().map(|k| k.label()).collect::<Vec<_>>().join(",")
+}
 
 /// Who holds server connections, those that made others wait the most first.
 pub(in crate::console) fn holders(view: &View) -> Vec<Row> {
@@ -82,6 +88,8 @@ pub(in crate::console) fn holders(view: &View) -> Vec<Row> {
                 crate::number::micros(h.held),
                 crate::number::micros(h.in_state),
                 crate::number::micros(h.caused),
+                h.pinned.as_ref().map(|(kinds, _)| labels(kinds)).unwrap_or_default(),
+                h.pinned.as_ref().map_or(0, |(_, since)| crate::number::micros(*since)),
                 server,
                 pid.unsigned_abs() as u64,
                 h.statement.clone().unwrap_or_default()

@@ -155,11 +155,16 @@ fn a_reset_leads_to_what_the_client_has_named() {
     let conn = Conn::new(&[("TimeZone", "CET"), ("work_mem", "1MB")], &[]);
     let named = set(&[("TimeZone", "CET"), ("work_mem", "1MB")]);
     // RESET ALL: nothing is set any more.
-    let s = settled(&named, &named, &conn.standing(), &ParamSet::default(), false);
+    let s = settled(&named, &named, &conn.standing(), &ParamSet::default(), Scope::Reported);
     assert_eq!((&s.overrides, &s.applied), (&named, &ParamSet::default()));
     // A SET to what is the default anyway is a SET.
-    let s =
-        settled(&named, &named, &conn.standing(), &set(&[("TimeZone", "UTC"), ("work_mem", "1MB")]), false);
+    let s = settled(
+        &named,
+        &named,
+        &conn.standing(),
+        &set(&[("TimeZone", "UTC"), ("work_mem", "1MB")]),
+        Scope::Reported,
+    );
     assert_eq!(s.overrides, set(&[("TimeZone", "UTC"), ("work_mem", "1MB")]));
     assert_eq!(s.applied, s.overrides);
 }
@@ -169,9 +174,9 @@ fn who_keeps_the_connection_keeps_what_nobody_reports() {
     let conn = Conn::new(&[("app.x", "1"), ("work_mem", "1MB")], &[]);
     let named = set(&[("app.x", "1"), ("work_mem", "1MB")]);
     let now = set(&[("app.x", ""), ("work_mem", "2MB")]);
-    let s = settled(&named, &named, &conn.standing(), &now, true);
+    let s = settled(&named, &named, &conn.standing(), &now, Scope::OwnConnection);
     assert_eq!(s.overrides, set(&[("app.x", "1"), ("work_mem", "2MB")]));
-    assert_eq!(settled(&named, &named, &conn.standing(), &now, false).overrides, named);
+    assert_eq!(settled(&named, &named, &conn.standing(), &now, Scope::Reported).overrides, named);
 }
 
 #[test]
@@ -179,7 +184,7 @@ fn what_nobody_has_set_is_a_new_default() {
     let conn = Conn::new(&[], &[("TimeZone", "Asia/Tokyo")]);
     let nothing = ParamSet::default();
     assert!(conn.standing().is_unexplained(&nothing));
-    let s = settled(&nothing, &nothing, &conn.standing(), &nothing, false);
+    let s = settled(&nothing, &nothing, &conn.standing(), &nothing, Scope::Reported);
     assert_eq!(s.defaults.get("timezone"), Some(&b"Asia/Tokyo"[..]));
     assert_eq!((s.overrides, s.pool_lost), (nothing, false));
 }
@@ -190,10 +195,10 @@ fn the_pools_own_is_no_clients() {
     conn.pool = set(&[("TimeZone", "Asia/Tokyo")]);
     conn.defaults = conn.view.clone();
     let nothing = ParamSet::default();
-    let s = settled(&nothing, &nothing, &conn.standing(), &conn.pool, false);
+    let s = settled(&nothing, &nothing, &conn.standing(), &conn.pool, Scope::Reported);
     assert_eq!((s.overrides, s.applied, s.pool_lost), (nothing.clone(), nothing.clone(), false));
     conn.view.set("TimeZone", b"UTC");
-    let s = settled(&nothing, &nothing, &conn.standing(), &nothing, false);
+    let s = settled(&nothing, &nothing, &conn.standing(), &nothing, Scope::Reported);
     assert_eq!((s.overrides, s.pool_lost), (nothing, true));
     assert_eq!(s.defaults.get("TimeZone"), Some(&b"Asia/Tokyo"[..]), "it comes back with the next reset");
 }

@@ -2,30 +2,75 @@
 //! outlive their transaction, parameters; and which statement a DEALLOCATE names.
 
 use super::lexer::{self, Lexer, Token};
+use crate::session_state::Kind;
 
-/// See [`effects`].
+/// See [`effects`]. Each is a suspicion: the server is asked what has come of it. A set of bits, for every idle client
+/// has room for two of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TextEffects {
-    /// A SET or RESET of something that nobody carries.
-    pub session_set: bool,
-    /// A SET or RESET of what the server reports, or of everything.
-    pub reported_set: bool,
-    /// CREATE TEMP of anything.
-    pub temp: bool,
-    /// DECLARE … WITH HOLD.
-    pub hold: bool,
-}
+pub struct TextEffects(u8);
 
 impl TextEffects {
-    /// A text that could not be looked at.
-    pub const ANY: Self = Self { session_set: true, reported_set: true, temp: true, hold: true };
+    pub const NONE: Self = Self(0);
+    /// A SET or RESET of something that the server does not report.
+    pub const SESSION_SET: Self = Self(1);
+    /// A SET or RESET of what the server reports, or of everything.
+    pub const REPORTED_SET: Self = Self(1 << 1);
+    /// CREATE TEMP of anything.
+    pub const TEMP: Self = Self(1 << 2);
+    /// DECLARE … WITH HOLD.
+    pub const HOLD: Self = Self(1 << 3);
+    /// LISTEN.
+    pub const LISTEN: Self = Self(1 << 4);
+    /// An advisory lock of the session is taken.
+    pub const LOCKS: Self = Self(1 << 5);
+    /// A trace of what no completion tag tells: `set_config`, advisory locks, `pg_settings`, `pg_temp`, DO and CALL.
+    pub const HIDDEN: Self = Self(1 << 6);
+    /// Something may set a parameter of an application whose name the text does not give.
+    pub const NAMELESS: Self = Self(1 << 7);
+    /// A text that is too long to be looked at: what its tag tells counts, and the server is asked.
+    pub const LONG: Self = Self(Self::SESSION_SET.0 | Self::REPORTED_SET.0 | Self::HIDDEN.0);
+
+    const PINNING: Self = Self(Self::TEMP.0 | Self::HOLD.0 | Self::LISTEN.0 | Self::LOCKS.0);
 
     /// Takes in what another text does.
-    pub fn add(&mut self, other: Self) {
-        self.session_set |= other.session_set;
-        self.reported_set |= other.reported_set;
-        self.temp |= other.temp;
-        self.hold |= other.hold;
+    #[inline]
+    pub const fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// The same, where that is so.
+    const fn add_if(&mut self, does: bool, what: Self) {
+        if does {
+            self.add(what);
+        }
+    }
+
+    /// Whether any of `other` is among it.
+    #[inline]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether the session may hold what the server does not report.
+    #[inline]
+    pub const fn may_hold(self) -> bool {
+        self.0 & !Self::REPORTED_SET.0 != 0
+    }
+
+    /// Whether what it does, if it does it, keeps a connection with its client.
+    pub const fn would_pin(self) -> bool {
+        self.has(Self::PINNING)
+    }
+
+    /// The kinds of state for which it would.
+    pub fn pinning(self) -> Vec<Kind> {
+        let all = [
+            (Self::LISTEN, Kind::Channel),
+            (Self::TEMP, Kind::Temporary),
+            (Self::HOLD, Kind::Cursor),
+            (Self::LOCKS, Kind::Lock),
+        ];
+        all.into_iter().filter(|(does, _)| self.has(*does)).map(|(_, kind)| kind).collect()
     }
 }
 
@@ -33,56 +78,207 @@ fn begins(text: &[u8], word: &[u8]) -> bool {
     text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word))
 }
 
-/// Whether [`effects`] or [`deallocate_name`] could find anything; looks at the first bytes only, and for a
-/// semicolon or an INTO inside.
+/// Whether [`effects`] or [`deallocate_name`] could find anything; looks at the first bytes, for a semicolon inside,
+/// and for traces of what hides.
 #[inline]
 pub fn needs_look(sql: &[u8]) -> bool {
     let start = sql.iter().position(|b| !lexer::is_space(*b)).unwrap_or(sql.len());
     let text = sql.get(start..).unwrap_or_default();
     match text.first() {
-        Some(b'c' | b'C') if begins(text, b"create") => true,
-        Some(b'd' | b'D') if begins(text, b"declare") || begins(text, b"deallocate") => true,
-        Some(b's' | b'S' | b'w' | b'W' | b'(') if has_into(text) => true,
+        Some(b'c' | b'C') if begins(text, b"create") || begins(text, b"call") => true,
+        Some(b'd' | b'D')
+            if begins(text, b"declare") || begins(text, b"deallocate") || begins(text, b"do") =>
+        {
+            true
+        }
+        Some(b'e' | b'E') if begins(text, b"explain") => true,
+        Some(b'l' | b'L') if begins(text, b"listen") => true,
+        _ if has_trace(text) => true,
         _ => super::needs_classification(text),
     }
 }
 
-/// SELECT … INTO TEMP says no more than SELECT in its tag. One pass that does not end early, so that the compiler
-/// makes it look at many bytes at once: this is asked of every query.
-fn has_into(text: &[u8]) -> bool {
+/// Four letters of each word that [`effects`] looks for anywhere in a text: INTO, whose SELECT INTO TEMP says no more
+/// than SELECT in its tag; `set_config`; `advisory`; `pg_settings`; `pg_temp`. One pass that does not end early, so
+/// that the compiler makes it look at many bytes at once: this is asked of every query.
+fn has_trace(text: &[u8]) -> bool {
+    // No statement with such a word is shorter.
+    if text.len() < 12 {
+        return false;
+    }
     let from = |n: usize| text.get(n..).unwrap_or_default();
-    let is = |byte: &u8, letter: u8| byte | 0x20 == letter;
-    text.iter().zip(from(1)).zip(from(2)).zip(from(3)).fold(false, |found, (((i, n), t), o)| {
-        found | (is(i, b'i') & is(n, b'n') & is(t, b't') & is(o, b'o'))
+    let four = |a: u8, b: u8, c: u8, d: u8, word: &[u8; 4]| {
+        let [w, x, y, z] = *word;
+        (a | 0x20 == w) & (b | 0x20 == x) & (c | 0x20 == y) & (d | 0x20 == z)
+    };
+    text.iter().zip(from(1)).zip(from(2)).zip(from(3)).fold(false, |found, (((a, b), c), d)| {
+        found
+            | four(*a, *b, *c, *d, b"into")
+            | four(*a, *b, *c, *d, b"advi")
+            // 0x7f is an underscore with the bit that makes letters small.
+            | four(*a, *b, *c, *d, b"et\x7fc")
+            | four(*a, *b, *c, *d, b"g\x7fse")
+            | four(*a, *b, *c, *d, b"g\x7fte")
     })
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word))
+}
+
+/// Traces that may stand anywhere, in names, literals and bodies of functions.
+fn hidden(sql: &[u8]) -> TextEffects {
+    let calls = config_calls(sql);
+    let locks = [b"pg_advisory_lock".as_slice(), b"pg_try_advisory_lock"].iter().any(|w| contains(sql, w));
+    let traces = [b"pg_temp".as_slice(), b"advisory", b"pg_settings"];
+    let mut e = TextEffects::NONE;
+    e.add_if(locks, TextEffects::LOCKS);
+    e.add_if(!calls.is_empty() || traces.iter().any(|w| contains(sql, w)), TextEffects::HIDDEN);
+    e.add_if(calls.contains(&None), TextEffects::NAMELESS);
+    e
 }
 
 /// Reads the whole text, which may be several statements.
 pub fn effects(sql: &[u8], is_reported: &dyn Fn(&[u8]) -> bool) -> TextEffects {
     let sets = super::sets(sql, is_reported);
-    let mut e =
-        TextEffects { session_set: sets.marks, reported_set: sets.reported, ..TextEffects::default() };
+    let mut e = hidden(sql);
+    e.add_if(sets.marks, TextEffects::SESSION_SET);
+    e.add_if(sets.reported, TextEffects::REPORTED_SET);
     let mut lexer = Lexer::new(sql);
     let (mut at_start, mut creating, mut declaring) = (true, false, false);
     let mut words = 0;
-    let mut into = false;
+    let (mut into, mut drops) = (false, false);
     while let Some(t) = lexer.next_token() {
         if at_start {
             creating = t.is_word(b"create");
             declaring = t.is_word(b"declare");
+            e.add_if(t.is_word(b"listen"), TextEffects::LISTEN);
+            let runs = t.is_word(b"do") || t.is_word(b"call");
+            e.add_if(runs || t.is_word(b"explain"), TextEffects::HIDDEN);
+            e.add_if(runs && contains(sql, b"set"), TextEffects::NAMELESS);
             words = 0;
         }
         words += 1;
+        drops |= t.is_word(b"drop");
         // CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP, CREATE TABLE IF NOT EXISTS pg_temp.t: in the first six words.
         let temp = t.is_word(b"temp") || t.is_word(b"temporary") || t.is_word(b"pg_temp");
-        e.temp |= creating && words <= 6 && temp;
-        e.temp |= temp && into;
+        e.add_if(creating && words <= 6 && temp, TextEffects::TEMP);
+        e.add_if(temp && into, TextEffects::TEMP);
         // INTO [LOCAL | GLOBAL] TEMP.
         into = t.is_word(b"into") || (into && (t.is_word(b"local") || t.is_word(b"global")));
-        e.hold |= declaring && t.is_word(b"hold");
+        e.add_if(declaring && t.is_word(b"hold"), TextEffects::HOLD);
         at_start = t == Token::Semicolon;
     }
+    if drops && e.has(TextEffects::TEMP) {
+        // ON COMMIT DROP, or a DROP behind it: whether anything is left is asked.
+        e.0 &= !TextEffects::TEMP.0;
+        e.add(TextEffects::HIDDEN);
+    }
     e
+}
+
+/// What a text sets with `set_config` beyond its transaction: the name of each, or `None` where it is no constant.
+fn config_calls(sql: &[u8]) -> Vec<Option<String>> {
+    const WORD: &[u8] = b"set_config";
+    let mut calls = Vec::new();
+    let mut rest = sql;
+    while let Some(at) = rest.windows(WORD.len()).position(|w| w.eq_ignore_ascii_case(WORD)) {
+        rest = rest.get(at + WORD.len()..).unwrap_or_default();
+        match config_call(rest) {
+            Some((_, true)) => {}
+            Some((name, false)) => calls.push(Some(name)),
+            None => calls.push(None),
+        }
+    }
+    calls
+}
+
+/// Name of the parameter, and whether it is set for the transaction alone; `None` if that cannot be read.
+fn config_call(after: &[u8]) -> Option<(String, bool)> {
+    let after = after.strip_prefix(b"\"").unwrap_or(after).trim_ascii_start();
+    let quoted = after.strip_prefix(b"(")?.trim_ascii_start().strip_prefix(b"'")?;
+    let (name, behind) = quoted.split_at(quoted.iter().position(|b| *b == b'\'')?);
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    // Nothing else is put together with it.
+    let mut lexer = Lexer::new(behind.get(1..)?);
+    if lexer.next_token()? != Token::Other(b',') {
+        return None;
+    }
+    let mut depth = 0;
+    loop {
+        match lexer.next_token()? {
+            Token::Other(b'(' | b'[') => depth += 1,
+            Token::Other(b')' | b']') => depth -= 1,
+            Token::Other(b',') if depth == 0 => break,
+            _ if depth < 0 => return None,
+            _ => {}
+        }
+    }
+    let local = lexer.next_token()?.is_word(b"true");
+    Some((name, local && lexer.next_token() == Some(Token::Other(b')'))))
+}
+
+/// Parameters of applications (`app.tenant`) that a text names where it may set or reset them. The server lists none of
+/// them.
+pub fn application_parameters(sql: &[u8]) -> Vec<String> {
+    let mut names: Vec<String> = config_calls(sql).into_iter().flatten().collect();
+    let mut lexer = Lexer::new(sql);
+    let mut words = [Token::End; 3];
+    while let Some(t) = lexer.next_token() {
+        // SET a.b, SET SESSION a.b, RESET a.b; a name that is too much is asked for in vain.
+        let [.., before, last] = words;
+        if last == Token::Other(b'.')
+            && let (Some(first), Some(second)) = (identifier(before), identifier(t))
+        {
+            names.push(format!("{first}.{second}"));
+        }
+        words.rotate_left(1);
+        if let Some(last) = words.last_mut() {
+            *last = t;
+        }
+    }
+    names.retain(|n| n.contains('.'));
+    names
+}
+
+fn identifier(t: Token<'_>) -> Option<String> {
+    match t {
+        Token::Word(w) => String::from_utf8(w.to_ascii_lowercase()).ok(),
+        Token::Quoted(q) => String::from_utf8(unquote(q)).ok(),
+        _ => None,
+    }
+}
+
+/// The one statement of `sql` that prepares `name`. The server keeps the whole text in which a PREPARE stood.
+pub fn prepare_of(sql: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let mut found = None;
+    let mut lexer = Lexer::new(sql);
+    let mut start = lexer.rest();
+    let mut count = 0;
+    loop {
+        let mut copy = lexer;
+        let prepares = copy.next_token().is_some_and(|t| t.is_word(b"prepare"));
+        let named = copy.next_token().and_then(identifier).is_some_and(|n| n.as_bytes() == name);
+        let mut behind = lexer.rest();
+        let mut more = false;
+        while let Some(t) = lexer.next_token() {
+            if t == Token::Semicolon {
+                more = true;
+                break;
+            }
+            behind = lexer.rest();
+        }
+        if prepares && named {
+            count += 1;
+            found = start.get(..start.len() - behind.len()).map(<[u8]>::to_vec);
+        }
+        if !more {
+            break;
+        }
+        start = lexer.rest();
+    }
+    // Two of one name, or a literal that can be read in two ways: which of them it was is not known.
+    found.filter(|_| count == 1 && lexer.ambiguous_from().is_none())
 }
 
 /// The statement that a lone `DEALLOCATE [PREPARE] name` names, as PostgreSQL reads the name; `None` for ALL
@@ -147,10 +343,11 @@ mod tests {
             ("with a as (select 1) select * Into pg_temp.t from a", true, false),
             ("select 1 inTO temp t", true, false),
             ("select 1 as a, 'a text that is longer than a vector register' iNTo temp t", true, false),
+            ("create temp table t (a int) on commit drop", false, false),
             ("select into t from u", false, false),
         ] {
             let e = effects(sql.as_bytes(), &none);
-            assert_eq!((e.temp, e.hold), (temp, hold), "{sql}");
+            assert_eq!((e.has(TextEffects::TEMP), e.has(TextEffects::HOLD)), (temp, hold), "{sql}");
             assert!(needs_look(sql.as_bytes()) || !(temp || hold), "{sql}");
         }
     }
@@ -162,5 +359,63 @@ mod tests {
         assert_eq!(deallocate_name(b"deallocate all"), None);
         assert_eq!(deallocate_name(b"deallocate a; select 1"), None);
         assert_eq!(deallocate_name(b"select 1"), None);
+    }
+
+    #[test]
+    fn what_hides_leaves_a_trace() {
+        let none = |_: &[u8]| false;
+        for (sql, hidden, locks, nameless) in [
+            ("select set_config('work_mem','1MB',false)", true, false, false),
+            ("SELECT pg_catalog.\"set_config\"('a.b','1',false)", true, false, false),
+            ("select SET_CONFIG('a.'||'b','1',false)", true, false, true),
+            ("select set_config($1, $2, false)", true, false, true),
+            ("select set_config('app.tenant', $1, true)", false, false, false),
+            ("select set_config('a.b', f(1, 2), true), set_config('a.c', $1, $2)", true, false, false),
+            ("update pg_settings set setting = '1' where name = 'work_mem'", true, false, false),
+            ("select pg_advisory_lock(1)", true, true, false),
+            ("select pg_try_advisory_lock_shared(1)", true, true, false),
+            ("select pg_advisory_xact_lock(1)", true, false, false),
+            ("select pg_advisory_unlock_all()", true, false, false),
+            ("explain analyze select set_config('work_mem','1MB',false)", true, false, false),
+            ("do $$ begin perform f(); end $$", true, false, false),
+            ("do $$ begin set work_mem = 1; end $$", true, false, true),
+            ("call p()", true, false, false),
+            ("explain analyze create temp table t as select 1", true, false, false),
+            ("insert into t select f()", false, false, false),
+            ("select advice from t", false, false, false),
+        ] {
+            let e = effects(sql.as_bytes(), &none);
+            let found =
+                [TextEffects::HIDDEN, TextEffects::LOCKS, TextEffects::NAMELESS].map(|what| e.has(what));
+            assert_eq!(found, [hidden, locks, nameless], "{sql}");
+            assert!(needs_look(sql.as_bytes()) || !hidden, "{sql}");
+        }
+        assert!(!needs_look(b"select a, b from c where d = $1"));
+    }
+
+    #[test]
+    fn parameters_of_applications_are_read_from_the_text() {
+        for (sql, names) in [
+            ("set app.tenant = 'x'", vec!["app.tenant"]),
+            ("SET SESSION \"App\".Tenant TO x", vec!["App.tenant"]),
+            ("select set_config('app.a', '1', false), set_config('work_mem', '1', false)", vec!["app.a"]),
+            ("reset app.tenant; set work_mem = 1", vec!["app.tenant"]),
+            ("set work_mem = '1.5MB'", vec![]),
+        ] {
+            assert_eq!(application_parameters(sql.as_bytes()), names, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_prepare_is_cut_out_of_its_text() {
+        let of = |sql: &str, name: &str| {
+            prepare_of(sql.as_bytes(), name.as_bytes()).map(|t| String::from_utf8_lossy(&t).into_owned())
+        };
+        assert_eq!(of("PREPARE a AS SELECT 1", "a").as_deref(), Some("PREPARE a AS SELECT 1"));
+        let two = "delete from t; prepare A(int) as select ';'; prepare b as select 2";
+        assert_eq!(of(two, "a").as_deref().map(str::trim), Some("prepare A(int) as select ';'"));
+        assert_eq!(of(two, "b").as_deref().map(str::trim), Some("prepare b as select 2"));
+        assert_eq!(of(two, "c"), None);
+        assert_eq!(of("prepare a as select 1; deallocate a; prepare a as select 2", "a"), None);
     }
 }

@@ -60,6 +60,9 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
         max_memory: 1 << 30,
         share_statements: true,
         queries: None,
+        asks: false,
+        pins: &Arc::default(),
+        ways: &crate::session_state::Ways::RESET,
     };
     let mut stream = Stream::Unix(ours);
     let mut flow = Flow {

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::in_doubt;
+use crate::proto::holdings::{Holdings, Rules};
 use crate::proto::params::{ParamInterner, ParamSet};
-use crate::proto::session::{self, Outcome};
+use crate::proto::session::{self, Outcome, Scope};
+use crate::proto::sql::TextEffects;
 use crate::relay::state::{ClientProto, DISCARDED, ServerState};
+use crate::session_state::{Way, Ways};
 
 type Values = BTreeMap<&'static str, String>;
 
@@ -156,10 +159,24 @@ struct World {
     /// Each with the connection of its own that it is compared with.
     clients: Vec<(ClientProto, Backend)>,
     resets: bool,
+    rules: Rules,
+}
+
+/// What becomes of what no server reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unreported {
+    Follows,
+    IsReset,
+    Stays,
 }
 
 impl World {
-    fn new(resets: bool) -> Self {
+    fn new(unreported: Unreported) -> Self {
+        let follows = unreported == Unreported::Follows;
+        let ways = Ways { parameters: Way::Follow, ..Ways::RESET };
+        let reported = Rules::reported(std::time::Duration::ZERO);
+        let rules = if follows { Rules { asks: true, ways, ..reported } } else { reported };
+        let resets = unreported != Unreported::Stays;
         let interner = ParamInterner::default();
         let nothing = interner.intern(ParamSet::default());
         let defaults: Values =
@@ -174,7 +191,7 @@ impl World {
             (ClientProto::new(id, nothing.clone(), nothing.clone(), &Arc::default()), Backend::new(&defaults))
         };
         let clients = vec![client(1), client(2), client(3)];
-        Self { interner, nothing, defaults, servers, clients, resets }
+        Self { interner, nothing, defaults, servers, clients, resets, rules }
     }
 
     fn apply(&mut self, client: usize, server: usize, raw: &ParamSet) {
@@ -210,14 +227,21 @@ impl World {
     }
 
     fn run(&mut self, client: usize, server: usize, ops: &[Op]) {
+        let asks = self.rules.asks;
         let (c, own) = &mut self.clients[client];
         let (b, s) = &mut self.servers[server];
         for op in ops {
             let mut tag = |c: &mut ClientProto, name: Option<&str>, what: &'static str| {
                 c.set_in_transaction = true;
-                c.effects.reported_set |= name.is_none_or(|n| REPORTED.contains(&n));
+                if name.is_none_or(|n| REPORTED.contains(&n)) {
+                    c.effects.add(TextEffects::REPORTED_SET);
+                }
                 if name.is_none_or(|n| !REPORTED.contains(&n)) {
                     s.marked = Some(what);
+                    c.effects.add(TextEffects::SESSION_SET);
+                }
+                if asks && name == Some(TENANT) {
+                    s.doubt_named(b"set app.tenant = 'x'");
                 }
             };
             match *op {
@@ -264,15 +288,20 @@ impl World {
     fn give_back(&mut self, client: usize, server: usize, asked: bool) {
         let (c, _) = &mut self.clients[client];
         let (b, s) = &mut self.servers[server];
-        let doubt = in_doubt(c, s);
+        let doubt = in_doubt(c, s, &self.rules);
+        let scope = if self.rules.asks { Scope::Everything } else { Scope::Reported };
         if doubt && asked {
-            let found = session::settled(&c.named, c.carried(), &s.standing(), &params(&b.set), false);
+            let found = session::settled(&c.named, c.carried(), &s.standing(), &params(&b.set), scope);
+            if self.rules.asks {
+                s.marked =
+                    self.rules.mark(&Holdings::default(), s.marked, c.effects.has(TextEffects::NAMELESS));
+            }
             s.new_defaults(self.interner.intern(found.defaults));
             s.applied = self.interner.intern(found.applied);
             s.doubtful.clear();
             c.overrides = self.interner.intern(found.overrides);
         } else if doubt {
-            s.marked.get_or_insert("SET");
+            s.mark("SET");
             if !self.resets {
                 // Closed.
                 *b = Backend::new(&self.defaults);
@@ -295,7 +324,9 @@ impl World {
             Some("SET" | "RESET") => s.doubt_unreported(),
             _ => {}
         }
-        self.forget_unreported(client);
+        if !(asked && self.rules.asks) {
+            self.forget_unreported(client);
+        }
     }
 
     fn compare(&self, client: usize, server: usize) {
@@ -358,8 +389,8 @@ impl World {
     }
 }
 
-fn play(turns: &[Turn], resets: bool) {
-    let mut world = World::new(resets);
+fn play(turns: &[Turn], unreported: Unreported) {
+    let mut world = World::new(unreported);
     turns.iter().for_each(|t| world.turn(t));
     for client in 0..3 {
         for server in 0..2 {
@@ -375,9 +406,9 @@ proptest! {
     #[test]
     fn a_shared_connection_has_what_an_own_one_would(
         turns in prop::collection::vec(turn(), 1..24),
-        resets in any::<bool>(),
+        unreported in prop::sample::select(vec![Unreported::Follows, Unreported::IsReset, Unreported::Stays]),
     ) {
-        play(&turns, resets);
+        play(&turns, unreported);
     }
 }
 
@@ -385,11 +416,11 @@ proptest! {
 #[test]
 fn a_discard_is_one_clients_own() {
     for end in [Op::Discard, Op::ResetAll, Op::Reset(ZONE)] {
-        for resets in [true, false] {
+        for unreported in [Unreported::Follows, Unreported::IsReset, Unreported::Stays] {
             let named = vec![(ZONE, "CET"), (MEMORY, "9MB")];
             let at = |client, ops| Turn::Transaction { client, server: 0, ops, heard_idle: false };
             let login = |client| Turn::Login { client, named: named.clone(), server: 0 };
-            play(&[login(0), login(1), at(0, vec![end.clone()]), at(1, vec![]), at(0, vec![])], resets);
+            play(&[login(0), login(1), at(0, vec![end.clone()]), at(1, vec![]), at(0, vec![])], unreported);
         }
     }
 }
@@ -398,7 +429,7 @@ fn a_discard_is_one_clients_own() {
 fn a_partial_value_means_what_it_means_to_a_login() {
     let at = |client, ops| Turn::Transaction { client, server: 0, ops, heard_idle: false };
     let login = |client| Turn::Login { client, named: vec![(STYLE, "ISO")], server: 0 };
-    play(&[at(0, vec![Op::Set(STYLE, "SQL, DMY")]), login(1), at(1, vec![])], true);
+    play(&[at(0, vec![Op::Set(STYLE, "SQL, DMY")]), login(1), at(1, vec![])], Unreported::IsReset);
 }
 
 #[test]
@@ -414,7 +445,7 @@ fn what_was_named_outlasts_a_reload() {
             at(1),
             at(0),
         ],
-        true,
+        Unreported::IsReset,
     );
 }
 

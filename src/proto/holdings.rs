@@ -1,0 +1,206 @@
+//! What a session holds besides its parameters, and what becomes of each kind between two transactions; no I/O.
+//!
+//! A look at texts and completion tags only *suspects*. What a session holds is asked of the server, in one statement
+//! ([`question`]), and the answer ([`Holdings`]) is the whole truth for that connection.
+
+use std::time::Duration;
+
+use super::params::ParamSet;
+use super::session::{hex_of, unhex};
+use super::sql;
+use crate::session_state::{Kind, Way, Ways};
+
+/// What a pool does about session state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// A server is asked what a suspected transaction has left.
+    pub asks: bool,
+    /// It is asked behind every transaction.
+    pub always: bool,
+    /// A session pool: the connection stays its client's own.
+    pub own_connection: bool,
+    pub ways: Ways,
+    /// For the question.
+    pub timeout: Duration,
+}
+
+impl Rules {
+    /// Nothing is asked but who has changed a reported parameter, within `timeout`.
+    pub const fn reported(timeout: Duration) -> Self {
+        Self { asks: false, always: false, own_connection: false, ways: Ways::RESET, timeout }
+    }
+
+    /// Kinds that are held and keep the connection with their client.
+    pub fn to_pin(&self, held: &Holdings) -> Vec<Kind> {
+        // A statement that could not be made again pins, too.
+        held.kinds().into_iter().filter(|k| self.ways.of(*k) != Way::Reset).collect()
+    }
+
+    /// Kinds that are held and are dropped.
+    pub fn to_drop(&self, held: &Holdings) -> Vec<Kind> {
+        held.kinds().into_iter().filter(|k| self.ways.of(*k) == Way::Reset).collect()
+    }
+
+    /// The mark under which the connection is reset once its client gives it back. `was` is the mark of the commands
+    /// that were seen; `nameless` says that something may be set whose name nobody knows.
+    pub fn mark(&self, held: &Holdings, was: Option<&'static str>, nameless: bool) -> Option<&'static str> {
+        let dropped = self.to_drop(held).first().map(|k| match k {
+            Kind::Statement => "PREPARE",
+            Kind::Channel => "LISTEN",
+            Kind::Temporary => "CREATE TEMP",
+            Kind::Cursor => "DECLARE CURSOR",
+            Kind::Lock => "ADVISORY LOCK",
+        });
+        let kept = was.filter(|m| match *m {
+            "LOAD" => true,
+            "SET" | "RESET" => self.ways.parameters == Way::Reset,
+            _ => false,
+        });
+        dropped.or(kept).or(nameless.then_some("SET"))
+    }
+}
+
+/// Things that one session holds, each by its kind and what tells it from others of its kind. Sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings(Vec<(Kind, Vec<u8>)>);
+
+impl Holdings {
+    pub fn add(&mut self, kind: Kind, what: Vec<u8>) {
+        let one = (kind, what);
+        if let Err(at) = self.0.binary_search(&one) {
+            self.0.insert(at, one);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Its kinds, each once.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = self.0.iter().map(|(k, _)| *k).collect();
+        kinds.dedup();
+        kinds
+    }
+}
+
+/// Rows of one kind that are asked for: what is more tells nothing more.
+const MOST: usize = 1000;
+
+/// Asks what the session holds. Three columns: a letter for the kind, what it is, and the text of a statement, both for
+/// [`unhex`]. All names and operators are qualified: it runs under whatever search_path its client left.
+pub fn question() -> String {
+    let name = hex_of("name::pg_catalog.text");
+    let temporary = "pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) \
+                     'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid AND refobjid \
+                     OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND refobjid OPERATOR(pg_catalog.<>) \
+                     0::pg_catalog.oid";
+    let lock = "pg_catalog.concat_ws(' ', classid, objid, objsubid, mode)";
+    format!(
+        "(SELECT 's', {name}, {} FROM pg_catalog.pg_prepared_statements WHERE from_sql LIMIT {MOST}) \
+         UNION ALL (SELECT 'c', {name}, '' FROM pg_catalog.pg_cursors WHERE is_holdable LIMIT {MOST}) \
+         UNION ALL (SELECT 'n', {}, '' FROM pg_catalog.pg_listening_channels() AS c(channel) LIMIT {MOST}) \
+         UNION ALL (SELECT 't', {}, '' FROM {temporary} LIMIT {MOST}) \
+         UNION ALL (SELECT 'l', {}, '' FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+         AND granted AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() LIMIT {MOST})",
+        hex_of("statement"),
+        hex_of("channel"),
+        hex_of("pg_catalog.concat_ws(' ', classid, objid)"),
+        hex_of(lock),
+    )
+}
+
+/// The answer to [`question`]. Statements that `follow` are added to `session`, under a name that no parameter has.
+/// The second value is whether all that is the pool's own since its `on_connect` is still there. `None`: that is no
+/// answer.
+pub fn read(
+    rows: Vec<Vec<Option<Vec<u8>>>>,
+    follow: bool,
+    session: &mut ParamSet,
+    pools: &Holdings,
+) -> Option<(Holdings, bool)> {
+    let mut held = Holdings::default();
+    let mut of_the_pool = 0;
+    for row in rows {
+        let mut columns = row.into_iter().map(Option::unwrap_or_default);
+        let (kind, what, text) = (columns.next()?, unhex(&columns.next()?)?, unhex(&columns.next()?)?);
+        let kind = match kind.as_slice() {
+            b"s" => Kind::Statement,
+            b"c" => Kind::Cursor,
+            b"n" => Kind::Channel,
+            b"t" => Kind::Temporary,
+            b"l" => Kind::Lock,
+            _ => return None,
+        };
+        let one = (kind, what);
+        if pools.0.binary_search(&one).is_ok() {
+            of_the_pool += 1;
+            continue;
+        }
+        if kind == Kind::Statement
+            && follow
+            // Which bytes another encoding would take is not known.
+            && text.is_ascii()
+            && let Some(text) = sql::prepare_of(&text, &one.1)
+        {
+            session.set(&prepared_key(&one.1), &text);
+            continue;
+        }
+        held.add(one.0, one.1);
+    }
+    Some((held, of_the_pool == pools.0.len()))
+}
+
+const PREPARED: &str = "PREPARE ";
+
+/// Under this name a statement of PREPARE stands among a session's parameters. No parameter's name has a space, and the
+/// names of statements tell large letters from small ones, so it is in hexadecimal digits.
+pub fn prepared_key(name: &[u8]) -> String {
+    let digits: String = name.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{PREPARED}{digits}")
+}
+
+/// The statement's name, where that is one.
+pub fn prepared_name(key: &str) -> Option<Vec<u8>> {
+    unhex(key.strip_prefix(PREPARED)?.as_bytes())
+}
+
+pub fn is_prepared(key: &str) -> bool {
+    key.starts_with(PREPARED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(kind: &str, what: &str, text: &str) -> Vec<Option<Vec<u8>>> {
+        let hex = |t: &str| t.bytes().map(|b| format!("{b:02x}")).collect::<String>().into_bytes();
+        vec![Some(kind.into()), Some(hex(what)), Some(hex(text))]
+    }
+
+    #[test]
+    fn an_answer_tells_what_is_held_and_what_follows() {
+        let mut pools = Holdings::default();
+        pools.add(Kind::Temporary, b"1259 7".to_vec());
+        let rows = vec![
+            row("s", "a", "prepare a as select 1"),
+            row("s", "b", "prepare c as select 1"),
+            row("s", "\u{e9}", "prepare \u{e9} as select 1"),
+            row("t", "1259 7", ""),
+            row("l", "0 1 1 ExclusiveLock", ""),
+        ];
+        let mut session = ParamSet::default();
+        let (held, complete) = read(rows.clone(), true, &mut session, &pools).expect("an answer");
+        assert!(complete);
+        assert_eq!(held.kinds(), [Kind::Statement, Kind::Lock], "what cannot be made again pins");
+        let known: Vec<_> = session.iter().collect();
+        assert_eq!(known, [(prepared_key(b"a").as_str(), b"prepare a as select 1".as_slice())]);
+        assert_eq!(prepared_name(&prepared_key(b"A b")), Some(b"A b".to_vec()));
+
+        let mut none = ParamSet::default();
+        let (held, _) = read(rows, false, &mut none, &Holdings::default()).expect("an answer");
+        assert_eq!(held.kinds(), [Kind::Statement, Kind::Temporary, Kind::Lock]);
+        assert!(none.is_empty());
+        assert_eq!(read(vec![row("x", "", "")], true, &mut none, &pools), None);
+    }
+}
