@@ -42,6 +42,14 @@ const FOLLOWS: &[(&str, &str, &str, &str)] = &[
         "y",
         "",
     ),
+    ("SET \"app.quoted\" = 'q'", "SELECT coalesce(current_setting('app.quoted', true), '')", "q", ""),
+    ("SET app.two.dots = 'd'", "SELECT coalesce(current_setting('app.two.dots', true), '')", "d", ""),
+    (
+        "DO $$ BEGIN SET app.inside = 'i'; END $$",
+        "SELECT coalesce(current_setting('app.inside', true), '')",
+        "i",
+        "",
+    ),
     ("SET ROLE reader", "SELECT current_user", "reader", "app"),
     ("SET SESSION AUTHORIZATION reader", "SELECT session_user", "reader", "app"),
     ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "SHOW transaction_read_only", "on", "off"),
@@ -103,6 +111,105 @@ fn what_follows_a_client_is_its_own() {
         check(&mut late, others, "a late stranger");
         assert_eq!(metric(&howdah, "howdah_pool_pins", &[]), 0.0);
     }
+}
+
+/// A client at its next connection: another one has the one that it had, and is held by `other`.
+fn moved(mine: &mut Client, other: &mut Client) {
+    run(other, "BEGIN");
+    assert_ne!(backend(other), backend(mine));
+}
+
+#[test]
+fn what_execute_runs_is_followed_as_if_it_stood_there() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 2", "");
+    let (mut mine, mut other) = (app(&howdah), app(&howdah));
+    run(&mut mine, "PREPARE hides AS SELECT set_config('work_mem', '888kB', false)");
+    run(&mut mine, "EXECUTE hides");
+    assert_eq!(value(&mut other, "SHOW work_mem"), "4MB");
+    moved(&mut mine, &mut other);
+    assert_eq!(value(&mut mine, "SHOW work_mem"), "888kB");
+    run(&mut other, "ROLLBACK");
+    run(&mut mine, "RESET work_mem");
+    let mut raw = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+    assert_eq!(
+        tags(&raw.ask(&msg::query("PREPARE hides AS SELECT set_config('work_mem', '999kB', false)"))),
+        "CZ"
+    );
+    let bind = [msg::bind("", "s", &[], &[], &[]), msg::execute("", 0), msg::sync()].concat();
+    assert_eq!(tags(&raw.ask(&[msg::parse("s", "EXECUTE hides", &[]), msg::sync()].concat())), "1Z");
+    assert_eq!(tags(&raw.ask(&bind)), "2DCZ");
+    assert_eq!(value(&mut other, "SHOW work_mem"), "4MB");
+    assert_eq!(raw.select("SHOW work_mem"), ["999kB"]);
+}
+
+#[test]
+fn deallocate_all_drops_what_would_follow() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 2", "");
+    let (mut mine, mut other) = (app(&howdah), app(&howdah));
+    run(&mut mine, "PREPARE mine AS SELECT 1");
+    run(&mut mine, "DEALLOCATE ALL");
+    moved(&mut mine, &mut other);
+    assert_eq!(refusal(mine.query("EXECUTE mine")).code, "26000");
+}
+
+/// PostgreSQL reads a prepared statement again when it runs under another path, and so does not need to find its names
+/// where they are not until then.
+#[test]
+fn what_was_prepared_under_one_search_path_is_there_under_another() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let howdah = start(&cluster, "", "pool_size = 2", "");
+    let mut owner = cluster.connect("app", "app").expect("a direct session");
+    run(
+        &mut owner,
+        "CREATE SCHEMA one; CREATE TABLE one.t AS SELECT 'one' AS x; CREATE SCHEMA two; \
+         CREATE TABLE public.u AS SELECT 'public' AS x; CREATE TABLE two.u AS SELECT 'two' AS x",
+    );
+    let program = |mine: &mut Client, other: Option<&mut Client>| -> Vec<String> {
+        run(mine, "PREPARE by_default AS SELECT x FROM u");
+        run(mine, "SET search_path = one");
+        run(mine, "PREPARE by_path AS SELECT x FROM t");
+        run(mine, "SET search_path = two");
+        if let Some(other) = other {
+            moved(mine, other);
+        }
+        let asked = [
+            "SELECT 1",
+            "EXECUTE by_default",
+            "EXECUTE by_path",
+            "SELECT x FROM (SELECT set_config('search_path', 'one', false)) s, one.t",
+            "EXECUTE by_path",
+            "EXECUTE by_default",
+        ];
+        let answer = |sql| match mine.value(sql) {
+            Ok(value) => value,
+            Err(e) => refusal::<()>(Err(e)).code,
+        };
+        asked.map(answer).to_vec()
+    };
+    let direct = program(&mut owner, None);
+    assert_eq!(direct, ["1", "two", "42P01", "one", "one", "42P01"]);
+    assert_eq!(program(&mut app(&howdah), Some(&mut app(&howdah))), direct);
+}
+
+/// What cannot be prepared again fails where it is used, and nothing else does.
+#[test]
+fn a_statement_whose_table_is_gone_fails_nothing_else() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let howdah = start(&cluster, "", "pool_size = 2", "");
+    let mut owner = cluster.connect("app", "app").expect("a direct session");
+    run(&mut owner, "CREATE TABLE t AS SELECT 'first' AS x");
+    let (mut mine, mut other) = (app(&howdah), app(&howdah));
+    run(&mut mine, "PREPARE of_t AS SELECT x FROM t");
+    run(&mut mine, "PREPARE of_one AS SELECT 1");
+    run(&mut owner, "DROP TABLE t");
+    moved(&mut mine, &mut other);
+    assert_eq!(value(&mut mine, "SELECT 2"), "2");
+    assert_eq!(value(&mut mine, "EXECUTE of_one"), "1");
+    assert_eq!(refusal(mine.query("EXECUTE of_t")).code, "26000");
+    run(&mut owner, "CREATE TABLE t AS SELECT 'again' AS x");
+    assert_eq!(value(&mut mine, "EXECUTE of_t"), "again");
 }
 
 /// What exists on one connection alone, how it is found, what else strangers find, and what ends it.
@@ -222,6 +329,36 @@ fn what_cannot_follow_keeps_the_connection_until_it_is_gone() {
     assert_eq!(metric(&howdah, "howdah_server_disconnects_total", &[("reason", "not_clean")]), 0.0);
 }
 
+/// What a client sets meanwhile does not give its connection away, and RESET leads back to its login there, too.
+#[test]
+fn a_kept_connection_follows_its_clients_parameters() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 2", "");
+    let mut other = app(&howdah);
+    let named = [("DateStyle", "German, DMY"), ("work_mem", "1234kB"), ("application_name", "startup")];
+    for reset in ["RESET ALL", "RESET DateStyle; RESET work_mem; RESET application_name", "DISCARD ALL"] {
+        let mut mine = app_with(&howdah, &named).expect("a login");
+        run(&mut mine, "CREATE TEMP TABLE mine AS SELECT 7 AS x");
+        run(&mut mine, "SET application_name = 'another'");
+        run(&mut mine, "SET DateStyle = 'ISO'");
+        run(&mut mine, "SET work_mem = '2MB'");
+        assert_eq!(metric(&howdah, "howdah_pool_pins", &[]), 1.0, "it keeps its connection");
+        for _ in 0..3 {
+            assert!(tried(&mut other, "SELECT x FROM mine").is_err());
+            assert_eq!(value(&mut other, "SHOW DateStyle"), "ISO, MDY");
+        }
+        assert_eq!(value(&mut mine, "SELECT x FROM mine"), "7");
+        assert_eq!(value(&mut mine, "SHOW DateStyle"), "ISO, DMY");
+        run(&mut mine, reset);
+        for (name, expected) in named {
+            assert_eq!(value(&mut mine, &format!("SHOW {name}")), expected, "{reset}");
+        }
+        assert_eq!(tried(&mut mine, "SELECT x FROM mine").is_ok(), reset != "DISCARD ALL");
+        drop(mine);
+        eventually("the connection is given back", || metric(&howdah, "howdah_pool_pins", &[]) == 0.0);
+    }
+}
+
 /// The bound is told before anything is made, with its numbers; what hides is found behind its transaction.
 #[test]
 fn no_more_clients_than_max_pins_keep_a_connection() {
@@ -257,7 +394,10 @@ fn no_more_clients_than_max_pins_keep_a_connection() {
     assert!(e.to_string().contains("has left advisory locks of its session"), "{e}");
     assert_eq!(metric(&howdah, "howdah_errors_total", &[("code", "no_pin_left_behind")]), 1.0);
     assert_eq!(value(&mut first, "SELECT count(*) FROM mine"), "0");
-    assert_eq!(value(&mut app(&howdah), "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+    let mut late = app(&howdah);
+    eventually("its connection is closed", || {
+        value(&mut late, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == "0"
+    });
 }
 
 /// An idle client hears of what it listens to at once.

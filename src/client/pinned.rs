@@ -48,6 +48,10 @@ impl Session {
             if let Some(conn) = lease.conn() {
                 conn.state.pinned = Some(Box::new(Pinned { kinds, idle, rules: self.hot.session }));
             }
+            lease = match Box::pin(self.in_step_again(lease)).await {
+                Ok(lease) => lease,
+                Err(why) => return why,
+            };
             let end = self.relay(&mut lease, true).await;
             self.ctl.set_deadline(0);
             if !matches!(end, End::Check) {

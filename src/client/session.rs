@@ -741,6 +741,11 @@ impl Session {
             self.farewell(&e).await;
             return Err(Some("server_lost"));
         }
+        self.in_step_again(lease).await
+    }
+
+    /// What the client named at its login is in force again on the connection that it keeps.
+    pub(super) async fn in_step_again(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
         let limit = self.services.config().limits.server_repair_timeout;
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
         let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);

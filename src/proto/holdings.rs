@@ -165,6 +165,37 @@ pub fn prepared_name(key: &str) -> Option<Vec<u8>> {
     unhex(key.strip_prefix(PREPARED)?.as_bytes())
 }
 
+/// What is kept of a statement of PREPARE: its text, and the `search_path` under which it was prepared. The server reads
+/// it again where it runs under another, and then may not find its names; but it could not be prepared there. `None`:
+/// that was the default.
+pub fn prepared_value(text: &[u8], path: Option<&[u8]>) -> Vec<u8> {
+    path.map_or_else(|| text.to_vec(), |path| [path, b"\0", text].concat())
+}
+
+pub fn prepared_text(kept: &[u8]) -> &[u8] {
+    kept.split(|b| *b == 0).next_back().unwrap_or_default()
+}
+
+/// That `search_path`.
+pub fn prepared_under(kept: &[u8]) -> Option<&[u8]> {
+    kept.iter().position(|b| *b == 0).and_then(|at| kept.get(..at))
+}
+
+/// Of what the server says is prepared: each with the path that it was prepared under, which for what is new is that
+/// of the session.
+pub fn with_paths(session: &mut ParamSet, carried: &ParamSet) {
+    let path = session.get("search_path").map(<[u8]>::to_vec);
+    let found: Vec<(String, Vec<u8>)> = session
+        .iter()
+        .filter(|(n, _)| is_prepared(n))
+        .map(|(n, text)| (n.to_owned(), text.to_vec()))
+        .collect();
+    for (name, text) in found {
+        let kept = carried.get(&name).filter(|kept| prepared_text(kept) == text).map(<[u8]>::to_vec);
+        session.set(&name, &kept.unwrap_or_else(|| prepared_value(&text, path.as_deref())));
+    }
+}
+
 pub fn is_prepared(key: &str) -> bool {
     key.starts_with(PREPARED)
 }

@@ -95,7 +95,8 @@ pub struct ParamChange {
     /// `None` is a RESET.
     pub value: Option<Vec<u8>>,
     /// The value may be relative to what is in force (`DateStyle = ISO` keeps the order of day and month): what its
-    /// login would have found has to be in force first, and that is this, or what RESET leads to.
+    /// login would have found has to be in force first, and that is this, or what RESET leads to. Of a statement of
+    /// PREPARE it is the `search_path` under which it was prepared, where that is another.
     pub from: Option<Option<Vec<u8>>>,
     /// It undoes what another client wanted.
     pub undoes: bool,
@@ -115,7 +116,12 @@ pub fn changes(on: &Standing<'_>, wanted: &ParamSet, raw: &ParamSet) -> Vec<Para
     let set = |name: &str, value: &[u8]| ParamChange {
         name: name.to_owned(),
         value: Some(value.to_vec()),
-        from: raw.get(name).map(|_| pools(name)),
+        from: if holdings::is_prepared(name) {
+            let path = holdings::prepared_under(value);
+            (path != wanted.get("search_path")).then(|| path.map(<[u8]>::to_vec))
+        } else {
+            raw.get(name).map(|_| pools(name))
+        },
         undoes: false,
     };
     let mut undone: Vec<ParamChange> = Vec::new();
@@ -259,8 +265,19 @@ pub fn shown(view: &ParamSet, overrides: &ParamSet) -> ParamSet {
 pub fn statement(change: &ParamChange) -> String {
     if let Some(name) = holdings::prepared_name(&change.name) {
         return match &change.value {
-            // It was asked for in the database's encoding, as all of an answer.
-            Some(text) => String::from_utf8_lossy(text).into_owned(),
+            Some(kept) => {
+                // It was asked for in the database's encoding, as all of an answer.
+                let text = String::from_utf8_lossy(holdings::prepared_text(kept)).into_owned();
+                match &change.from {
+                    None => text,
+                    // For as long as this message's implicit transaction. No row: that would be a value.
+                    Some(None) => format!("SET LOCAL search_path TO DEFAULT; {text}"),
+                    Some(Some(path)) => {
+                        let set = format!("pg_catalog.set_config('search_path', {}, true)", literal(path));
+                        format!("SELECT WHERE {set} IS NULL; {text}")
+                    }
+                }
+            }
             None => format!("DEALLOCATE {}", quote_one(&String::from_utf8_lossy(&name))),
         };
     }

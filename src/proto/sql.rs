@@ -10,7 +10,9 @@ mod effects;
 pub mod fingerprint;
 pub mod lexer;
 
-pub use effects::{TextEffects, application_parameters, deallocate_name, effects, needs_look, prepare_of};
+pub use effects::{
+    TextEffects, application_parameters, deallocate_name, effects, executes, needs_look, prepare_of,
+};
 use lexer::{Lexer, Token};
 
 /// What the SETs and RESETs of a text are about, as far as they outlive its transaction.

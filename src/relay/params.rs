@@ -43,7 +43,11 @@ pub async fn bring_into_step(
     limit: Duration,
 ) -> Result<Option<Refused>, Broken> {
     let nothing = services.nothing.clone();
+    conn.state.heard.clear();
     let done = apply(services, ctl, c, conn, &nothing, limit).await?;
+    if conn.state.pinned.is_some() && !conn.state.heard.is_empty() {
+        down.insert().append(&mut conn.state.heard);
+    }
     tell(c, &conn.state.view, down);
     Ok(done.refused)
 }
@@ -85,6 +89,11 @@ pub async fn apply(
             };
             ended.push(None);
             services.counters.count("parameter_refused_total", "");
+            if holdings::is_prepared(&change.name) {
+                // A table that is gone, say. On a connection of its own that shows when it is used, and is mended when
+                // the table is there again.
+                continue;
+            }
             if !change.undoes && e.sqlstate() != b"57014" {
                 overrides.remove(&change.name);
                 drop_named(services, c, &change.name);
@@ -310,7 +319,9 @@ pub async fn attribute(
     rules: &Rules,
 ) -> Result<Holdings, Broken> {
     services.counters.count("parameter_sources_asked_total", "");
-    let holds = rules.asks && may_hold(c, &conn.state, rules);
+    conn.state.heard.clear();
+    // What keeps the connection with its client is there until the server says that it is gone.
+    let holds = rules.asks && (conn.state.pinned.is_some() || may_hold(c, &conn.state, rules));
     let asked = async {
         if holds {
             return ask_everything(conn, rules.ways.statements == Way::Follow).await;
@@ -323,7 +334,11 @@ pub async fn attribute(
         Ok((set, Holdings::default(), true))
     };
     let asked = tokio::time::timeout(limit, asked).await;
-    let (set, held, complete) = match asked.unwrap_or(Err("parameter_timeout".into())) {
+    if !conn.state.heard.is_empty() {
+        // The session is still its client's, who may listen.
+        down.insert().append(&mut conn.state.heard);
+    }
+    let (mut set, held, complete) = match asked.unwrap_or(Err("parameter_timeout".into())) {
         Ok(set) => set,
         Err(why) => {
             // The connection is of no use any more; what its client has set is not to be lost with it.
@@ -331,6 +346,9 @@ pub async fn attribute(
             return Err(why);
         }
     };
+    if holds {
+        holdings::with_paths(&mut set, c.carried());
+    }
     let scope = match (rules.own_connection, rules.ways.parameters) {
         (true, _) => Scope::OwnConnection,
         // What is not asked for does not show in the answer.

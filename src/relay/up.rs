@@ -10,6 +10,7 @@ use crate::error::{Error, report};
 use crate::net::buffer::LARGE;
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, fe};
+use crate::proto::holdings;
 use crate::proto::pipeline::{Duplicate, Expect, TxStatus};
 use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement};
 use crate::proto::sql::TextEffects as Effects;
@@ -186,11 +187,32 @@ fn whole(up: &mut Lane, total: usize) -> bool {
 
 /// What a statement's text does beyond what its completion tag tells.
 fn effects_of(text: &[u8], s: &mut ServerState, env: &Env<'_>) -> Effects {
-    let effects =
+    let mut effects =
         sql::effects(text, &|name| std::str::from_utf8(name).is_ok_and(|n| s.view.get(n).is_some()));
+    if env.asks && sql::executes(text) {
+        effects.add(effects_of_prepared(s));
+    }
     if env.asks && (effects.has(Effects::SESSION_SET) || effects.has(Effects::HIDDEN)) {
         s.doubt_named(text);
     }
+    effects
+}
+
+/// What an EXECUTE may do: what is hidden in the statements of PREPARE that the connection has.
+fn effects_of_prepared(s: &mut ServerState) -> Effects {
+    let mut effects = Effects::NONE;
+    let applied = s.applied.clone();
+    for (_, text) in applied.iter().filter(|(name, _)| holdings::is_prepared(name)) {
+        let does = sql::effects(text, &|_| false);
+        if does.may_hold() {
+            effects.add(Effects::HIDDEN);
+            effects.add_if(does.has(Effects::NAMELESS), Effects::NAMELESS);
+            s.doubt_named(text);
+        }
+    }
+    // Its text is not known.
+    let kept = s.pinned.as_ref().is_some_and(|p| p.kinds.contains(&Kind::Statement));
+    effects.add_if(kept, Effects::HIDDEN);
     effects
 }
 
@@ -538,8 +560,10 @@ fn parse(
     }
     c.stats.client_parses += 1;
     let (name, body) = (Box::<[u8]>::from(name), Box::<[u8]>::from(body));
+    // What an EXECUTE does depends on what is prepared when it runs.
     let marks = classify
-        && frame::cstr(&body).is_some_and(|(text, _)| effects_of(text, s, env) != Effects::default());
+        && frame::cstr(&body)
+            .is_some_and(|(text, _)| effects_of(text, s, env) != Effects::default() || sql::executes(text));
     named_parse(up, h, name, &body, marks, c, s, env);
     Ok(true)
 }

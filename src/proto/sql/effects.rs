@@ -39,7 +39,7 @@ impl TextEffects {
     }
 
     /// The same, where that is so.
-    const fn add_if(&mut self, does: bool, what: Self) {
+    pub const fn add_if(&mut self, does: bool, what: Self) {
         if does {
             self.add(what);
         }
@@ -91,7 +91,7 @@ pub fn needs_look(sql: &[u8]) -> bool {
         {
             true
         }
-        Some(b'e' | b'E') if begins(text, b"explain") => true,
+        Some(b'e' | b'E') if begins(text, b"explain") || begins(text, b"execute") => true,
         Some(b'l' | b'L') if begins(text, b"listen") => true,
         _ if has_trace(text) => true,
         _ => super::needs_classification(text),
@@ -124,6 +124,11 @@ fn has_trace(text: &[u8]) -> bool {
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word))
+}
+
+/// Whether a text may run what PREPARE has prepared.
+pub fn executes(sql: &[u8]) -> bool {
+    contains(sql, b"execute")
 }
 
 /// Traces that may stand anywhere, in names, literals and bodies of functions.
@@ -223,22 +228,39 @@ fn config_call(after: &[u8]) -> Option<(String, bool)> {
 pub fn application_parameters(sql: &[u8]) -> Vec<String> {
     let mut names: Vec<String> = config_calls(sql).into_iter().flatten().collect();
     let mut lexer = Lexer::new(sql);
-    let mut words = [Token::End; 3];
+    let mut at_start = true;
+    // SET a.b, SET SESSION a.b.c, RESET "a.b"; a name that is too much is asked for in vain.
+    let mut name = String::new();
+    let mut joined = false;
     while let Some(t) = lexer.next_token() {
-        // SET a.b, SET SESSION a.b, RESET a.b; a name that is too much is asked for in vain.
-        let [.., before, last] = words;
-        if last == Token::Other(b'.')
-            && let (Some(first), Some(second)) = (identifier(before), identifier(t))
-        {
-            names.push(format!("{first}.{second}"));
+        if at_start && t.is_word(b"do") {
+            // Its statements stand in a literal.
+            names.extend(dotted(sql));
         }
-        words.rotate_left(1);
-        if let Some(last) = words.last_mut() {
-            *last = t;
+        at_start = t == Token::Semicolon;
+        match identifier(t) {
+            Some(part) if joined => {
+                name = format!("{name}.{part}");
+                joined = false;
+            }
+            Some(part) => names.push(std::mem::replace(&mut name, part)),
+            None if t == Token::Other(b'.') && !name.is_empty() => joined = true,
+            None => {
+                names.push(std::mem::take(&mut name));
+                joined = false;
+            }
         }
     }
+    names.push(name);
     names.retain(|n| n.contains('.'));
     names
+}
+
+/// All that could be such a name, wherever it stands.
+fn dotted(sql: &[u8]) -> Vec<String> {
+    let part = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'$') || *b >= 128;
+    let words = sql.split(|b| !part(b)).filter(|w| w.contains(&b'.'));
+    words.filter_map(|w| String::from_utf8(w.to_ascii_lowercase()).ok()).collect()
 }
 
 fn identifier(t: Token<'_>) -> Option<String> {
@@ -270,15 +292,18 @@ pub fn prepare_of(sql: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         }
         if prepares && named {
             count += 1;
-            found = start.get(..start.len() - behind.len()).map(<[u8]>::to_vec);
+            let one = || start.get(..start.len() - behind.len()).map(<[u8]>::to_vec);
+            found = found.or_else(one);
         }
         if !more {
             break;
         }
         start = lexer.rest();
     }
-    // Two of one name, or a literal that can be read in two ways: which of them it was is not known.
-    found.filter(|_| count == 1 && lexer.ambiguous_from().is_none())
+    // Of two the second one fails, unless the first is dropped between them. Which it was is not known then, nor where a
+    // literal can be read in two ways.
+    let dropped = contains(sql, b"deallocate") || contains(sql, b"discard");
+    found.filter(|_| (count == 1 || !dropped) && lexer.ambiguous_from().is_none())
 }
 
 /// The statement that a lone `DEALLOCATE [PREPARE] name` names, as PostgreSQL reads the name; `None` for ALL
@@ -401,6 +426,10 @@ mod tests {
             ("select set_config('app.a', '1', false), set_config('work_mem', '1', false)", vec!["app.a"]),
             ("reset app.tenant; set work_mem = 1", vec!["app.tenant"]),
             ("set work_mem = '1.5MB'", vec![]),
+            ("SET \"app.Y\" = '1'", vec!["app.Y"]),
+            ("set a.b.c = 1", vec!["a.b.c"]),
+            ("do $$ begin set App.x = 1; end $$", vec!["app.x"]),
+            ("begin; do $$ begin set app.x = 1; end $$", vec!["app.x"]),
         ] {
             assert_eq!(application_parameters(sql.as_bytes()), names, "{sql}");
         }
@@ -416,6 +445,8 @@ mod tests {
         assert_eq!(of(two, "a").as_deref().map(str::trim), Some("prepare A(int) as select ';'"));
         assert_eq!(of(two, "b").as_deref().map(str::trim), Some("prepare b as select 2"));
         assert_eq!(of(two, "c"), None);
+        let twice = "prepare a as select 1; prepare a as select 2";
+        assert_eq!(of(twice, "a").as_deref(), Some("prepare a as select 1"));
         assert_eq!(of("prepare a as select 1; deallocate a; prepare a as select 2", "a"), None);
     }
 }
