@@ -63,6 +63,8 @@ impl Ends {
     /// One pass over what is in a lane, in the direction of the server or of the client.
     fn scan(&mut self, lane: &mut Lane, towards_server: bool) {
         let env = Env {
+            database: "app",
+            user: "app",
             interner: &self.interner,
             max_message: 1 << 30,
             max_statement: 1 << 20,
@@ -203,12 +205,12 @@ fn statements(c: &mut Criterion) {
     let interner = Interner::default();
     let bodies: Vec<Vec<u8>> =
         (0..1000).map(|n| format!("SELECT c{n} FROM customer WHERE id = $1\0\0\0").into_bytes()).collect();
-    let kept: Vec<_> = bodies.iter().map(|b| interner.intern(b, None, false)).collect();
+    let kept: Vec<_> = bodies.iter().map(|b| interner.intern(b, &Default::default(), false)).collect();
     let mut next = (0..1000).cycle();
     group.bench_function("of a Parse, among 1000", |b| {
         b.iter(|| {
             let n = next.next().unwrap_or(0);
-            black_box(bodies.get(n).map(|body| interner.intern(body, None, false)));
+            black_box(bodies.get(n).map(|body| interner.intern(body, &Default::default(), false)));
         });
     });
     let mut server = ServerStatements::default();

@@ -543,3 +543,34 @@ fn a_set_up_of_each_connection_holds_for_hundreds_of_clients() {
     assert_eq!(metric(&howdah, "howdah_errors_total", &[]), 0.0);
     let _ = Duration::ZERO;
 }
+
+/// A text means what it means in the database where it is parsed, whoever has prepared it elsewhere.
+#[test]
+fn a_statement_is_parsed_in_its_own_database() {
+    let Some(cluster) = cluster(MAJOR, app_options().sql("CREATE DATABASE other OWNER app")) else { return };
+    run(&mut cluster.connect("app", "app").expect("a session"), "CREATE TABLE only_here (x int)");
+    let there = format!("[databases.other]\nhost = \"{}\"\npool_size = 1\n", cluster.tcp());
+    let howdah = start(&cluster, "", "pool_size = 1", &there);
+    let parse = [msg::parse("s", "SELECT x FROM only_here", &[]), msg::sync()].concat();
+    let mut here = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+    assert_eq!(tags(&here.ask(&parse)), "1Z");
+    let mut elsewhere = Raw::login(&Dsn::local(howdah.port(), "app", "other"));
+    assert_eq!(tags(&elsewhere.ask(&parse)), "EZ");
+}
+
+/// Where nobody may keep a connection, a block may still make what is gone at its end.
+#[test]
+fn a_block_may_make_what_it_drops_where_nobody_may_keep_a_connection() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 1", "");
+    let mut mine = app(&howdah);
+    for sql in ["BEGIN", "CREATE TEMP TABLE mine (x int)", "ROLLBACK"] {
+        run(&mut mine, sql);
+    }
+    run(&mut mine, "BEGIN; CREATE TEMP TABLE mine (x int); DROP TABLE mine; COMMIT");
+    let e = refusal(mine.query("CREATE TEMP TABLE mine (x int)"));
+    assert!(e.to_string().contains("0 of 0"), "{e}");
+    run(&mut mine, "BEGIN; CREATE TEMP TABLE mine (x int); COMMIT");
+    let e = refusal(mine.query("SELECT 1"));
+    assert!(e.to_string().contains("has left temporary objects"), "{e}");
+}

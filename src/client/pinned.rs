@@ -79,10 +79,6 @@ impl Session {
         self.flush_at_once().await;
         let before = lease.conn().and_then(|c| c.state.marked).filter(|m| *m != DISCARDED);
         let held = self.attribute(lease).await?;
-        if let Some(conn) = lease.conn() {
-            let heard = std::mem::take(&mut conn.state.heard);
-            self.tell(&heard);
-        }
         let after = lease.conn().and_then(|c| c.state.marked);
         if let Some(mark) = before
             && after.is_none()

@@ -916,6 +916,8 @@ pub(super) async fn last_words(
 fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &'a HotSettings) -> Env<'a> {
     Env {
         interner: &services.statements,
+        database: &pool.key.database,
+        user: &pool.key.user,
         max_message: hot.max_message,
         max_statement: hot.max_statement,
         max_server_statements: hot.max_server_statements,

@@ -907,7 +907,8 @@ settings! {
     session_check_timeout: ANY, MS_100, Is("1s"), "the question takes about a millisecond",
         Live, NATIVE, Section |s, Duration(v)| s.overrides.session.check_timeout = Some(*v);
     /// Clients of one pool that may keep a server connection between their transactions because of what their session holds.
-    /// A statement that would need one more is refused.
+    /// A statement that would need one more is refused. Where it is 0, one in a transaction block is not, because what it
+    /// makes may be gone at the block's end; a client that has left something there is ended.
     max_pins: ANY, Kind::Count { min: 0, max: COUNT }, Unset, "half of the pool's size, so that the others are served",
         Live, NATIVE, Section |s, Count(v)| s.overrides.session.max_pins = Some(Some(*v));
     /// A client that is idle for longer while it keeps a connection in this way is ended.

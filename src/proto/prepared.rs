@@ -16,9 +16,11 @@ use super::sql::{self, TextEffects, fingerprint};
 
 mod memory;
 mod server;
+mod under;
 
 pub use self::memory::Memory;
 pub use self::server::ServerStatements;
+pub use self::under::Under;
 
 /// How Howdah's names on the server begin. A client's name that begins so is renamed like any other.
 pub const SERVER_PREFIX: &[u8] = b"__howdah_";
@@ -37,8 +39,8 @@ pub struct Statement {
     pub server_name: Box<[u8]>,
     /// What follows the name in a Parse message: text cstring, number of types, types.
     pub body: Box<[u8]>,
-    /// `search_path` where it is known; two clients with different paths do not share.
-    search_path: Option<Box<[u8]>>,
+    /// Where its text has this meaning; clients elsewhere do not share it.
+    under: Box<[u8]>,
     /// Running it changes session state that nobody carries.
     pub marks_session: bool,
     /// What its text is apart from constants, see [`super::sql::fingerprint`].
@@ -195,12 +197,12 @@ struct Shard {
 }
 
 impl Shard {
-    fn find(&self, hash: u64, body: &[u8], search_path: Option<&[u8]>) -> Option<Arc<Statement>> {
+    fn find(&self, hash: u64, body: &[u8], under: &Under<'_>) -> Option<Arc<Statement>> {
         self.by_hash
             .get(&hash)?
             .iter()
             .filter_map(Weak::upgrade)
-            .find(|s| *s.body == *body && s.search_path.as_deref() == search_path)
+            .find(|s| *s.body == *body && under.is(&s.under))
     }
 }
 
@@ -231,26 +233,27 @@ impl Interner {
         &self.memory
     }
 
-    fn hash(&self, body: &[u8], search_path: Option<&[u8]>) -> u64 {
+    fn hash(&self, body: &[u8], under: &Under<'_>) -> u64 {
         let mut h = self.hasher.build_hasher();
         body.hash(&mut h);
-        search_path.hash(&mut h);
+        under.hash(&mut h);
         h.finish()
     }
 
     /// The statement of this text, if a server has accepted it before.
-    pub fn proven(&self, body: &[u8], search_path: Option<&[u8]>) -> Option<Arc<Statement>> {
-        let hash = self.hash(body, search_path);
-        let found = self.shard.lock().find(hash, body, search_path)?;
+    pub fn proven(&self, body: &[u8], under: &Under<'_>) -> Option<Arc<Statement>> {
+        let hash = self.hash(body, under);
+        let found = self.shard.lock().find(hash, body, under)?;
         found.proven.load(Ordering::Relaxed).then_some(found)
     }
 
     /// A statement that nobody else will share.
     pub fn private(&self, body: &[u8], marks_session: bool) -> Arc<Statement> {
-        Arc::new(self.new_statement(body, None, marks_session))
+        Arc::new(self.new_statement(body, &Under::default(), marks_session))
     }
 
-    fn new_statement(&self, body: &[u8], search_path: Option<&[u8]>, marks_session: bool) -> Statement {
+    fn new_statement(&self, body: &[u8], under: &Under<'_>, marks_session: bool) -> Statement {
+        let (bytes, under) = (under.bytes(), under.kept());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut server_name = SERVER_PREFIX.to_vec();
         server_name.extend_from_slice(id.to_string().as_bytes());
@@ -258,14 +261,14 @@ impl Interner {
             id,
             server_name: server_name.into(),
             body: body.into(),
-            search_path: search_path.map(Into::into),
             marks_session,
             fingerprint: fingerprint::fingerprint(text_of(body)),
             deallocates: None,
             drops: sql::drops_statements(text_of(body), sql::needs_look(text_of(body))),
             verdict: Kept::default(),
             proven: AtomicBool::new(false),
-            charge: TextCharge::new(&self.memory, body.len() + search_path.map_or(0, <[u8]>::len)),
+            charge: TextCharge::new(&self.memory, body.len() + bytes),
+            under,
         }
     }
 
@@ -273,17 +276,17 @@ impl Interner {
     pub fn deallocation(&self, name: &[u8]) -> Arc<Statement> {
         let body = [deallocate_text(STAND_IN).as_slice(), &[0, 0, 0]].concat();
         let deallocates = Some(name.into());
-        Arc::new(Statement { deallocates, ..self.new_statement(&body, None, false) })
+        Arc::new(Statement { deallocates, ..self.new_statement(&body, &Under::default(), false) })
     }
 
     /// The statement of this text; `body` is what follows the name in a Parse message.
-    pub fn intern(&self, body: &[u8], search_path: Option<&[u8]>, marks_session: bool) -> Arc<Statement> {
-        let hash = self.hash(body, search_path);
+    pub fn intern(&self, body: &[u8], under: &Under<'_>, marks_session: bool) -> Arc<Statement> {
+        let hash = self.hash(body, under);
         let mut shard = self.shard.lock();
-        if let Some(found) = shard.find(hash, body, search_path) {
+        if let Some(found) = shard.find(hash, body, under) {
             return found;
         }
-        let s = Arc::new(self.new_statement(body, search_path, marks_session));
+        let s = Arc::new(self.new_statement(body, under, marks_session));
         shard.by_hash.entry(hash).or_default().push(Arc::downgrade(&s));
         shard.since_sweep += 1;
         if shard.since_sweep > 1024 && shard.since_sweep > shard.by_hash.len() / 2 {
@@ -573,9 +576,9 @@ mod tests {
     #[test]
     fn equal_texts_are_one_statement() {
         let i = Interner::default();
-        let a = i.intern(b"select 1\0\0\0", None, false);
-        let b = i.intern(b"select 1\0\0\0", None, false);
-        let c = i.intern(b"select 1\0\0\0", Some(b"x"), false);
+        let a = i.intern(b"select 1\0\0\0", &Under::default(), false);
+        let b = i.intern(b"select 1\0\0\0", &Under::default(), false);
+        let c = i.intern(b"select 1\0\0\0", &Under { search_path: Some(b"x"), ..Under::default() }, false);
         assert!(Arc::ptr_eq(&a, &b));
         assert!(!Arc::ptr_eq(&a, &c));
         assert_ne!(a.server_name, c.server_name);
@@ -585,7 +588,7 @@ mod tests {
     fn the_interner_forgets_what_nobody_holds() {
         let i = Interner::default();
         for n in 0..100_000 {
-            i.intern(format!("select {n}").as_bytes(), None, false);
+            i.intern(format!("select {n}").as_bytes(), &Under::default(), false);
         }
         assert!(i.len() < 3000, "{}", i.len());
     }
@@ -593,7 +596,8 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first() {
         let i = Interner::default();
-        let s: Vec<_> = (0..3).map(|n| i.intern(format!("{n}").as_bytes(), None, false)).collect();
+        let s: Vec<_> =
+            (0..3).map(|n| i.intern(format!("{n}").as_bytes(), &Under::default(), false)).collect();
         let mut l = ServerStatements::default();
         l.insert(s[0].clone());
         l.insert(s[1].clone());
@@ -609,11 +613,11 @@ mod tests {
         let i = Interner::default();
         let mut l = ServerStatements::default();
         for n in 0..10 {
-            l.insert(i.intern(format!("{n:0>1000}").as_bytes(), None, false));
+            l.insert(i.intern(format!("{n:0>1000}").as_bytes(), &Under::default(), false));
             while l.excess(100, 5000).is_some() {}
         }
         assert_eq!((l.len(), l.bytes), (3, 3 * (1000 + 256)));
-        l.insert(i.intern(&[b'x'; 9000], None, false));
+        l.insert(i.intern(&[b'x'; 9000], &Under::default(), false));
         while l.excess(100, 5000).is_some() {}
         assert_eq!(l.len(), 1, "one is had, however large it is");
         assert_eq!((i.memory().statements(), i.memory().texts()), (1, 9256), "nobody holds the others");
@@ -625,7 +629,7 @@ mod tests {
     fn what_a_client_holds_is_added_up_over_its_life() {
         let i = Interner::default();
         let (mut a, mut b) = (ClientStatements::new(i.memory()), ClientStatements::new(i.memory()));
-        let s = i.intern(&[b'x'; 1000], None, false);
+        let s = i.intern(&[b'x'; 1000], &Under::default(), false);
         a.insert(b"one", s.clone());
         b.insert(b"one", s.clone());
         assert_eq!((a.bytes(), b.bytes()), (99 + 1256, 99 + 1256));

@@ -191,6 +191,12 @@ pub fn highest_parameter(text: &[u8]) -> u16 {
     highest
 }
 
+/// Whether a text begins a transaction block.
+pub fn begins_block(text: &[u8]) -> bool {
+    let first = Lexer::new(text).next_token();
+    first.is_some_and(|t| t.is_word(b"begin") || t.is_word(b"start"))
+}
+
 /// Whether a text is one of the statements that PostgreSQL runs in a transaction that has failed.
 pub fn ends_failed(text: &[u8]) -> bool {
     const WORDS: [&[u8]; 5] = [b"commit", b"end", b"rollback", b"abort", b"prepare"];

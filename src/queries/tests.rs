@@ -101,7 +101,7 @@ fn a_pipeline_shares_its_time_and_an_error_takes_off_what_was_skipped() {
     let q = scope(10);
     let interner = Interner::default();
     let stmts: Vec<_> = ["SELECT a\0\0\0", "SELECT b\0\0\0", "SELECT c\0\0\0"]
-        .map(|t| interner.intern(t.as_bytes(), None, false))
+        .map(|t| interner.intern(t.as_bytes(), &Default::default(), false))
         .into();
     let mut calls = Calls::default();
     for s in &stmts {
@@ -126,8 +126,8 @@ fn a_pipeline_shares_its_time_and_an_error_takes_off_what_was_skipped() {
 fn portals_and_names_lead_to_their_statements() {
     let q = scope(10);
     let interner = Interner::default();
-    let a = interner.intern(b"SELECT a\0\0\0", None, false);
-    let b = interner.intern(b"SELECT b\0\0\0", None, false);
+    let a = interner.intern(b"SELECT a\0\0\0", &Default::default(), false);
+    let b = interner.intern(b"SELECT b\0\0\0", &Default::default(), false);
     let mut calls = Calls::default();
     calls.bind(&q, b"p", &a, 1);
     calls.bind(&q, b"", &b, 1);

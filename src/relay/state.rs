@@ -536,6 +536,9 @@ impl ClientProto {
 #[derive(Debug, Clone, Copy)]
 pub struct Env<'a> {
     pub interner: &'a Interner,
+    /// The pool's database and user, in which texts have their meaning.
+    pub database: &'a str,
+    pub user: &'a str,
     pub max_message: u32,
     pub max_statement: usize,
     pub max_server_statements: usize,

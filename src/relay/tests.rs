@@ -229,6 +229,8 @@ impl World {
     fn turn(&mut self, i: usize) -> bool {
         let Self { interner, clients, servers, limit, rng } = self;
         let env = Env {
+            database: "app",
+            user: "app",
             interner,
             max_message: 1 << 20,
             max_statement: 1 << 16,

@@ -12,7 +12,7 @@ use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, fe};
 use crate::proto::holdings;
 use crate::proto::pipeline::{Duplicate, Expect, TxStatus};
-use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement};
+use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement, Under};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
 use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
@@ -216,9 +216,14 @@ fn effects_of_prepared(s: &mut ServerState) -> Effects {
     effects
 }
 
+/// Whether a text runs in a transaction block, or begins one.
+fn in_block(text: &[u8], s: &ServerState) -> bool {
+    s.pipeline.status() == TxStatus::InTransaction || sql::begins_block(text)
+}
+
 /// Takes a pin for a statement that would keep the connection with its client, and says why it is refused before it runs
 /// where there is none.
-fn refused_pin(effects: Effects, s: &mut ServerState, env: &Env<'_>) -> Option<Error> {
+fn refused_pin(text: &[u8], effects: Effects, s: &mut ServerState, env: &Env<'_>) -> Option<Error> {
     if !env.asks || !effects.would_pin() || s.pinned.is_some() || s.reserved.is_some() {
         return None;
     }
@@ -231,6 +236,8 @@ fn refused_pin(effects: Effects, s: &mut ServerState, env: &Env<'_>) -> Option<E
             s.reserved = Some(taken);
             None
         }
+        // Where nobody may keep a connection, what a transaction block makes can still be gone at its end.
+        Err(none) if none.bound == 0 && in_block(text, s) => None,
         Err(none) => Some(Error::NoPinLeft { kinds, taken: none.taken, bound: none.bound }),
     }
 }
@@ -264,7 +271,7 @@ fn query(
         s.barrier = drops || s.one_at_a_time;
         if look {
             let effects = effects_of(text, s, env);
-            if let Some(e) = refused_pin(effects, s, env) {
+            if let Some(e) = refused_pin(text, effects, s, env) {
                 refuse_query(up, h.total, c, s, e);
                 return Ok(true);
             }
@@ -611,11 +618,12 @@ fn named_parse(
         return;
     }
     let search_path = s.view.get("search_path").or_else(|| c.overrides.get("search_path"));
+    let under = Under { database: env.database, user: env.user, role: c.overrides.get("role"), search_path };
     // What is prepared beside temporary objects may mean them.
     let stmt = if c.set_in_transaction || s.pinned.is_some() {
         env.interner.private(body, marks)
     } else {
-        env.interner.intern(body, search_path, marks)
+        env.interner.intern(body, &under, marks)
     };
     up.discard(h.total);
     c.statements.insert(&name, stmt.clone());
@@ -680,9 +688,10 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
         return Ok(Alone::NeedsServer);
     }
     let search_path = c.view.get("search_path").or_else(|| c.overrides.get("search_path"));
+    let under = Under { database: env.database, user: env.user, role: c.overrides.get("role"), search_path };
     // What a DEALLOCATE names is this client's own.
     let drops = frame::cstr(body).is_some_and(|(text, _)| sql::drops_statements(text, sql::needs_look(text)));
-    let Some(stmt) = env.interner.proven(body, search_path).filter(|_| !drops) else {
+    let Some(stmt) = env.interner.proven(body, &under).filter(|_| !drops) else {
         return Ok(Alone::NeedsServer);
     };
     c.statements.insert(name, stmt);
@@ -778,7 +787,7 @@ fn bind(
     }
     c.stats.binds += 1;
     if name.is_empty() || !env.share_statements {
-        if let Some(e) = refused_pin(c.statements.unnamed_effects, s, env) {
+        if let Some(e) = refused_pin(b"", c.statements.unnamed_effects, s, env) {
             provoke(up, h.total, c, s, e);
             return Ok(true);
         }
@@ -817,7 +826,7 @@ fn bind(
     if stmt.marks_session {
         let text = stmt.text();
         let effects = if text.len() > LOOK { Effects::LONG } else { effects_of(text, s, env) };
-        if let Some(e) = refused_pin(effects, s, env) {
+        if let Some(e) = refused_pin(text, effects, s, env) {
             provoke(up, h.total, c, s, e);
             return Ok(true);
         }

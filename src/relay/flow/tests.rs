@@ -51,6 +51,8 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
     let mut proto = ClientProto::new(ctl.id, nothing.clone(), nothing, services.statements.memory());
     let env = Env {
         interner: &services.statements,
+        database: "app",
+        user: "app",
         max_message: 1 << 20,
         max_statement: 1 << 20,
         max_server_statements: 10,
