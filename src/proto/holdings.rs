@@ -25,11 +25,6 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Nothing is asked but who has changed a reported parameter, within `timeout`.
-    pub const fn reported(timeout: Duration) -> Self {
-        Self { asks: false, always: false, own_connection: false, ways: Ways::RESET, timeout }
-    }
-
     /// Kinds that are held and keep the connection with their client.
     pub fn to_pin(&self, held: &Holdings) -> Vec<Kind> {
         // A statement that could not be made again pins, too.
@@ -42,8 +37,8 @@ impl Rules {
     }
 
     /// The mark under which the connection is reset once its client gives it back. `was` is the mark of the commands
-    /// that were seen; `nameless` says that something may be set whose name nobody knows.
-    pub fn mark(&self, held: &Holdings, was: Option<&'static str>, nameless: bool) -> Option<&'static str> {
+    /// that were seen; `unknown` says that something is, or may be, set of which nobody keeps account.
+    pub fn mark(&self, held: &Holdings, was: Option<&'static str>, unknown: bool) -> Option<&'static str> {
         let dropped = self.to_drop(held).first().map(|k| match k {
             Kind::Statement => "PREPARE",
             Kind::Channel => "LISTEN",
@@ -56,7 +51,7 @@ impl Rules {
             "SET" | "RESET" => self.ways.parameters == Way::Reset,
             _ => false,
         });
-        dropped.or(kept).or(nameless.then_some("SET"))
+        dropped.or(kept).or(unknown.then_some("SET"))
     }
 }
 
@@ -70,10 +65,6 @@ impl Holdings {
         if let Err(at) = self.0.binary_search(&one) {
             self.0.insert(at, one);
         }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Its kinds, each once.

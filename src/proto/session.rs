@@ -39,7 +39,13 @@ impl Standing<'_> {
 
     /// Whether a client that has set it takes it along.
     fn follows(&self, name: &str, scope: Scope) -> bool {
-        scope == Scope::Everything || self.reports(name)
+        // A statement is among what is set only where statements follow.
+        scope == Scope::Everything || holdings::is_prepared(name) || self.reports(name)
+    }
+
+    /// Whether something is set in the session that neither the pool nor `applied` accounts for.
+    pub fn has_more(&self, session: &ParamSet, applied: &ParamSet) -> bool {
+        session.iter().any(|(n, v)| applied.get(n).is_none() && self.pool.get(n) != Some(v))
     }
 
     /// It is in force, and known to be set in this session.

@@ -206,8 +206,7 @@ fn may_hold(c: &ClientProto, s: &ServerState, rules: &Rules) -> bool {
 /// What the server says was set in the session, with its values. The caller bounds the time.
 async fn ask_session(conn: &mut ServerConn) -> Result<ParamSet, Broken> {
     let sql = session::question(&conn.state.standing());
-    let query = encode::query(&sql).map_err(|_| "parameter_encoding")?;
-    let mut answers = ask_all(conn, query, 1).await?;
+    let mut answers = queries(conn, &[sql]).await?;
     session_of(answers.pop(), &conn.user)
 }
 
@@ -359,7 +358,10 @@ pub async fn attribute(
     if found.pool_lost || !complete {
         conn.state.marked = Some("RESET");
     } else if holds {
-        conn.state.marked = rules.mark(&held, conn.state.marked, c.effects.has(TextEffects::NAMELESS));
+        // What does not follow is reset: what the text did not name, and what nobody keeps account of.
+        let unknown =
+            c.effects.has(TextEffects::NAMELESS) || conn.state.standing().has_more(&set, &found.applied);
+        conn.state.marked = rules.mark(&held, conn.state.marked, unknown);
     }
     if found.defaults != *conn.state.defaults {
         conn.state.new_defaults(services.params.intern(found.defaults));
@@ -423,8 +425,7 @@ pub fn left(c: &ClientProto, conn: &mut ServerConn, rules: &Rules) -> bool {
 
 /// A question whose answer is only that there is one.
 pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), Broken> {
-    let query = encode::query(sql).map_err(|_| "check_encoding")?;
-    match ask_all(conn, query, 1).await?.pop().and_then(|a| a.error) {
+    match queries(conn, &[sql]).await?.pop().and_then(|a| a.error) {
         None => Ok(()),
         Some(_) => Err("check_failed".into()),
     }
@@ -432,12 +433,8 @@ pub async fn ask(conn: &mut ServerConn, sql: &str) -> Result<(), Broken> {
 
 /// One statement for each change, all in one write, so that it is known which of them failed.
 async fn change(conn: &mut ServerConn, list: &[ParamChange]) -> Result<Vec<Answer>, Broken> {
-    let mut out = Vec::new();
-    for change in list {
-        let query = encode::query(&session::statement(change)).map_err(|_| "parameter_encoding")?;
-        out.extend_from_slice(&query);
-    }
-    ask_all(conn, out, list.len()).await
+    let texts: Vec<String> = list.iter().map(session::statement).collect();
+    queries(conn, &texts).await
 }
 
 /// What is kept of the rows, notices and errors of all answers: there are some hundred names of parameters.

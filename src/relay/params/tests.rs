@@ -174,7 +174,13 @@ impl World {
     fn new(unreported: Unreported) -> Self {
         let follows = unreported == Unreported::Follows;
         let ways = Ways { parameters: Way::Follow, ..Ways::RESET };
-        let reported = Rules::reported(std::time::Duration::ZERO);
+        let reported = Rules {
+            asks: false,
+            always: false,
+            own_connection: false,
+            ways: Ways::RESET,
+            timeout: std::time::Duration::ZERO,
+        };
         let rules = if follows { Rules { asks: true, ways, ..reported } } else { reported };
         let resets = unreported != Unreported::Stays;
         let interner = ParamInterner::default();
