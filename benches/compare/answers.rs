@@ -69,6 +69,38 @@ pub(crate) fn reported_set(text: &[u8]) -> Option<(String, String)> {
     Some((known.0.to_owned(), value.to_owned()))
 }
 
+/// Name and value of a `set_config('name', 'value', …)`. Poolers ask for what came of it, in hexadecimal digits: a server
+/// that answers something else seems to have set something else, and is told again with each client.
+pub(crate) fn config(text: &[u8]) -> Option<(String, String)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (_, rest) = text.split_once("set_config('")?;
+    let (name, rest) = rest.split_once("', '")?;
+    let (value, _) = rest.split_once('\'')?;
+    Some((name.to_owned(), value.to_owned()))
+}
+
+/// The answer to that: the report, where there is news, one row, and the tag.
+pub(crate) fn configured(out: &mut Vec<u8>, canned: &Canned, name: &str, value: &str) {
+    let known = PARAMETERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    out.extend_from_slice(&canned.text_description);
+    let digits: String = value.bytes().map(|b| format!("{b:02x}")).collect();
+    out.extend_from_slice(&row(digits.as_bytes()));
+    complete(out, "SELECT 1");
+    if let Some((known, _)) = known.filter(|(_, default)| *default != value) {
+        parameter(out, known, value);
+    }
+}
+
+fn row(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    message(&mut out, b'D', |body| {
+        body.extend_from_slice(&1_u16.to_be_bytes());
+        body.extend_from_slice(&(value.len() as u32).to_be_bytes());
+        body.extend_from_slice(value);
+    });
+    out
+}
+
 /// What PostgreSQL 15 reports at login, in its order.
 const PARAMETERS: &[(&str, &str)] = &[
     ("application_name", ""),
@@ -150,15 +182,6 @@ const COPY_ROWS: u32 = 1_000;
 
 impl Canned {
     pub(crate) fn new() -> Self {
-        let row = |value: &[u8]| {
-            let mut out = Vec::new();
-            message(&mut out, b'D', |body| {
-                body.extend_from_slice(&1_u16.to_be_bytes());
-                body.extend_from_slice(&(value.len() as u32).to_be_bytes());
-                body.extend_from_slice(value);
-            });
-            out
-        };
         let mut copy_out = Vec::new();
         message(&mut copy_out, b'H', |body| body.extend_from_slice(&[0, 0, 1, 0, 0]));
         for _ in 0..COPY_ROWS {

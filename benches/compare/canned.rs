@@ -280,6 +280,13 @@ impl Session {
         let out = &mut self.pending;
         // Quoted semicolons do not occur in what a bench sends.
         for text in text.split(|byte| *byte == b';') {
+            // No workload sends one; poolers do.
+            if text.len() > 24
+                && let Some((name, value)) = answers::config(text)
+            {
+                answers::configured(out, canned, &name, &value);
+                continue;
+            }
             let kind = classify(text);
             match kind {
                 Kind::Empty => continue,
