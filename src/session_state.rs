@@ -1,4 +1,4 @@
-//! Kinds of state that a session has beside its parameters, and what can become of each between two transactions: words
+//! Kinds of state that a session has besides its parameters, and what can become of each between two transactions: words
 //! that configuration, errors, the relay and the pool share.
 
 use std::sync::Arc;
@@ -20,8 +20,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Statement, Self::Channel, Self::Temporary, Self::Cursor, Self::Lock];
-
     /// The label of metrics.
     pub const fn label(self) -> &'static str {
         match self {
@@ -37,7 +35,7 @@ impl Kind {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Statement => "statements of PREPARE",
-            Self::Channel => "channels that it listens to",
+            Self::Channel => "channels of LISTEN",
             Self::Temporary => "temporary objects",
             Self::Cursor => "cursors WITH HOLD",
             Self::Lock => "advisory locks of its session",

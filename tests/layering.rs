@@ -45,6 +45,7 @@ const RULES: &[Rule] = &[
     rule("queries", &["proto"], true),
     rule("relay/state.rs", &["error", "proto", "queries"], true),
     rule("relay/up.rs", &["error", "net", "proto", "relay"], true),
+    rule("relay/suspect.rs", &["error", "proto", "relay"], true),
     rule("relay/down.rs", &["error", "net", "proto", "relay"], true),
     // Do.
     rule("fleet/control.rs", &["capacity", "clock", "config", "pool", "services"], false),
@@ -174,7 +175,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "one handshake from the first byte to the welcome; its steps share what it has learnt",
     ),
     ("client/session.rs", "one client: idle, waiting, active, and how each of them ends share every field"),
-    ("client/login.rs", "one sequence, from the first byte to the welcome"),
     ("config/settings.rs", "a table: one declaration for each setting"),
     ("error/report.rs", "a table: one row for each error"),
     ("pool/core.rs", "one state machine; its parts share every field"),

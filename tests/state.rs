@@ -379,7 +379,7 @@ fn a_failed_transaction_describes_what_returns_no_rows() {
     for (sql, types) in texts {
         let both = [&mut direct, &mut client].map(|c| {
             assert_eq!(tags(&c.ask(&[msg::parse("d", sql, types), msg::sync()].concat())), "1Z");
-            // It takes the place of the other on a server that may have but one.
+            // A server may have only one statement here: this one replaces the other.
             c.ask(&[msg::parse("e", "SELECT 'e'", &[]), msg::sync()].concat());
             c.ask(&msg::query("BEGIN"));
             c.ask(&msg::query("SELECT 1/0"));

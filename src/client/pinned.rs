@@ -1,8 +1,6 @@
 //! Behind a transaction that may have left something in its server's session: the server is asked what, and what cannot
 //! go with the client keeps the connection with it until it is gone. See [`crate::proto::holdings`].
 
-use std::sync::atomic::Ordering;
-
 use super::ctl::ClientState;
 use super::session::{Goodbye, Session};
 use crate::clock::Clock;
@@ -93,13 +91,13 @@ impl Session {
         Ok(held)
     }
 
-    /// What a setting drops is told.
+    /// Tells the client what a setting drops.
     fn warn_dropped(&mut self, kinds: &[Kind]) {
         for kind in kinds {
             self.services.counters.count("session_state_dropped_total", kind.label());
         }
         let text = format!(
-            "{} of this session are dropped at the end of the transaction ({} = \"reset\")",
+            "{} are dropped at the end of the transaction ({} = \"reset\")",
             list(kinds),
             kinds.first().map_or("session_objects", |k| k.setting())
         );
@@ -109,11 +107,7 @@ impl Session {
     /// The transaction is over and its connection stays: what is booked when a connection is given back is booked now.
     fn rest(&mut self, lease: &mut Lease) {
         let now = Clock::now();
-        let query_us = self.book(lease, now);
-        let stats = self.reset_transaction();
-        self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
-        self.ctl.set_prepared(self.proto.statements.len());
-        self.after(lease, stats);
+        let (stats, query_us) = self.over(lease, now);
         lease.book_rest(stats, query_us, now);
         self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
     }
@@ -133,7 +127,7 @@ impl Session {
             self.set_state(ClientState::Idle);
             return None;
         }
-        let e = Error::SessionUnknown { reason: why.to_string(), limit: self.hot.session.timeout };
+        let e = Error::SessionUnknown { reason: why.words(), limit: self.hot.session.timeout };
         self.ended(lease, e).await
     }
 

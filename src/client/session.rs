@@ -461,24 +461,31 @@ impl Session {
     /// The usual end: nothing is owed.
     pub(super) fn hand_back(&mut self, mut lease: Lease) {
         let now = Clock::now();
-        let query_us = self.book(&mut lease, now);
         if let Some(conn) = lease.conn() {
             params::learn(&self.services, &self.ctl, &mut self.proto, conn, &mut self.down);
         }
-        let stats = self.reset_transaction();
+        let (stats, query_us) = self.over(&mut lease, now);
         if let Some(conn) = lease.conn()
             && let Some(tag) = conn.state.marked.filter(|m| *m != DISCARDED)
         {
             self.services.count_mark(tag, &self.ctl.application_name());
         }
-        self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
-        self.ctl.set_prepared(self.proto.statements.len());
-        self.after(&lease, stats);
         lease.release(stats, query_us, now);
         self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
     }
 
-    /// Forgets what belonged to one transaction, but for its figures.
+    /// A transaction is over: its figures, and how long its last round trip took, for the pool to book.
+    #[inline]
+    pub(super) fn over(&mut self, lease: &mut Lease, now: Instant) -> (TxStats, Option<u64>) {
+        let query_us = self.book(lease, now);
+        let stats = self.reset_transaction();
+        self.ctl.transactions.fetch_add(1, Ordering::Relaxed);
+        self.ctl.set_prepared(self.proto.statements.len());
+        self.after(lease, stats);
+        (stats, query_us)
+    }
+
+    /// Forgets what belonged to one transaction, and returns its figures.
     pub(super) fn reset_transaction(&mut self) -> TxStats {
         self.proto.end_transaction();
         if let Some(told) = self.proto.told.take() {
@@ -729,10 +736,7 @@ impl Session {
     async fn restored(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
         self.flush_at_once().await;
         let done = Box::pin(self.attribute(&mut lease)).await;
-        self.proto.effects = Default::default();
-        self.proto.set_in_transaction = false;
-        self.proto.discarded = false;
-        self.proto.led_back = None;
+        self.proto.forget_sets();
         if let Err(why) = done {
             let host = lease.conn().map(|c| c.host.to_string()).unwrap_or_default();
             lease.discard(why.label, TxStats::default());

@@ -3,8 +3,8 @@
 //! one that has said nothing for 5 s: the oldest of the address that has most of them. Where none has been silent for so
 //! long, the newcomer is one too many as long as places of clients are free, since a program that opens thousands of
 //! connections at once takes seconds to get round to each of them; where none is free, the oldest silent one goes
-//! at once. Whoever has said something waits for a turn to log in: as many log in at a time as there are places, so that strangers
-//! have no more memory than that. Nobody is refused for an address alone, since a whole cluster can be behind one.
+//! at once. Whoever has said something waits for a turn to log in: as many log in at a time as there are places, which
+//! bounds the memory of strangers. Nobody is refused for an address alone, since a whole cluster can be behind one.
 
 mod crowd;
 

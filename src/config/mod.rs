@@ -39,6 +39,7 @@ pub mod routing;
 mod secrets;
 pub mod setting;
 pub mod settings;
+mod state;
 mod summary;
 mod tls;
 pub mod units;

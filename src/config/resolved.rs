@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::draft::Draft;
 use super::hidden::Hidden;
-use crate::session_state::{Way, Ways};
+pub use super::state::{SessionState, SessionStateOverrides};
 
 pub use super::access::{Access, AuthMethod, ChannelBinding, Lookup};
 use super::compat::Compat;
@@ -121,46 +121,6 @@ impl Keepalive {
         self.interval = o.interval.unwrap_or(self.interval);
         self.count = o.count.unwrap_or(self.count);
         self.user_timeout = o.user_timeout.unwrap_or(self.user_timeout);
-        self
-    }
-}
-
-/// What is done about session state: see [`crate::proto::holdings`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionState {
-    pub ways: Ways,
-    /// The server is asked behind every transaction.
-    pub always: bool,
-    pub check_timeout: Duration,
-    /// `None`: half of the pool's size.
-    pub max_pins: Option<u32>,
-    pub pin_idle: Option<Duration>,
-}
-
-/// [`SessionState`], as far as one level states it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SessionStateOverrides {
-    pub parameters: Option<Way>,
-    pub statements: Option<Way>,
-    pub listen: Option<Way>,
-    pub objects: Option<Way>,
-    pub always: Option<bool>,
-    pub check_timeout: Option<Duration>,
-    pub max_pins: Option<Option<u32>>,
-    pub pin_idle: Option<Option<Duration>>,
-}
-
-impl SessionState {
-    fn with(mut self, o: &SessionStateOverrides) -> Self {
-        let w = &mut self.ways;
-        w.parameters = o.parameters.unwrap_or(w.parameters);
-        w.statements = o.statements.unwrap_or(w.statements);
-        w.listen = o.listen.unwrap_or(w.listen);
-        w.objects = o.objects.unwrap_or(w.objects);
-        self.always = o.always.unwrap_or(self.always);
-        self.check_timeout = o.check_timeout.unwrap_or(self.check_timeout);
-        self.max_pins = o.max_pins.unwrap_or(self.max_pins);
-        self.pin_idle = o.pin_idle.unwrap_or(self.pin_idle);
         self
     }
 }
@@ -514,6 +474,13 @@ pub struct PoolOverrides {
 }
 
 impl PoolSettings {
+    /// How many of its clients may keep a server connection between their transactions.
+    pub fn max_pins(&self) -> usize {
+        // A size of 0 is without limit.
+        let half = if self.size == 0 { usize::MAX } else { (self.size / 2) as usize };
+        self.session.max_pins.map_or(half, |n| n as usize)
+    }
+
     /// This, with what `o` states put over it.
     pub fn with(mut self, o: &PoolOverrides) -> Self {
         macro_rules! over {

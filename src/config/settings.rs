@@ -906,7 +906,7 @@ settings! {
     /// How long a server may take to answer that question. Behind that its connection is closed, and its client told.
     session_check_timeout: ANY, MS_100, Is("1s"), "the question takes about a millisecond",
         Live, NATIVE, Section |s, Duration(v)| s.overrides.session.check_timeout = Some(*v);
-    /// Clients of one pool that may keep a server connection between their transactions because of what their session holds.
+    /// How many clients of one pool may keep a server connection between transactions because of what their sessions hold.
     /// A statement that would need one more is refused. Where it is 0, one in a transaction block is not, because what it
     /// makes may be gone at the block's end; a client that has left something there is ended.
     max_pins: ANY, Kind::Count { min: 0, max: COUNT }, Unset, "half of the pool's size, so that the others are served",

@@ -74,7 +74,7 @@ samples! {
     Error::PinIdleTimeout { .. } =>
         Error::PinIdleTimeout { kinds: vec![Kind::Cursor], idle: OVER, limit: LIMIT };
     Error::SessionUnknown { .. } =>
-        Error::SessionUnknown { reason: "canceling statement due to statement timeout".to_owned(), limit: SECOND };
+        Error::SessionUnknown { reason: "The server has not answered in time".to_owned(), limit: SECOND };
     Error::TooManyStatements { .. } => Error::TooManyStatements { limit: 10_000 };
     Error::StatementMemory { .. } =>
         Error::StatementMemory { held: 66_000_000, count: 70, size: 2_000_000, limit: 67_108_864 };

@@ -38,11 +38,12 @@ pub struct Report {
     pub verbatim: Option<Vec<u8>>,
 }
 
-const PINS_HINT: &str = "Raise max_pins (and pool_size with it), or end what keeps connections: SHOW HOLDERS names them. \
-                         What this would be is stated by session_objects, session_listen and session_statements.";
+const PINS_HINT: &str = "Raise max_pins (half of pool_size where it is not stated), and pool_size with it. SHOW HOLDERS \
+                         names the clients that keep connections. Or let such state be dropped behind each transaction: \
+                         session_objects, session_listen or session_statements = \"reset\".";
 
 fn pins_taken(taken: usize, bound: usize) -> String {
-    format!("{taken} of {bound} such places (max_pins) are taken in this pool.")
+    format!("{taken} of {bound} clients that may keep one (max_pins) do so in this pool.")
 }
 
 fn secs(d: Duration) -> String {
@@ -146,7 +147,7 @@ pub fn report(error: &Error) -> Report {
                     S::PROGRAM_LIMIT_EXCEEDED,
                     "no_pin_left",
                     format!(
-                        "refused: {} would keep a server connection, and no more clients of this pool may",
+                        "refused: {} would keep a server connection, and no more clients of this pool may keep one",
                         list(kinds)
                     ),
                 ),
@@ -192,12 +193,12 @@ pub fn report(error: &Error) -> Report {
                         .to_owned(),
                 ),
                 format!(
-                    "{reason}. It has {} for the answer (session_check_timeout), within the statement_timeout and \
-                     lock_timeout of the session. The server connection was closed, and what the session has set is gone.",
+                    "{reason}. It has {} for the answer (session_check_timeout). The server connection was closed, and \
+                     what the session has set is gone.",
                     secs(*limit)
                 ),
             ),
-            "Raise session_check_timeout, or the session's own statement_timeout.",
+            "Raise session_check_timeout if the server is slow; its log tells what it has refused.",
         ),
         Error::StatementTooLarge { size, limit } => h(
             d(

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use self::Kind::{Counter, Gauge, Histogram};
+use crate::session_state::Kind as Held;
 
 /// What stands before the name of everything that is ours.
 pub const PREFIX: &str = "howdah_";
@@ -321,8 +322,14 @@ const MARKS: &[&str] = &[
     "DISCARD ALL",
 ];
 
-/// Of [`crate::proto::holdings::Kind`].
-const KINDS: &[&str] = &["statement", "channel", "temporary", "cursor", "lock"];
+/// Of [`Kind`].
+const KINDS: &[&str] = &[
+    Held::Statement.label(),
+    Held::Channel.label(),
+    Held::Temporary.label(),
+    Held::Cursor.label(),
+    Held::Lock.label(),
+];
 
 const TIMEOUTS: &[&str] = &[
     "client_login_timeout",

@@ -351,6 +351,18 @@ pub struct HotSettings {
     pub session: Rules,
 }
 
+/// Where session state stays or is reset as PgBouncer does it, nothing is asked.
+fn rules(s: &PoolSettings) -> Rules {
+    let asks = s.reset_state && s.mode != PoolMode::Session;
+    Rules {
+        asks,
+        always: asks && s.session.always,
+        own_connection: s.mode == PoolMode::Session,
+        ways: if asks { s.session.ways } else { Ways::RESET },
+        timeout: s.session.check_timeout,
+    }
+}
+
 type Core = PoolCore<Box<ServerConn>, Waker, Arc<ClientCtl>, inspect::Facts>;
 
 #[derive(Debug)]
@@ -468,6 +480,7 @@ impl Pool {
     fn resolve_hot(&self, version: u64) -> HotSettings {
         let spec = self.spec();
         let (s, p) = (&spec.settings, &spec.process);
+        self.pins.places.set_bound(s.max_pins());
         HotSettings {
             version,
             mode: s.mode,
@@ -494,23 +507,7 @@ impl Pool {
             reset_always: spec.servers.reset_always && !s.reset_query.is_empty(),
             wait_notify: spec.servers.wait_notify,
             no_simple_query: spec.no_simple_query,
-            session: self.rules(&spec),
-        }
-    }
-
-    /// Where session state stays or is reset as PgBouncer does it, nothing is asked.
-    fn rules(&self, spec: &PoolSpec) -> Rules {
-        let s = &spec.settings;
-        // A size of 0 is without limit.
-        let half = if s.size == 0 { usize::MAX } else { (s.size / 2) as usize };
-        self.pins.places.set_bound(s.session.max_pins.map_or(half, |n| n as usize));
-        let asks = s.reset_state && s.mode != PoolMode::Session;
-        Rules {
-            asks,
-            always: asks && s.session.always,
-            own_connection: s.mode == PoolMode::Session,
-            ways: if asks { s.session.ways } else { Ways::RESET },
-            timeout: s.session.check_timeout,
+            session: rules(s),
         }
     }
 

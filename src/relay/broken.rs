@@ -27,6 +27,20 @@ impl fmt::Display for Broken {
 }
 
 impl Broken {
+    /// In a sentence of its own, where nothing was being done for the client.
+    pub fn words(&self) -> String {
+        if let Some(bound) = &self.bound {
+            return sentence(bound);
+        }
+        sentence(match self.label {
+            "parameter_timeout" => "it has not answered in time",
+            "protocol" | "parameter_source" => {
+                "it has refused the question, or has not answered as a PostgreSQL server does"
+            }
+            _ => "it has closed the connection",
+        })
+    }
+
     /// What the client is told: `doing` what the server was lost. `limit` is `server_repair_timeout`.
     pub fn error(&self, host: String, doing: &str, limit: Duration) -> Error {
         if let Some(bound) = &self.bound {
@@ -47,6 +61,11 @@ impl Broken {
     }
 }
 
+/// The server is what a clause calls "it".
+fn sentence(clause: &str) -> String {
+    clause.strip_prefix("it ").map_or_else(|| clause.to_owned(), |rest| format!("The server {rest}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +83,6 @@ mod tests {
             "it has not answered while its parameters were set; server_repair_timeout is 10.000 s"
         );
         assert_eq!(told("eof".into()), "it went away while its parameters were set");
+        assert_eq!(Broken::from("parameter_timeout").words(), "The server has not answered in time");
     }
 }

@@ -284,9 +284,6 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
         b"DECLARE CURSOR" if c.effects.has(TextEffects::HOLD) => "DECLARE CURSOR",
         b"DEALLOCATE ALL" => {
             forget_statements(c, s);
-            if c.overrides.iter().any(|(name, _)| holdings::is_prepared(name)) {
-                s.marked.get_or_insert("PREPARE");
-            }
             return;
         }
         b"DEALLOCATE" => {

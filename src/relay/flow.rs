@@ -378,9 +378,7 @@ impl Flow<'_> {
         }
         let conn = self.lease.conn()?;
         let rules = conn.state.pinned.as_ref().map(|p| p.rules)?;
-        // What was named at the login is in force again behind a RESET or DISCARD ALL, here as well.
-        let reset = self.proto.discarded || self.proto.may_have_reset();
-        if reset || params::in_doubt(self.proto, &conn.state, &rules) {
+        if params::in_doubt(self.proto, &conn.state, &rules) {
             return Some(End::Check);
         }
         params::learn(self.services, self.ctl, self.proto, conn, self.down);

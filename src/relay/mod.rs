@@ -7,6 +7,7 @@ pub mod observe;
 pub mod params;
 pub mod parting;
 pub mod state;
+mod suspect;
 mod tx_stats;
 pub mod up;
 

@@ -512,12 +512,17 @@ impl ClientProto {
         }
     }
 
-    /// Forgets what belonged to one transaction, but for its figures.
-    pub fn end_transaction(&mut self) {
+    /// Forgets what the texts and tags of a transaction said of the session: it is known what has come of them.
+    pub fn forget_sets(&mut self) {
         self.effects = TextEffects::default();
         self.set_in_transaction = false;
         self.discarded = false;
         self.led_back = None;
+    }
+
+    /// Forgets what belonged to one transaction, except its figures.
+    pub fn end_transaction(&mut self) {
+        self.forget_sets();
         self.statements.settle();
         self.deallocating.clear();
         self.own_cancel = None;

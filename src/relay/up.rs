@@ -10,13 +10,13 @@ use crate::error::{Error, report};
 use crate::net::buffer::LARGE;
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, fe};
-use crate::proto::holdings;
+use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Duplicate, Expect, TxStatus};
 use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement, Under};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
 use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
-use crate::session_state::{Kind, Way};
+use crate::relay::suspect::{effects_of, refused_pin};
 
 /// Names and texts that must be seen whole are looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
@@ -126,7 +126,7 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
             }
         };
         if !seen {
-            // The server would keep the answers that are awaited back until the Sync.
+            // Without a Flush, the server would hold back the awaited answers until the Sync.
             s.own_flush.due = matches!(s.stalled, Stalled::ByDrop | Stalled::ByFailure);
             return Ok(if s.full() { Up::Full } else { Up::NeedMore });
         }
@@ -183,63 +183,6 @@ fn whole(up: &mut Lane, total: usize) -> bool {
     }
     up.reserve(total.min(LOOK));
     false
-}
-
-/// What a statement's text does beyond what its completion tag tells.
-fn effects_of(text: &[u8], s: &mut ServerState, env: &Env<'_>) -> Effects {
-    let mut effects =
-        sql::effects(text, &|name| std::str::from_utf8(name).is_ok_and(|n| s.view.get(n).is_some()));
-    if env.asks && sql::executes(text) {
-        effects.add(effects_of_prepared(s));
-    }
-    if env.asks && (effects.has(Effects::SESSION_SET) || effects.has(Effects::HIDDEN)) {
-        s.doubt_named(text);
-    }
-    effects
-}
-
-/// What an EXECUTE may do: what is hidden in the statements of PREPARE that the connection has.
-fn effects_of_prepared(s: &mut ServerState) -> Effects {
-    let mut effects = Effects::NONE;
-    let applied = s.applied.clone();
-    for (_, text) in applied.iter().filter(|(name, _)| holdings::is_prepared(name)) {
-        let does = sql::effects(text, &|_| false);
-        if does.may_hold() {
-            effects.add(Effects::HIDDEN);
-            effects.add_if(does.has(Effects::NAMELESS), Effects::NAMELESS);
-            s.doubt_named(text);
-        }
-    }
-    // Its text is not known.
-    let kept = s.pinned.as_ref().is_some_and(|p| p.kinds.contains(&Kind::Statement));
-    effects.add_if(kept, Effects::HIDDEN);
-    effects
-}
-
-/// Whether a text runs in a transaction block, or begins one.
-fn in_block(text: &[u8], s: &ServerState) -> bool {
-    s.pipeline.status() == TxStatus::InTransaction || sql::begins_block(text)
-}
-
-/// Takes a pin for a statement that would keep the connection with its client, and says why it is refused before it runs
-/// where there is none.
-fn refused_pin(text: &[u8], effects: Effects, s: &mut ServerState, env: &Env<'_>) -> Option<Error> {
-    if !env.asks || !effects.would_pin() || s.pinned.is_some() || s.reserved.is_some() {
-        return None;
-    }
-    let kinds: Vec<Kind> = effects.pinning().into_iter().filter(|k| env.ways.of(*k) == Way::Pin).collect();
-    if kinds.is_empty() {
-        return None;
-    }
-    match env.pins.take() {
-        Ok(taken) => {
-            s.reserved = Some(taken);
-            None
-        }
-        // Where nobody may keep a connection, what a transaction block makes can still be gone at its end.
-        Err(none) if none.bound == 0 && in_block(text, s) => None,
-        Err(none) => Some(Error::NoPinLeft { kinds, taken: none.taken, bound: none.bound }),
-    }
 }
 
 fn query(
@@ -583,6 +526,12 @@ fn forward_unnamed_parse(up: &mut Lane, h: Header, c: &mut ClientProto, s: &mut 
     true
 }
 
+/// Where a client's text has its meaning; `view` is what is reported of the session that it runs in.
+fn under<'a>(c: &'a ClientProto, view: &'a ParamSet, env: &Env<'a>) -> Under<'a> {
+    let search_path = view.get("search_path").or_else(|| c.overrides.get("search_path"));
+    Under { database: env.database, user: env.user, role: c.overrides.get("role"), search_path }
+}
+
 #[expect(clippy::too_many_arguments, reason = "one step of the scan, with its whole state")]
 fn named_parse(
     up: &mut Lane,
@@ -617,8 +566,7 @@ fn named_parse(
         provoke(up, h.total, c, s, e);
         return;
     }
-    let search_path = s.view.get("search_path").or_else(|| c.overrides.get("search_path"));
-    let under = Under { database: env.database, user: env.user, role: c.overrides.get("role"), search_path };
+    let under = under(c, &s.view, env);
     // What is prepared beside temporary objects may mean them.
     let stmt = if c.set_in_transaction || s.pinned.is_some() {
         env.interner.private(body, marks)
@@ -687,8 +635,7 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
     if room(c, env, name, body.len()).is_err() {
         return Ok(Alone::NeedsServer);
     }
-    let search_path = c.view.get("search_path").or_else(|| c.overrides.get("search_path"));
-    let under = Under { database: env.database, user: env.user, role: c.overrides.get("role"), search_path };
+    let under = under(c, &c.view, env);
     // What a DEALLOCATE names is this client's own.
     let drops = frame::cstr(body).is_some_and(|(text, _)| sql::drops_statements(text, sql::needs_look(text)));
     let Some(stmt) = env.interner.proven(body, &under).filter(|_| !drops) else {

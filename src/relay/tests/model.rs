@@ -319,7 +319,7 @@ impl Model {
                 } else {
                     self.portals.get(name).map(|p| p.text.clone()).ok_or_else(|| no_portal(name))?
                 };
-                // PostgreSQL describes what returns no rows even then. It is known of texts that are SQL.
+                // Even then PostgreSQL describes a statement that returns no rows. Only for real SQL is that known.
                 let certain = [&b"begin"[..], b"deallocate", b"discard"].iter().any(|w| text.starts_with(w));
                 if !exits(&text) && !certain {
                     self.aborted()?;
