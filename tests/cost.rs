@@ -1,7 +1,7 @@
 //! What a transaction and a client may cost, counted and never timed: heap allocations per transaction and bytes per
 //! idle client in this process, system calls and instructions per transaction with `strace` and callgrind around the
 //! built binary. The bounds leave room for another kernel, library or compiler and none for another allocation or call
-//! in each transaction.
+//! in each transaction. A program of its own, because it has an allocator that counts, and runs its tests one at a time.
 
 #![allow(clippy::indexing_slicing, reason = "the numbers are the test's own, and a panic is a failed test")]
 #![allow(
@@ -10,7 +10,8 @@
     reason = "a test waits for real time, and fails by panicking"
 )]
 
-mod common;
+#[path = "it/harness/left_out.rs"]
+mod left_out;
 
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -174,7 +175,7 @@ fn calls(trace: &str, call: &str) -> usize {
 fn a_transaction_is_two_reads_and_two_writes() {
     let _alone = ONE_AT_A_TIME.lock().unwrap();
     if !Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
-        common::left_out("system calls per transaction", "strace is not on this machine");
+        left_out::left_out("system calls per transaction", "strace is not on this machine");
         return;
     }
     let port = free_port().unwrap();
@@ -193,7 +194,7 @@ fn a_transaction_is_two_reads_and_two_writes() {
     let began = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if strace.try_wait().unwrap().is_some() {
-            common::left_out("system calls per transaction", "strace may not trace here");
+            left_out::left_out("system calls per transaction", "strace may not trace here");
             return;
         }
         assert!(began.elapsed() < Duration::from_secs(60), "it does not listen");
@@ -256,7 +257,7 @@ fn a_transaction_takes_so_many_instructions() {
     const N: usize = 2000;
     let _alone = ONE_AT_A_TIME.lock().unwrap();
     if !Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
-        common::left_out("instructions per transaction", "valgrind is not on this machine");
+        left_out::left_out("instructions per transaction", "valgrind is not on this machine");
         return;
     }
     let bounds = if cfg!(debug_assertions) { [44_700, 53_800] } else { [12_000, 14_000] };

@@ -1,4 +1,4 @@
-//! What tests/pooler-bugs.md names exists.
+//! What tests/pooler-bugs.md names exists. A program of its own, because it only reads the sources.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! The layers of the crate, enforced: who may name whom, and which parts decide without doing.
+//! The layers of the crate, enforced: who may name whom, and which parts decide without doing. A program of its own,
+//! because it only reads the sources: it says within a second what a change of them has broken.
 
 use std::path::{Path, PathBuf};
 

@@ -40,9 +40,9 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("never happened: {what}");
 }
 
-/// Row F72 of the fault matrix: the panic is its client's alone.
+/// The panic is its client's alone.
 #[test]
-fn f72_a_panic_ends_one_session_and_leaves_the_pool_whole() {
+fn a_panic_ends_one_session_and_leaves_the_pool_whole() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let backend = listener.local_addr().unwrap();
     std::thread::spawn(move || {

@@ -17,7 +17,7 @@ use crate::pool::stats::Work;
 use crate::pool::{PoolKey, PoolTotals};
 use crate::services::tests::minimal;
 
-#[path = "../../tests/common/exposition.rs"]
+#[path = "../../tests/it/harness/exposition.rs"]
 #[expect(unreachable_pub, reason = "shared with the integration tests")]
 mod format;
 use format::Exposition;

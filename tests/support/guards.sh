@@ -27,10 +27,10 @@ declare -A without=(
     [43]="the end of TLS is rustls' own error"
 )
 
-rows=() files=() texts=() instead=() targets=() tests=()
-# guard ROW FILE TEXT INSTEAD TARGET TEST; the target is lib or one of tests/.
+rows=() files=() texts=() instead=() modules=() tests=()
+# guard ROW FILE TEXT INSTEAD MODULE TEST; the module is lib, whichever of it, or one of tests/it.
 guard() {
-    rows+=("$1") files+=("$2") texts+=("$3") instead+=("$4") targets+=("$5") tests+=("$6")
+    rows+=("$1") files+=("$2") texts+=("$3") instead+=("$4") modules+=("$5") tests+=("$6")
 }
 
 auth=src/auth
@@ -42,17 +42,17 @@ guard '2 F52' $auth/scram/client.rs 'if !extends_ours || !is_printable(nonce) {'
     lib hostile_challenges_are_refused_before_any_work
 guard 3 src/error/mod.rs "self.field(b'C').unwrap_or(b\"XX000\")" "self.field(b'C').expect(\"a code\")" \
     lib every_field_of_an_error_may_be_missing
-guard 4 src/console/session.rs 'if command.right() > self.right {' 'if false {' console rights
+guard 4 src/console/session.rs 'if command.right() > self.right {' 'if false {' operating::console rights
 guard 5 src/lookup.rs 'if config.profile == Profile::Native || how.query.is_none() {' 'if false {' \
-    access questions_are_asked_with_a_search_path_of_their_own
+    logins::access questions_are_asked_with_a_search_path_of_their_own
 guard '6 F53' src/lookup.rs 'CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END' 'rolpassword' \
-    access unlisted_users_come_in_with_scram
-guard 6 src/lookup.rs ' AND rolcanlogin' '' access unlisted_users_come_in_with_scram
+    logins::access unlisted_users_come_in_with_scram
+guard 6 src/lookup.rs ' AND rolcanlogin' '' logins::access unlisted_users_come_in_with_scram
 guard '7 F47' src/client/login.rs '    if !buf.is_empty() {' '    if false {' \
-    tls f47_f48_plain_text_and_garbage_around_the_handshake
+    tls plain_text_and_garbage_around_the_handshake
 guard '7 41 F49' src/server/secure.rs 'b"S" => Ok(true),' "[b'S', ..] => Ok(true)," \
-    tls f49_plain_text_behind_the_server_s_answer
-guard 8 src/client/authenticate.rs 'return if exists {' 'return if exists || true {' auth clients_with_trust
+    tls plain_text_behind_the_server_s_answer
+guard 8 src/client/authenticate.rs 'return if exists {' 'return if exists || true {' logins::methods clients_with_trust
 guard 9 $auth/client.rs "        if tag != b'p' {" '        if false {' \
     lib only_a_password_message_is_legal_and_only_in_its_turn
 guard 10 src/proto/startup.rs 'const MAX_NAME: usize = 63;' 'const MAX_NAME: usize = 64;' \
@@ -74,10 +74,10 @@ guard 15 $auth/scram/mod.rs 'f.write_str("ScramKeys(..)")' 'write!(f, "ScramKeys
     lib debug_shows_no_key
 guard 16 src/proto/startup.rs 'if self.extensions.len() >= MAX_EXTENSIONS {' 'if false {' lib negotiation
 guard 17 src/proto/startup.rs 'if newest_minor == startup.minor && startup.extensions.is_empty() {' 'if false {' \
-    admission versions_of_the_protocol
+    logins::admission versions_of_the_protocol
 guard 18 src/lookup.rs 'match own.query_with(sql, &[Some(user)]).await {' \
     "match own.query(&sql.replace(\"\$1\", &format!(\"'{user}'\"))).await {" \
-    access unlisted_users_come_in_with_scram
+    logins::access unlisted_users_come_in_with_scram
 guard 19 $auth/scram/server.rs 'if !matches || self.is_mock {' 'if self.is_mock {' \
     lib mutated_messages_never_panic_and_never_log_in
 guard 20 $auth/client.rs "            _ if given.is_empty() => false,
@@ -85,13 +85,13 @@ guard 20 $auth/client.rs "            _ if given.is_empty() => false,
 guard 21 $auth/scram/channel.rs '("n", false, _) | ("y", false, None)' '("n", false, _) | ("y", false, _)' \
     lib both_sides_agree_where_they_see_the_same_certificate_and_only_there
 guard 22 src/lookup.rs '.get_mut(source, user)' '.get_mut(source, "")' \
-    access unlisted_users_come_in_with_scram
+    logins::access unlisted_users_come_in_with_scram
 guard 23 src/client/login.rs 'let shown = match trusted {' 'let shown = match trusted || !startup.user.is_empty() {' \
-    auth clients_with_scram
+    logins::methods clients_with_scram
 guard 26 src/client/login.rs 'console && config.profile == Profile::PgBouncer && is_ourselves(stream, &startup.user);' \
-    'console;' console who_may_come_in
+    'console;' operating::console who_may_come_in
 guard 26 src/client/login.rs 'console && config.profile == Profile::PgBouncer && is_ourselves' 'console && is_ourselves' \
-    console nobody_is_admin_whom_a_native_configuration_does_not_name
+    operating::console nobody_is_admin_whom_a_native_configuration_does_not_name
 guard 27 src/proto/startup/options.rs "out.push_str(&value.replace('\\'', \"''\"));" 'out.push_str(value);' \
     lib literals_close_only_at_their_end
 guard 27 src/proto/startup/options.rs 'if !is_valid_guc_name(&name) {' 'if false {' \
@@ -100,26 +100,26 @@ guard '28 36' src/proto/frame.rs 'if length < 4 || length > max {' 'if length < 
     lib headers_need_five_bytes_and_a_sane_length
 guard 38 src/proto/frame.rs 'fe::SYNC | fe::FLUSH | fe::TERMINATE | fe::COPY_DONE => 4,' \
     'fe::SYNC | fe::FLUSH | fe::TERMINATE | fe::COPY_DONE => max_message,' \
-    faults_client f07_message_of_an_impossible_length
+    faults::client message_of_an_impossible_length
 guard 30 src/app/listen.rs 'std::panic::AssertUnwindSafe(session.run()).catch_unwind().await;' \
     'Ok::<_, Box<dyn std::any::Any + Send>>(session.run().await);' \
-    lib f72_a_panic_ends_one_session_and_leaves_the_pool_whole
+    lib a_panic_ends_one_session_and_leaves_the_pool_whole
 guard 31 src/proto/startup.rs '(MIN_LENGTH..=MAX_LENGTH).contains(&n)' 'n <= MAX_LENGTH' \
     lib lengths_are_checked_before_the_bytes_arrive
 guard 33 src/app/bind.rs 'std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;' \
-    'std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;' admission the_unix_socket
+    'std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;' logins::admission the_unix_socket
 guard 35 src/client/authenticate.rs 'failures.failed(now, limit, &who);' '' \
-    auth passwords_are_not_guessed_for_long
+    logins::methods passwords_are_not_guessed_for_long
 guard 35 src/client/login.rs 'tokio::time::timeout_at((started + limit).into(), first)).await;' \
     'tokio::time::timeout_at((started + limit * 1000).into(), first)).await;' \
-    faults_client f46_login_is_never_finished
+    faults::client login_is_never_finished
 guard 35 src/client/login.rs 'reading(stream, buf, limit.min(PATIENCE)).await?;' \
-    'reading(stream, buf, limit * 1000).await?;' faults_client f46_login_is_never_finished
+    'reading(stream, buf, limit * 1000).await?;' faults::client login_is_never_finished
 guard 35 src/client/strangers/crowd.rs '_ if room => Ok(None),' '' \
-    places clients_that_connect_at_once_and_speak_later_all_get_in
+    logins::places clients_that_connect_at_once_and_speak_later_all_get_in
 guard 35 src/client/login.rs 'tokio::time::timeout_at(deadline.into(), admitted)).await' \
     'tokio::time::timeout_at((deadline + limit * 1000).into(), admitted)).await' \
-    hostile_logins ten_thousand_clients_depart_from_the_protocol
+    logins::hostile ten_thousand_clients_depart_from_the_protocol
 guard '39 F52' $auth/scram/client.rs 'parse_iterations(iterations, MAX_ITERATIONS)' 'parse_iterations(iterations, u32::MAX)' \
     lib hostile_challenges_are_refused_before_any_work
 guard 40 $auth/server.rs '_ if self.binding == ChannelBinding::Require => return Err(self.unbound()),' '' \
@@ -131,9 +131,9 @@ guard 42 src/client/login.rs 'if stream.tls().and_then(|c| c.alpn_protocol()) !=
     tls direct_tls
 guard 44 src/proto/startup.rs 'if (4..=256).contains(&key.len()) => {' 'if true => {' lib cancel_keys_of_4_to_256_bytes
 guard 45 src/app/escape.rs 'fn acts(c: char) -> bool {' 'fn acts(c: char) -> bool { if c != char::MAX { return false; }' \
-    access no_client_writes_lines_of_the_log
+    logins::access no_client_writes_lines_of_the_log
 guard F48 src/client/login.rs 'services.counters.count("tls_handshake_failures_total", "client");' '' \
-    tls f47_f48_plain_text_and_garbage_around_the_handshake
+    tls plain_text_and_garbage_around_the_handshake
 guard F50 src/tls/verify.rs '} else if self.now > c.not_after() {' '} else if false {' \
     tls certificates_of_servers_are_judged_as_libpq_does
 guard F50 src/tls/verify.rs 'if !c.is_signed_by(issuer, self.algorithms.all) {' 'if false {' \
@@ -146,25 +146,25 @@ guard F52 $auth/scram/client.rs 'Some(given) if bool::from(given.ct_eq(&signatur
     'Some(given) if bool::from(given.ct_eq(&signature)) || true => Ok(()),' \
     lib a_server_that_does_not_prove_itself_is_left
 guard F54 src/client/authenticate.rs 'how, user).await?)' 'how, user).await.unwrap_or((Found::Nobody, Asked::Now)))' \
-    access a_server_that_cannot_be_asked_is_an_honest_error
+    logins::access a_server_that_cannot_be_asked_is_an_honest_error
 
 # Beyond the page: what this directory's other tables rest on.
 guard peer src/config/ident.rs 'l.map == map && l.system == system' 'l.map == map' \
-    auth_matrix peers_of_the_socket_come_in_as_with_postgres_15
+    logins::matrix peers_of_the_socket_come_in_as_with_postgres_15
 guard proof src/client/authenticate.rs 'matches!(secret, Some(Secret::Scram(_)))' 'secret.is_none()' \
-    auth_examples scram_pass_through
+    logins::examples scram_pass_through
 # Keys, failures and answers by a user's name alone; and whatever a server asks for.
 guard tenants src/auth/source.rs 'self.0.get(&(database.clone(), user.clone()))' \
     'self.0.iter().find(|((_, u), _)| u == user).map(|(_, s)| { let _ = database; s })' \
-    access one_role_of_two_clusters_is_logged_in_to_each_with_its_own_keys
+    logins::access one_role_of_two_clusters_is_logged_in_to_each_with_its_own_keys
 guard owner src/auth/failures.rs 'let may_be_known = who.source != Source::Directory;' 'let may_be_known = false;' \
-    access the_owner_comes_in_while_somebody_guesses_behind_the_same_address
+    logins::access the_owner_comes_in_while_somebody_guesses_behind_the_same_address
 guard require src/auth/require.rs 'self.words.iter().any(word)' 'self.words.iter().any(word) || true' \
-    auth servers_on_postgres_15
+    logins::methods servers_on_postgres_15
 # The instances' own word, in which one that was killed has no part, instead of the server's count.
 guard fleet src/fleet/sql.rs "SELECT (SELECT count(*) FROM a WHERE {ours} OR {member} AND n LIKE '{MARK} {fleet} %')::int AS backends," \
     'SELECT (SELECT coalesce(sum(used + 1), 0) FROM m)::int + {used} + 1 AS backends,' \
-    fleet backends_of_a_killed_instance_count_until_they_end
+    pools::fleet backends_of_a_killed_instance_count_until_they_end
 
 wanted() {
     [ $# = 1 ] && return 0
@@ -189,10 +189,12 @@ taken_away() {
 
 # Whether the table fits the sources, and has every row of the page.
 check() {
-    local i code=0 all=" ${rows[*]} ${!without[*]} " row
+    local i in code=0 all=" ${rows[*]} ${!without[*]} " row
     for i in "${!rows[@]}"; do
         taken_away "$i" || { echo "row ${rows[i]}: not exactly once in ${files[i]}: ${texts[i]}" && code=1; }
-        grep -rqF "fn ${tests[i]}(" src tests || { echo "row ${rows[i]}: no test ${tests[i]}" && code=1; }
+        in=tests/it/${modules[i]//::/\/}.rs
+        [ "${modules[i]}" != lib ] || in=src
+        grep -rqF "fn ${tests[i]}(" "$in" || { echo "row ${rows[i]}: no test ${tests[i]} in $in" && code=1; }
     done
     while read -r row; do
         [[ $all == *" $row "* ]] || { echo "row $row has no guard and no reason" && code=1; }
@@ -213,14 +215,16 @@ copy() {
     done | tar --null -T - -cf - | tar -xf - -C "$tree"
 }
 
-of_target() {
-    if [ "$1" = lib ]; then echo --lib; else echo "--test $1"; fi
+of_module() {
+    if [ "$1" = lib ]; then echo --lib; else echo "--test it"; fi
 }
 
 # How a test of the copy goes: passes, fails, hangs, is not there, or does not compile.
 outcome() {
     local flags said=$work/said
-    flags=$(of_target "$1")
+    local which=("$2")
+    flags=$(of_module "$1")
+    [ "$1" = lib ] || which=("$1::$2" --exact)
     # shellcheck disable=SC2086
     if ! (cd "$tree" && cargo test --locked --quiet --no-run $flags) >"$said" 2>&1; then
         echo "does not compile"
@@ -228,7 +232,7 @@ outcome() {
     fi
     local code=0
     # shellcheck disable=SC2086
-    (cd "$tree" && timeout -k 10 "$patience" cargo test --locked $flags -- "$2") >"$said" 2>&1 || code=$?
+    (cd "$tree" && timeout -k 10 "$patience" cargo test --locked $flags -- "${which[@]}") >"$said" 2>&1 || code=$?
     if [ $code = 124 ] || [ $code = 137 ]; then
         echo hangs
     elif [ $code != 0 ]; then
@@ -246,12 +250,12 @@ copy
 from=$tree
 declare -A whole
 noticed=0 bad=()
-# Those of one target one after the other: less is built anew.
-order=$(for i in "${!rows[@]}"; do echo "${targets[i]/#lib/ } $i"; done | sort -s -k 1,1 | sed 's/.* //')
+# Those of one module one after the other: less is built anew.
+order=$(for i in "${!rows[@]}"; do echo "${modules[i]/#lib/ } $i"; done | sort -s -k 1,1 | sed 's/.* //')
 for i in $order; do
     wanted "${rows[i]}" "$@" || continue
     what="row ${rows[i]}: ${files[i]}: ${texts[i]%%$'\n'*}"
-    key="${targets[i]} ${tests[i]}"
+    key="${modules[i]} ${tests[i]}"
     file=$tree/${files[i]}
     if ! taken_away "$i"; then
         bad+=("$what: not exactly once in the file")
@@ -259,14 +263,14 @@ for i in $order; do
     fi
     # A test that fails anyway notices nothing.
     if [ -z "${whole[$key]:-}" ]; then
-        whole[$key]=$(outcome "${targets[i]}" "${tests[i]}")
+        whole[$key]=$(outcome "${modules[i]}" "${tests[i]}")
     fi
     if [ "${whole[$key]}" != passes ]; then
         bad+=("$what: ${tests[i]} ${whole[$key]} with the guard, too")
         continue
     fi
     printf %s "$less" >"$file"
-    seen=$(outcome "${targets[i]}" "${tests[i]}")
+    seen=$(outcome "${modules[i]}" "${tests[i]}")
     printf %s "$text" >"$file"
     case $seen in
     fails | hangs)

@@ -18,16 +18,19 @@ bin=$(tests/support/setup.sh test)
 export HOWDAH_PG_BIN=${HOWDAH_PG_BIN:-$bin}
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
-cargo clippy --locked --features ldap,pam --lib --test ldap --test pam -- -D warnings
+cargo clippy --locked --features ldap,pam --lib --test it -- -D warnings
 cargo test --locked --doc --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked "$@"
+    run='nextest run'
 else
     cargo test --locked --lib --bins --tests "$@"
+    run=test
 fi
 # What only a feature brings.
 if [ $# = 0 ]; then
     features=ldap,pam
     [ -e /usr/include/security/pam_appl.h ] || features=ldap
-    cargo test --locked --features "$features" --test ldap --test pam
+    # shellcheck disable=SC2086
+    cargo $run --locked --features "$features" --test it -- logins::ldap logins::pam
 fi

@@ -1,0 +1,9 @@
+//! What a client finds in its session, and what nobody else meets of it.
+
+mod bounds;
+mod kept_state;
+mod leaks;
+mod modes;
+mod parameters;
+mod random_programs;
+mod replication;
