@@ -23,40 +23,43 @@
 //!                                            server::repair: cancel, drain, roll back, reset, or close
 //! ```
 //!
-//! # The modules
+//! # The layers
 //!
-//! | module | job | I/O |
-//! |---|---|---|
-//! | [`proto`] | frames, startup packet, what Howdah says, owed replies, parameters, statements, a look at SQL | none |
-//! | [`auth`] | md5 and SCRAM in both roles, as steps | none |
-//! | [`config`] | settings in one table; TOML, `pgbouncer.ini`, variables and flags into one [`config::Config`] | files |
-//! | [`error`] | what can go wrong, and the one table from it to SQLSTATE, code, DETAIL and HINT | none |
-//! | [`tls`] | certificates, keys, what of a peer's is accepted; rustls' configurations | none |
-//! | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
-//! | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
-//! | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
-//! | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
-//! | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share; `adapt` moves sizes (no I/O) | tasks |
-//! | [`server`] | dial and login, an idle connection's health, repair | sockets |
-//! | [`client`] | login, session, replication (a server for one client alone), and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
-//! | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
-//! | [`doctor`] | `howdah doctor`: advice from the servers' catalogues and a running Howdah's figures | asks servers |
-//! | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
-//! | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
-//! | [`directory`] | LDAP and PAM, with the cargo features `ldap` and `pam` | asks a directory |
-//! | [`cancel`] | whose key, and what that client waits for | none |
-//! | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
-//! | [`control`] | what the operator has put in force while the process runs | none |
-//! | [`queries`] | statistics of statements by their fingerprints | none |
-//! | [`metrics`], [`ops`] | counters and their catalogue; HTTP for metrics and health | own port |
-//! | [`journal`] | the lines of PgBouncer's log, in its profile | none |
-//! | [`services`] | what all parts of one running Howdah share; nothing is global | none |
-//! | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
-//! | [`number`] | conversions of numbers, none of which wraps; everybody may use it | none |
-//! | [`session_state`] | the kinds of state that a session has, and what can become of each; everybody may use it | none |
-//! | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
+//! A module names only those on lower floors. `tests/layering.rs` reads this table and holds the sources to it, and has the
+//! list of what does not keep to it yet.
 //!
-//! `tests/layering.rs` holds the table of who may name whom.
+//! | floor | module | job | I/O |
+//! |---|---|---|---|
+//! | 16 | [`app`] | command line, listeners, janitor, signals, reload, drain: the only one that knows all others | all |
+//! | 15 | [`console`] | the databases `pgbouncer` and `howdah`: grammar, table of commands, rows (no I/O); one session each | sockets |
+//! | 14 | [`doctor`] | `howdah doctor`: advice from the servers' catalogues and a running Howdah's figures | asks servers |
+//! | 13 | [`ops`] | HTTP for metrics, statistics and health | own port |
+//! | 13 | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
+//! | 12 | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
+//! | 12 | [`client`] | login, session, replication (a server for one client alone), and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
+//! | 11 | [`cancel`] | whose key, and what that client waits for | none |
+//! | 10 | [`services`] | what all parts of one running Howdah share; nothing is global | none |
+//! | 9 | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share; `adapt` moves sizes (no I/O) | tasks |
+//! | 8 | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
+//! | 8 | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
+//! | 7 | [`server`] | dial and login, an idle connection's health, repair | sockets |
+//! | 6 | [`journal`] | the lines of PgBouncer's log, in its profile | none |
+//! | 6 | [`control`] | what the operator has put in force while the process runs | none |
+//! | 5 | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
+//! | 4 | [`queries`] | statistics of statements by their fingerprints | none |
+//! | 4 | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
+//! | 4 | [`auth`] | md5 and SCRAM in both roles, as steps | none |
+//! | 3 | [`proto`] | frames, startup packet, what Howdah says, owed replies, parameters, statements, a look at SQL | none |
+//! | 3 | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
+//! | 3 | [`directory`] | LDAP and PAM, with the cargo features `ldap` and `pam` | asks a directory |
+//! | 2 | [`config`] | settings in one table; TOML, `pgbouncer.ini`, variables and flags into one [`config::Config`] | files |
+//! | 2 | [`error`] | what can go wrong, and the one table from it to SQLSTATE, code, DETAIL and HINT | none |
+//! | 2 | [`metrics`] | counters, histograms and their catalogue | none |
+//! | 2 | [`clock`] | the time, as everything that decides is given it | clock |
+//! | 1 | [`tls`] | certificates, keys, what of a peer's is accepted; rustls' configurations | none |
+//! | 1 | [`session_state`] | the kinds of state that a session has, and what can become of each | none |
+//! | 1 | [`number`] | conversions of numbers, none of which wraps | none |
+//! | 1 | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
 //!
 //! # What must always hold
 //!
