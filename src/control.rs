@@ -10,7 +10,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::Config;
 use crate::error::Standstill;
-use crate::pool::core::Hold;
+
+/// Whether connections are given out and opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    #[default]
+    No,
+    /// Who asks waits; nothing is opened; what comes back is kept.
+    Suspended,
+    /// The same, but what comes back is closed.
+    Paused,
+}
 
 /// How the process is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -318,7 +318,7 @@ async fn dial(services: &Arc<Services>, config: &Config, db: &Database, how: &Lo
     let mut last = Failed::Otherwise("the database has no host".to_owned());
     for host in db.roles.get(&Role::Primary).map_or(&[][..], |r| r.hosts.as_slice()) {
         let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
-        match Own::open(HostAddr::clone(host), &target, room, &services.handshakes.servers).await {
+        match Own::open(HostAddr::clone(host), &target, Box::new(room), &services.handshakes.servers).await {
             Ok(own) => return Ok(own),
             Err(f) => {
                 last = match f.error() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::signal::unix::{Signal as Signals, SignalKind};
 
-use crate::pool::core::Hold;
+use crate::control::Hold;
 use crate::services::Services;
 
 /// Both signals; unwatched, either would end the process.

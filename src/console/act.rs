@@ -12,10 +12,10 @@ use super::view::PGBOUNCER;
 use crate::client::ctl::{ClientCtl, Link, Signal};
 use crate::config;
 use crate::config::hidden::PLACEHOLDER;
+use crate::control::Hold;
 use crate::control::{Order, Outcome, ShutDown};
 use crate::error::Refusal;
 use crate::pool::Pool;
-use crate::pool::core::Hold;
 use crate::services::Services;
 
 /// Runs one command of a client that may. What it began stays begun if its client leaves.

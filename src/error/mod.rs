@@ -7,6 +7,7 @@
 pub mod catalog;
 mod console;
 mod level;
+mod open_failure;
 pub mod pgbouncer;
 pub mod report;
 mod shutdown;
@@ -19,6 +20,7 @@ use crate::session_state::{Kind, list};
 
 pub use console::Refusal;
 pub use level::{Level, level};
+pub use open_failure::OpenFailure;
 pub use pgbouncer::report_as_pgbouncer;
 pub use report::{Report, Severity, report};
 pub use shutdown::Shutdown;

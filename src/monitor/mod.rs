@@ -291,7 +291,7 @@ async fn ask(
             let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
             let opened = tokio::time::timeout(
                 limit,
-                Own::open(host.addr.clone(), &target, room, &services.handshakes.servers),
+                Own::open(host.addr.clone(), &target, Box::new(room), &services.handshakes.servers),
             )
             .await;
             let opened = opened.map_err(|_| format!("no login within {:.1} s", limit.as_secs_f64()))?;

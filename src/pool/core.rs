@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::error::Error;
+use crate::control::Hold;
+use crate::error::{Error, OpenFailure};
 
 /// A tracked connection; `generation` tells a reused slot from its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,17 +52,6 @@ pub struct CoreSettings {
     /// As PgBouncer does: while logins fail and nothing is open, who asks is refused at once, and one attempt runs
     /// at a time until one has worked.
     pub fast_fail: bool,
-}
-
-/// Whether connections are given out and opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Hold {
-    #[default]
-    No,
-    /// Who asks waits; nothing is opened; what comes back is kept.
-    Suspended,
-    /// The same, but what comes back is closed.
-    Paused,
 }
 
 /// What a server connection is used for.
@@ -190,48 +180,6 @@ impl CloseReason {
             Self::Reconfigured => "reconfigured",
             Self::CancelUnanswered => "cancel_unanswered",
             Self::PoolClosed => "pool_closed",
-        }
-    }
-}
-
-/// How an attempt to open a connection failed.
-#[derive(Debug, Clone, PartialEq)]
-pub enum OpenFailure {
-    /// The server is starting or full: waiters stay.
-    Transient(Error),
-    /// We ran out of something ourselves: waiters stay, the server is not to blame.
-    Local(Error),
-    /// The server cannot be reached; for a while after it was, this is taken for a restart.
-    Unreachable(Error),
-    /// Waiters are told, unless another connection of the pool may still serve them.
-    Fatal(Error),
-}
-
-impl OpenFailure {
-    /// The server is there, and takes nobody yet, or nobody more.
-    fn is_start(&self) -> bool {
-        matches!(self, Self::Transient(Error::ServerLogin(_)))
-    }
-
-    /// In the metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Transient(_) => "transient",
-            Self::Local(_) => "local",
-            Self::Unreachable(_) => "unreachable",
-            Self::Fatal(_) => "refused",
-        }
-    }
-
-    pub fn into_error(self) -> Error {
-        match self {
-            Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,
-        }
-    }
-
-    pub fn error(&self) -> &Error {
-        match self {
-            Self::Transient(e) | Self::Local(e) | Self::Unreachable(e) | Self::Fatal(e) => e,
         }
     }
 }

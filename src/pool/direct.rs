@@ -14,9 +14,10 @@ use super::{Pool, PoolSpec, registry};
 use crate::client::ctl::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
+use crate::control::Hold;
 use crate::error::Error;
 use crate::net::stream::Stream;
-use crate::pool::core::{Hold, ServerState, WaitEnd};
+use crate::pool::core::{ServerState, WaitEnd};
 use crate::proto::params::ParamSet;
 use crate::server::close::{self, Goodbye};
 use crate::server::conn::ServerConn;
@@ -150,7 +151,7 @@ impl Pool {
             host.clone(),
             &target,
             epoch,
-            room,
+            Box::new(room),
             self.services.nothing.clone(),
             &self.services.handshakes.servers,
         )

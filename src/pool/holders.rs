@@ -274,20 +274,3 @@ pub fn audit(services: &Services) {
     audit.sockets = [differ, audit.sockets[0]];
     audit.leases = leases;
 }
-
-/// Counts one server connection of a pool for as long as it exists.
-#[derive(Debug)]
-pub struct Socket(Arc<std::sync::atomic::AtomicUsize>);
-
-impl Socket {
-    pub(super) fn new(count: &Arc<std::sync::atomic::AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}

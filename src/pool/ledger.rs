@@ -13,6 +13,7 @@ use super::direct::Ticket;
 use super::{Pool, PoolKey};
 use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
+use crate::server::conn::Place;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LimitKey {
@@ -355,11 +356,8 @@ impl Ledger {
     }
 }
 
-impl Room {
-    /// The login is over: the server counts the connection itself. False if its place has been taken back
-    /// meanwhile; it must then be closed.
-    #[must_use]
-    pub fn arrived(&mut self) -> bool {
+impl Place for Room {
+    fn arrived(&mut self) -> bool {
         let (Some(services), Some(host)) = (self.services.upgrade(), &self.at) else { return true };
         let mut inner = services.ledger.inner.lock();
         let Some(p) = inner.places.get_mut(host) else { return true };

@@ -35,7 +35,7 @@ use crate::client::ctl::{ClientCtl, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
 use crate::error::pgbouncer::LOGIN_FAILED;
-use crate::error::{Error, PoolFigures};
+use crate::error::{Error, OpenFailure, PoolFigures};
 use crate::journal::{self, Who};
 use crate::metrics::Histogram;
 use crate::net::tls::Handshakes;
@@ -46,15 +46,13 @@ use crate::queries::Scope;
 use crate::relay::flow::Timeouts;
 use crate::relay::state::TxStats;
 use crate::server::close::Goodbye;
-use crate::server::conn::{Quiet, ServerConn};
+use crate::server::conn::{Quiet, ServerConn, Socket};
 use crate::server::connect::{self, Target};
 use crate::services::Services;
 use crate::session_state::Ways;
 use crate::tls::{Connector, Mode};
 
-use self::core::{
-    Acquire, CloseReason, ConnId, CoreSettings, Counts, Effects, Grant, OpenFailure, PoolCore, WaitEnd,
-};
+use self::core::{Acquire, CloseReason, ConnId, CoreSettings, Counts, Effects, Grant, PoolCore, WaitEnd};
 use self::departure::Departure;
 use self::greeting::Greetings;
 pub use self::lease::Lease;
@@ -1265,7 +1263,7 @@ impl OpenGuard {
         let began = Clock::now();
         let target = pool.target(&spec);
         let beside = &pool.services.handshakes.servers;
-        let result = connect::open(host.clone(), &target, epoch, room, nothing, beside).await;
+        let result = connect::open(host.clone(), &target, epoch, Box::new(room), nothing, beside).await;
         let Some(id) = self.id.take() else { return };
         match result {
             Ok(mut conn) => match pool.check_role(&mut conn) {
@@ -1370,7 +1368,7 @@ impl Pool {
         self.count_login(conn, spec);
         self.failed_hosts.lock().clear();
         self.services.ledger.host_reached(&conn.host);
-        conn.counted = Some(holders::Socket::new(&self.services.server_sockets));
+        conn.counted = Some(Socket::new(&self.services.server_sockets));
         conn.serial = self.services.clients.next_id();
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         self.tell_new(conn, spec);

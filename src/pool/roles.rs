@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::core::{CloseReason, Effects, OpenFailure, WaitEnd};
+use super::core::{CloseReason, Effects, WaitEnd};
 use super::registry::Registry;
 use super::{Pool, PoolKey};
 use crate::clock::Clock;
 use crate::config::resolved::{HostAddr, PoolMode, Role};
 use crate::config::routing::Hosts;
-use crate::error::Error;
+use crate::error::{Error, OpenFailure};
 use crate::monitor::Routes;
 use crate::relay::state::RoleWatch;
 use crate::server::conn::ServerConn;

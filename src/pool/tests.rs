@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::client::ctl::{CancelSecret, ClientState};
 use crate::net::stream::Peer;
+use crate::server::conn::Place as _;
 use crate::services::tests::configured;
 
 /// Logs in whoever comes.
@@ -312,7 +313,7 @@ async fn an_injected_leak_is_told() {
     lease.release_unused();
     assert_eq!(leaked(), (0, 0));
 
-    let socket = holders::Socket::new(&services.server_sockets);
+    let socket = Socket::new(&services.server_sockets);
     assert_eq!(leaked(), (0, 1));
     drop(socket);
     assert_eq!(leaked(), (0, 0));

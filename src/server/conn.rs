@@ -1,13 +1,12 @@
 //! One server connection as the pool keeps it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::config::resolved::HostAddr;
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
-use crate::pool::holders::Socket;
-use crate::pool::ledger::Room;
 use crate::proto::frame::{self, be};
 use crate::proto::params::Excess;
 use crate::relay::down;
@@ -17,6 +16,14 @@ use crate::tls::Connector;
 /// Bytes that a server may send while nobody has its connection: notices, notifications, and parameters after a reload
 /// of its configuration.
 const MOST_IDLE: usize = 1024 * 1024;
+
+/// A place among the limits that a connection counts against; given back when it is dropped.
+pub trait Place: std::fmt::Debug + Send + Sync {
+    /// The login is over: the server counts the connection itself. False if the place has been taken back meanwhile;
+    /// the connection must then be closed.
+    #[must_use]
+    fn arrived(&mut self) -> bool;
+}
 
 #[derive(Debug)]
 pub struct ServerConn {
@@ -44,7 +51,7 @@ pub struct ServerConn {
     /// Counts it among the sockets of pools; one of Howdah's own is not.
     pub counted: Option<Socket>,
     /// Given back to the shared limits when the connection is gone.
-    _room: Room,
+    _place: Box<dyn Place>,
 }
 
 /// What an idle connection turned out to be.
@@ -66,7 +73,7 @@ impl ServerConn {
         cancel_key: Vec<u8>,
         opened: Instant,
         epoch: u64,
-        room: Room,
+        place: Box<dyn Place>,
     ) -> Self {
         Self {
             stream,
@@ -84,7 +91,7 @@ impl ServerConn {
             epoch,
             idle_bytes: Vec::new(),
             counted: None,
-            _room: room,
+            _place: place,
         }
     }
 
@@ -159,5 +166,22 @@ impl ServerConn {
     /// Takes over what a relay has read beyond its boundary: nothing may be left of it.
     pub fn is_clean(&self, down: &Lane) -> bool {
         self.state.pipeline.at_boundary() && down.unscanned().is_empty() && !down.mid_message()
+    }
+}
+
+/// Counts one server connection of a pool for as long as it exists.
+#[derive(Debug)]
+pub struct Socket(Arc<AtomicUsize>);
+
+impl Socket {
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -10,18 +10,16 @@ use crate::auth::require::{Channel, Permitted};
 use crate::auth::{ScramKeys, ServerAction, ServerAuth};
 use crate::clock::Clock;
 use crate::config::resolved::{ChannelBinding, HostAddr, Keepalive, Secret, ServerMethod};
-use crate::error::{Error, ServerError};
+use crate::error::{Error, OpenFailure, ServerError};
 use crate::net::stream::Stream;
 use crate::net::tls::Handshakes;
-use crate::pool::core::OpenFailure;
-use crate::pool::ledger::Room;
 use crate::proto::encode;
 use crate::proto::frame::{self, be};
 use crate::proto::params::{self, ParamSet};
 use crate::proto::pipeline::TxStatus;
 use crate::relay::state::ServerState;
 use crate::relay::{down, params as session_params};
-use crate::server::conn::ServerConn;
+use crate::server::conn::{Place, ServerConn};
 use crate::server::secure::{Attempt, Failure, attempts, secure};
 use crate::tls::Connector;
 
@@ -128,11 +126,11 @@ pub async fn open(
     host: HostAddr,
     t: &Target,
     epoch: u64,
-    room: Room,
+    place: Box<dyn Place>,
     nothing: Arc<ParamSet>,
     beside: &Handshakes,
 ) -> Result<Box<ServerConn>, OpenFailure> {
-    match tokio::time::timeout(t.timeout, open_inner(&host, t, epoch, room, nothing, beside)).await {
+    match tokio::time::timeout(t.timeout, open_inner(&host, t, epoch, place, nothing, beside)).await {
         Ok(r) => r,
         Err(_) => Err(OpenFailure::Unreachable(Error::ServerUnreachable {
             host: host.to_string(),
@@ -215,7 +213,7 @@ async fn open_inner(
     host: &HostAddr,
     t: &Target,
     epoch: u64,
-    room: Room,
+    place: Box<dyn Place>,
     nothing: Arc<ParamSet>,
     beside: &Handshakes,
 ) -> Result<Box<ServerConn>, OpenFailure> {
@@ -268,8 +266,8 @@ async fn open_inner(
     if !l.buf.is_empty() {
         return Err(l.protocol("bytes after ReadyForQuery of the login"));
     }
-    let mut room = room;
-    if !room.arrived() {
+    let mut place = place;
+    if !place.arrived() {
         return Err(OpenFailure::Local(Error::ServerUnreachable {
             host: host.to_string(),
             reason: "the fleet's control connection was lost during the login".to_owned(),
@@ -278,7 +276,7 @@ async fn open_inner(
     let state = ServerState::new(Arc::new(defaults), nothing);
     let user = t.user.clone();
     let tls = t.tls.clone().filter(|_| l.stream.tls().is_some());
-    let mut conn = ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, room);
+    let mut conn = ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, place);
     conn.tls = tls;
     conn.proved = l.proved;
     if !t.on_connect.is_empty() {

@@ -5,17 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::resolved::HostAddr;
-use crate::error::{Error, ServerError};
+use crate::error::{Error, OpenFailure, ServerError};
 use crate::net::stream::Stream;
 use crate::net::tls::Handshakes;
-use crate::pool::core::OpenFailure;
-use crate::pool::ledger::Room;
 use crate::proto::encode;
 use crate::proto::frame::{self, be};
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::server::close::{self, Goodbye};
-use crate::server::conn::ServerConn;
+use crate::server::conn::{Place, ServerConn};
 use crate::server::connect::{self, Target};
 
 /// `application_name` of what asks a server now and then.
@@ -89,10 +87,10 @@ impl Own {
     pub async fn open(
         host: HostAddr,
         target: &Target,
-        room: Room,
+        place: Box<dyn Place>,
         beside: &Handshakes,
     ) -> Result<Self, OpenFailure> {
-        let conn = connect::open(host, target, 0, room, Arc::new(ParamSet::default()), beside).await?;
+        let conn = connect::open(host, target, 0, place, Arc::new(ParamSet::default()), beside).await?;
         Ok(Self { conn, buf: Vec::new(), heard: 0 })
     }
 

@@ -6,7 +6,7 @@ use super::databases::hosts;
 use crate::config::resolved::{HostAddr, Profile};
 use crate::console::rows::{Cell, Column, Row, big, bytea, int, row, text};
 use crate::console::view::{PGBOUNCER, View};
-use crate::pool::core::Hold;
+use crate::control::Hold;
 
 pub(in crate::console) const VERSION: &[Column] = &[text("version")];
 
