@@ -130,15 +130,16 @@ fn has_verifiers(config: &Config) -> bool {
 
 impl Services {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
+        let clock = Clock::default();
         let params = ParamInterner::default();
         let mock_secret = RwLock::new(mock_secret(&config));
         let pam = PamPlaces::new(config.access.max_pam_requests);
         let derivations = Arc::new(tokio::sync::Semaphore::new(config.process.workers.max(1)));
         let handshakes = Sides::new(config.process.workers);
         Arc::new(Self {
-            clock: Clock::default(),
+            clock,
             buffers: BufferPool::new(config.limits.buffer_size, config.process.workers),
-            statements: Interner::default(),
+            statements: Interner::new(move || clock.now_ms()),
             nothing: params.intern(ParamSet::default()),
             params,
             ledger: Ledger::default(),

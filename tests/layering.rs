@@ -51,6 +51,7 @@ const RULES: &[Rule] = &[
     core("relay/up.rs", &["error", "net", "proto", "relay"]),
     core("relay/suspect.rs", &["error", "proto", "relay"]),
     core("relay/down.rs", &["error", "net", "proto", "relay"]),
+    core("relay/down", &["error", "net", "proto", "relay"]),
     core("monitor/core.rs", &[]),
     core("monitor/names.rs", &[]),
     core("console/command.rs", &["config", "error"]),

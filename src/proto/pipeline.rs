@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::frame::be;
-use super::prepared::Statement;
+use super::prepared::{Moment, Statement};
 
 /// The transaction status of the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,17 @@ pub struct Duplicate {
     pub fresh: Arc<Statement>,
 }
 
+/// A new Parse of a text that was parsed before, which is described so that it is known whether it comes to the same.
+#[derive(Debug, Clone)]
+pub struct Compared {
+    /// The client's name for it.
+    pub name: Box<[u8]>,
+    pub fresh: Arc<Statement>,
+    pub sent: Moment,
+    /// The ParameterDescription, once it has come.
+    pub types: Option<Box<[u8]>>,
+}
+
 /// One owed reply.
 #[derive(Debug, Clone)]
 pub enum Expect {
@@ -81,6 +92,8 @@ pub enum Expect {
     Malformed,
     /// A statement that this server lacked, prepared ahead of the message that needs it.
     InjectedParse(Arc<Statement>),
+    /// Describe of a statement that its client has had parsed, for [`super::prepared::Interner::settle`].
+    InjectedDescribe(Box<Compared>),
     /// The client's unnamed statement, repeated on a server that has another one.
     InjectedUnnamed,
     /// A statement closed on the server to make room.
@@ -224,6 +237,18 @@ impl Pipeline {
             && !self.unsynced
     }
 
+    /// The server owes nothing and no transaction is open; Howdah may owe its client answers of its own.
+    #[inline]
+    pub fn server_at_boundary(&self) -> bool {
+        self.at_boundary() || self.owes_only_local()
+    }
+
+    fn owes_only_local(&self) -> bool {
+        let is_local = |e: &Expect| matches!(e, Expect::LocalParse(_) | Expect::LocalClose(_));
+        let is_idle = self.status == TxStatus::Idle && !self.skipping && !self.uncertain && !self.unsynced;
+        is_idle && self.queue.iter().all(is_local)
+    }
+
     /// How many ReadyForQuery are still to come, as far as is known.
     pub fn ready_owed(&self) -> usize {
         self.queue
@@ -285,6 +310,7 @@ impl Pipeline {
             | Expect::ParseDuplicate(_)
             | Expect::Unknown(_)
             | Expect::InjectedParse(_)
+            | Expect::InjectedDescribe(_)
             | Expect::InjectedUnnamed
             | Expect::Bind(_)
             | Expect::Describe(_)
@@ -423,6 +449,7 @@ impl Pipeline {
                 Ok(Reply::Forward)
             }
             (be::PARAMETER_DESCRIPTION, Expect::Describe(_)) => Ok(Reply::Forward),
+            (be::PARAMETER_DESCRIPTION, Expect::InjectedDescribe(_)) => Ok(Reply::Swallow),
             (be::COPY_IN, Expect::Query | Expect::Execute) => {
                 self.copy_in = true;
                 self.count_copy_syncs();
@@ -434,7 +461,8 @@ impl Pipeline {
             }
             (be::FUNCTION_RESULT, Expect::Function) => Ok(Reply::Forward),
             (be::PARSE_COMPLETE, Expect::InjectedParse(_) | Expect::InjectedUnnamed)
-            | (be::CLOSE_COMPLETE, Expect::InjectedClose(_) | Expect::InjectedCloseUnnamed) => {
+            | (be::CLOSE_COMPLETE, Expect::InjectedClose(_) | Expect::InjectedCloseUnnamed)
+            | (be::ROW_DESCRIPTION | be::NO_DATA, Expect::InjectedDescribe(_)) => {
                 self.pop();
                 Ok(Reply::Swallow)
             }
@@ -452,6 +480,12 @@ impl Pipeline {
         }
     }
 
+    /// All that is owed belongs to one batch, whose Sync was sent.
+    pub fn is_last_batch(&self) -> bool {
+        let sync = self.queue.iter().position(|e| matches!(e, Expect::Sync));
+        sync.is_some_and(|at| at + 1 == self.queue.len())
+    }
+
     /// After an error: the one thing that is still owed is the batch's own Sync, and its answer is not for the
     /// client, because the batch will be sent again. Returns whether that was so.
     pub fn retry_batch(&mut self) -> bool {
@@ -467,6 +501,14 @@ impl Pipeline {
     #[inline]
     pub fn front(&self) -> Option<&Expect> {
         self.queue.front()
+    }
+
+    /// What waits for its answer now, where that is a comparison of Howdah's own.
+    pub fn compared(&mut self) -> Option<&mut Compared> {
+        match self.queue.front_mut() {
+            Some(Expect::InjectedDescribe(c)) => Some(c),
+            _ => None,
+        }
     }
 
     /// All that waits for an answer, in order.

@@ -5,21 +5,25 @@
 //! name means is decided when a message is forwarded and undone when the server turns out to have skipped it.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-
-use parking_lot::Mutex;
 
 use self::memory::{ClientCharge, TextCharge};
+use self::names::Name;
+use self::trust::Trust;
 use super::sql::{self, TextEffects, fingerprint};
 
+mod interner;
 mod memory;
+mod names;
 mod server;
+mod trust;
 mod under;
 
+pub use self::interner::{Interner, Known};
 pub use self::memory::Memory;
 pub use self::server::ServerStatements;
+pub use self::trust::{Moment, Shape};
 pub use self::under::Under;
 
 /// How Howdah's names on the server begin. A client's name that begins so is renamed like any other.
@@ -41,6 +45,8 @@ pub struct Statement {
     pub body: Box<[u8]>,
     /// Where its text has this meaning; clients elsewhere do not share it.
     under: Box<[u8]>,
+    /// Of its text and of where it has its meaning.
+    hash: u64,
     /// Running it changes session state that nobody carries.
     pub marks_session: bool,
     /// What its text is apart from constants, see [`super::sql::fingerprint`].
@@ -51,8 +57,10 @@ pub struct Statement {
     pub drops: bool,
     /// What routing made of its text.
     pub verdict: Kept,
-    /// A server has accepted it, so that a client's Parse of it needs no server.
+    /// A server has accepted it.
     proven: AtomicBool,
+    /// Whether it still is what a new Parse of its text would be.
+    trust: Trust,
     /// Its share of the memory of all.
     charge: TextCharge,
 }
@@ -118,9 +126,20 @@ impl Statement {
         (all && sql::returns_no_rows(self.text())).then_some(types)
     }
 
-    /// The Parse message that prepares it on a server.
+    /// The Parse message that prepares it on a server. Where its parameters' types are known they are declared: whoever
+    /// has prepared it keeps them, as on a connection of one's own, whatever has become of its tables.
     pub fn write_parse(&self, out: &mut Vec<u8>) {
-        write_parse(out, &self.server_name, &self.body);
+        match self.trust.shape() {
+            None => write_parse(out, &self.server_name, &self.body),
+            Some(shape) => {
+                write_parse(out, &self.server_name, &[self.text(), &[0], shape.types()].concat());
+            }
+        }
+    }
+
+    /// Its clients have described it by other columns than it would have now: PostgreSQL refuses to run it.
+    pub fn is_stale(&self) -> bool {
+        self.trust.is_stale()
     }
 }
 
@@ -189,133 +208,6 @@ pub fn write_provoking_bind(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 6]);
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    by_hash: HashMap<u64, Vec<Weak<Statement>>>,
-    /// Inserts since the dead were last swept out.
-    since_sweep: usize,
-}
-
-impl Shard {
-    fn find(&self, hash: u64, body: &[u8], under: &Under<'_>) -> Option<Arc<Statement>> {
-        self.by_hash
-            .get(&hash)?
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|s| *s.body == *body && under.is(&s.under))
-    }
-}
-
-/// All statements that some client or server still refers to.
-#[derive(Debug)]
-pub struct Interner {
-    hasher: std::collections::hash_map::RandomState,
-    shard: Mutex<Shard>,
-    /// From 1: 0 is no statement.
-    next: AtomicU64,
-    memory: Arc<Memory>,
-}
-
-impl Default for Interner {
-    fn default() -> Self {
-        Self {
-            hasher: std::collections::hash_map::RandomState::new(),
-            shard: Mutex::default(),
-            next: AtomicU64::new(1),
-            memory: Arc::default(),
-        }
-    }
-}
-
-impl Interner {
-    /// What all statements and names take.
-    pub fn memory(&self) -> &Arc<Memory> {
-        &self.memory
-    }
-
-    fn hash(&self, body: &[u8], under: &Under<'_>) -> u64 {
-        let mut h = self.hasher.build_hasher();
-        body.hash(&mut h);
-        under.hash(&mut h);
-        h.finish()
-    }
-
-    /// The statement of this text, if a server has accepted it before.
-    pub fn proven(&self, body: &[u8], under: &Under<'_>) -> Option<Arc<Statement>> {
-        let hash = self.hash(body, under);
-        let found = self.shard.lock().find(hash, body, under)?;
-        found.proven.load(Ordering::Relaxed).then_some(found)
-    }
-
-    /// A statement that nobody else will share.
-    pub fn private(&self, body: &[u8], marks_session: bool) -> Arc<Statement> {
-        Arc::new(self.new_statement(body, &Under::default(), marks_session))
-    }
-
-    fn new_statement(&self, body: &[u8], under: &Under<'_>, marks_session: bool) -> Statement {
-        let (bytes, under) = (under.bytes(), under.kept());
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut server_name = SERVER_PREFIX.to_vec();
-        server_name.extend_from_slice(id.to_string().as_bytes());
-        Statement {
-            id,
-            server_name: server_name.into(),
-            body: body.into(),
-            marks_session,
-            fingerprint: fingerprint::fingerprint(text_of(body)),
-            deallocates: None,
-            drops: sql::drops_statements(text_of(body), sql::needs_look(text_of(body))),
-            verdict: Kept::default(),
-            proven: AtomicBool::new(false),
-            charge: TextCharge::new(&self.memory, body.len() + bytes),
-            under,
-        }
-    }
-
-    /// The statement that a client's Parse of a DEALLOCATE of this name comes to.
-    pub fn deallocation(&self, name: &[u8]) -> Arc<Statement> {
-        let body = [deallocate_text(STAND_IN).as_slice(), &[0, 0, 0]].concat();
-        let deallocates = Some(name.into());
-        Arc::new(Statement { deallocates, ..self.new_statement(&body, &Under::default(), false) })
-    }
-
-    /// The statement of this text; `body` is what follows the name in a Parse message.
-    pub fn intern(&self, body: &[u8], under: &Under<'_>, marks_session: bool) -> Arc<Statement> {
-        let hash = self.hash(body, under);
-        let mut shard = self.shard.lock();
-        if let Some(found) = shard.find(hash, body, under) {
-            return found;
-        }
-        let s = Arc::new(self.new_statement(body, under, marks_session));
-        shard.by_hash.entry(hash).or_default().push(Arc::downgrade(&s));
-        shard.since_sweep += 1;
-        if shard.since_sweep > 1024 && shard.since_sweep > shard.by_hash.len() / 2 {
-            shard.since_sweep = 0;
-            shard.by_hash.retain(|_, list| {
-                list.retain(|w| w.strong_count() > 0);
-                !list.is_empty()
-            });
-        }
-        s
-    }
-
-    /// Forgets a statement whose plans went stale: the next Parse of its text is a new one everywhere.
-    pub fn retire(&self, id: u64) {
-        for list in self.shard.lock().by_hash.values_mut() {
-            list.retain(|w| w.upgrade().is_some_and(|s| s.id != id));
-        }
-    }
-
-    /// Entries, the dead ones that no sweep has met included.
-    pub fn len(&self) -> usize {
-        self.shard.lock().by_hash.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// Bytes of a name that count: PostgreSQL keeps statements by NAMEDATALEN - 1 bytes of it.
 const NAME: usize = 63;
 
@@ -381,7 +273,9 @@ const LONG_UNNAMED: usize = 4096;
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     charge: ClientCharge,
-    named: HashMap<Box<[u8]>, Arc<Statement>>,
+    named: HashMap<Box<[u8]>, Name>,
+    /// How many of them are unseen.
+    unseen: u32,
     /// Names given up in this transaction, for answers that still mention them.
     gone: Vec<(Box<[u8]>, u64)>,
     /// The body of the last unnamed Parse that succeeded; empty when there is none.
@@ -406,7 +300,7 @@ pub struct ClientStatements {
 
 impl ClientStatements {
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.named.get(significant(name))
+        self.named.get(significant(name)).map(Name::statement)
     }
 
     /// Those of a client, which count among those of all.
@@ -426,18 +320,74 @@ impl ClientStatements {
     }
 
     pub fn insert(&mut self, name: &[u8], s: Arc<Statement>) {
+        self.put(name, Name::new(s, false));
+    }
+
+    /// The same, where no server was asked.
+    pub fn insert_unseen(&mut self, name: &[u8], s: Arc<Statement>) {
+        self.put(name, Name::new(s, true));
+    }
+
+    fn put(&mut self, name: &[u8], s: Name) {
         let name = significant(name);
         self.charge.name_taken(name.len(), s.bytes());
+        self.unseen += u32::from(s.unseen);
         if let Some(old) = self.named.insert(name.into(), s) {
-            self.charge.name_given_up(name.len(), old.bytes());
+            self.given_up(name.len(), &old);
+        }
+    }
+
+    fn given_up(&mut self, name: usize, old: &Name) {
+        self.charge.name_given_up(name, old.bytes());
+        self.unseen -= u32::from(old.unseen);
+    }
+
+    /// The name means another statement from now on; answers may still mention the one that it meant.
+    pub fn rename(&mut self, name: &[u8], from: &Statement, to: Arc<Statement>) {
+        if self.get(name).is_some_and(|s| s.id == from.id) {
+            self.note_gone(significant(name).into(), from.id);
+            self.insert(name, to);
+        }
+    }
+
+    /// Whether a statement of this client was answered from what others have, and no server has said anything of it.
+    pub fn is_unseen(&self, id: u64) -> bool {
+        self.any_unseen() && self.named.values().any(|s| s.unseen && s.id == id)
+    }
+
+    #[inline]
+    pub fn any_unseen(&self) -> bool {
+        self.unseen > 0
+    }
+
+    /// A server has taken it.
+    pub fn seen(&mut self, id: u64) {
+        for s in self.named.values_mut().filter(|s| s.unseen && s.id == id) {
+            s.unseen = false;
+            self.unseen -= 1;
+        }
+    }
+
+    pub fn by_id(&self, id: u64) -> Option<Arc<Statement>> {
+        self.named.values().find(|s| s.id == id).map(|s| s.statement().clone())
+    }
+
+    /// All names of an unseen statement mean the other one.
+    pub fn renew(&mut self, from: &Statement, to: &Arc<Statement>) {
+        let is = |s: &Name| s.unseen && s.id == from.id;
+        let names: Vec<Box<[u8]>> =
+            self.named.iter().filter(|(_, s)| is(s)).map(|(n, _)| n.clone()).collect();
+        for name in names {
+            self.note_gone(name.clone(), from.id);
+            self.insert(&name, to.clone());
         }
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<(Box<[u8]>, Arc<Statement>)> {
         let (name, s) = self.named.remove_entry(significant(name))?;
-        self.charge.name_given_up(name.len(), s.bytes());
+        self.given_up(name.len(), &s);
         self.note_gone(name.clone(), s.id);
-        Some((name, s))
+        Some((name, s.statement().clone()))
     }
 
     fn note_gone(&mut self, name: Box<[u8]>, id: u64) {
@@ -464,7 +414,7 @@ impl ClientStatements {
     /// DEALLOCATE ALL or DISCARD ALL; both leave the unnamed statement alone.
     pub fn clear(&mut self) {
         for (name, s) in std::mem::take(&mut self.named) {
-            self.charge.name_given_up(name.len(), s.bytes());
+            self.given_up(name.len(), &s);
             self.note_gone(name, s.id);
         }
     }
@@ -572,26 +522,6 @@ impl ClientStatements {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_texts_are_one_statement() {
-        let i = Interner::default();
-        let a = i.intern(b"select 1\0\0\0", &Under::default(), false);
-        let b = i.intern(b"select 1\0\0\0", &Under::default(), false);
-        let c = i.intern(b"select 1\0\0\0", &Under { search_path: Some(b"x"), ..Under::default() }, false);
-        assert!(Arc::ptr_eq(&a, &b));
-        assert!(!Arc::ptr_eq(&a, &c));
-        assert_ne!(a.server_name, c.server_name);
-    }
-
-    #[test]
-    fn the_interner_forgets_what_nobody_holds() {
-        let i = Interner::default();
-        for n in 0..100_000 {
-            i.intern(format!("select {n}").as_bytes(), &Under::default(), false);
-        }
-        assert!(i.len() < 3000, "{}", i.len());
-    }
 
     #[test]
     fn the_least_recently_used_goes_first() {

@@ -8,9 +8,11 @@ use crate::proto::encode;
 use crate::proto::frame::{self, Header, be};
 use crate::proto::holdings;
 use crate::proto::pipeline::{Expect, Reply, TxStatus};
-use crate::proto::prepared::{NO_SUCH_STATEMENT, SERVER_PREFIX, STAND_IN};
 use crate::proto::sql::TextEffects;
-use crate::relay::state::{ClientProto, DISCARDED, Env, Retry, ServerState, Unnamed};
+use crate::relay::state::{ClientProto, DISCARDED, Env, Retry, ServerState};
+
+mod compare;
+mod error;
 
 /// Messages that must be seen whole may have this many bytes; longer ones of these types are forwarded unseen
 /// (ErrorResponse) or end the connection.
@@ -109,6 +111,10 @@ fn step(
                 c.statements.drop_done();
             }
             let reply = s.pipeline.on_ready(status).map_err(|u| unexpected(u.tag))?;
+            if s.changes_catalogue && status == TxStatus::Idle {
+                s.changes_catalogue = false;
+                env.interner.catalogue_changed();
+            }
             if c.retry == Retry::Waiting {
                 c.retry = Retry::Now;
             }
@@ -126,13 +132,13 @@ fn step(
             }
             emit_local(down, c, s);
         }
-        be::ERROR => return error(down, h, c, s, env),
+        be::ERROR => return error::error(down, h, c, s, env),
         be::COMMAND_COMPLETE => {
             if !whole(down, h)? {
                 return Ok(false);
             }
             let tag = down.unscanned().get(frame::HEADER..h.total.saturating_sub(1)).unwrap_or_default();
-            if let [b'S' | b'R' | b'L' | b'P' | b'D' | b'C' | b'U', ..] = tag {
+            if let [b'S' | b'R' | b'L' | b'P' | b'D' | b'C' | b'U' | b'A', ..] = tag {
                 command_tag(tag, c, s);
             }
             if s.one_at_a_time {
@@ -179,29 +185,45 @@ fn step(
                 down.forward(h.total);
             }
         }
+        be::PARAMETER_DESCRIPTION if compare::of_unseen(h, c, s) && down.unscanned().len() <= h.total => {
+            // An error may follow, and the batch be sent again.
+            down.reserve(h.total + frame::HEADER);
+            return Ok(false);
+        }
+        be::PARAMETER_DESCRIPTION
+            if compare::of_unseen(h, c, s) && down.unscanned().get(h.total) == Some(&be::ERROR) =>
+        {
+            down.discard(h.total);
+        }
         tag => {
             c.replay.clear();
             if tag == be::COPY_IN {
                 // So that the client knows that it may send.
                 s.own_flush.keeps_back = false;
             }
-            if tag == be::CLOSE_COMPLETE && matches!(s.pipeline.front(), Some(Expect::CloseUnnamed)) {
-                c.statements.drop_done();
-            }
-            if tag == be::PARSE_COMPLETE {
-                match s.pipeline.front() {
-                    Some(Expect::ParseUnnamed) => c.statements.unnamed_done(),
-                    Some(Expect::ParseNamed(n)) => n.1.prove(),
-                    Some(Expect::InjectedParse(stmt)) => stmt.prove(),
-                    Some(Expect::ParseDuplicate(d)) => {
-                        // It had lost the statement behind our back, and has this one by its name now.
-                        s.statements.remove(d.live.id);
-                        s.statements_doubtful = true;
-                        s.marked = s.marked.filter(|m| *m != DISCARDED).or(Some("PREPARE"));
-                        c.statements.insert(&d.name, d.fresh.clone());
-                    }
-                    _ => {}
+            match s.pipeline.front() {
+                Some(Expect::Query | Expect::Execute) => {}
+                Some(Expect::Bind(id) | Expect::Describe(id)) if c.statements.any_unseen() => {
+                    c.statements.seen(*id);
                 }
+                Some(Expect::CloseUnnamed) if tag == be::CLOSE_COMPLETE => c.statements.drop_done(),
+                Some(Expect::ParseUnnamed) if tag == be::PARSE_COMPLETE => c.statements.unnamed_done(),
+                Some(Expect::ParseNamed(n)) if tag == be::PARSE_COMPLETE => n.1.prove(),
+                Some(Expect::InjectedParse(stmt)) if tag == be::PARSE_COMPLETE => stmt.prove(),
+                Some(Expect::ParseDuplicate(d)) if tag == be::PARSE_COMPLETE => {
+                    // It had lost the statement behind our back, and has this one by its name now.
+                    s.statements.remove(d.live.id);
+                    s.statements_doubtful = true;
+                    s.marked = s.marked.filter(|m| *m != DISCARDED).or(Some("PREPARE"));
+                    c.statements.insert(&d.name, d.fresh.clone());
+                }
+                Some(Expect::InjectedDescribe(_)) => {
+                    let seen = compare::compare(down, h, c, s, env);
+                    if !seen {
+                        return Ok(false);
+                    }
+                }
+                _ => {}
             }
             let executed = matches!(tag, be::EMPTY_QUERY | be::PORTAL_SUSPENDED)
                 && matches!(s.pipeline.front(), Some(Expect::Execute));
@@ -272,7 +294,7 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
             c.led_back.get_or_insert_default();
         }
     }
-    if let [b'D' | b'C' | b'U', ..] = tag {
+    if let [b'D' | b'C' | b'U' | b'A', ..] = tag {
         suspect(tag, c, s);
     }
     let mark = match tag {
@@ -315,7 +337,10 @@ fn command_tag(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
 }
 
 /// Commands that may end what a session holds, or make a part of it without a trace of that in their text.
-fn suspect(tag: &[u8], c: &mut ClientProto, s: &ServerState) {
+fn suspect(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
+    let changes: [&[u8]; 3] = [b"CREATE", b"ALTER", b"DROP"];
+    // What a block or a procedure does is not told.
+    s.changes_catalogue |= matches!(tag, b"DO" | b"CALL") || changes.iter().any(|w| tag.starts_with(w));
     let ends: [&[u8]; 5] = [b"DROP", b"CLOSE", b"UNLISTEN", b"DEALLOCATE", b"DISCARD"];
     let holds = || s.pinned.is_some() || s.applied.iter().any(|(n, _)| holdings::is_prepared(n));
     // A search_path may lead into a temporary schema.
@@ -328,247 +353,4 @@ fn forget_statements(c: &mut ClientProto, s: &mut ServerState) {
     s.statements.clear();
     s.statements_doubtful = false;
     c.statements.clear();
-}
-
-/// An ErrorResponse: undoes what the server did not do, translates names, keeps caches honest.
-fn error(
-    down: &mut Lane,
-    h: Header,
-    c: &mut ClientProto,
-    s: &mut ServerState,
-    env: &Env<'_>,
-) -> Result<bool, BadServer> {
-    // PostgreSQL sends an error or a notice at once, and with it all that is before it.
-    s.own_flush.keeps_back = false;
-    if h.total > WHOLE && !down.mid_message() {
-        // Too long to be looked at; what it ends is known all the same.
-        let mut undone = Vec::new();
-        let query = matches!(s.pipeline.front(), Some(Expect::Query));
-        let reply = s.pipeline.on_error(&mut undone);
-        let executes = executes(&undone);
-        undo(undone, c, s);
-        pass(down, h, &reply);
-        call_failed(query, executes, down, s);
-        emit_local(down, c, s);
-        return Ok(true);
-    }
-    if !whole(down, h)? {
-        return Ok(false);
-    }
-    let body = down.unscanned().get(frame::HEADER..h.total).unwrap_or_default();
-    let e = crate::error::ServerError { body: body.to_vec() };
-    if matches!(e.field(b'V').or_else(|| e.field(b'S')), Some(b"FATAL" | b"PANIC")) {
-        s.fatal = true;
-    }
-    c.stats.errors += 1;
-    match e.sqlstate() {
-        b"25006" => c.stats.refused_writes += 1,
-        b"40001" => c.stats.conflicts += 1,
-        _ => {}
-    }
-    let alone = s.pipeline.len() <= 1;
-    let failed = match s.pipeline.front() {
-        Some(Expect::Bind(id) | Expect::Describe(id)) if *id != 0 => Some(*id),
-        _ => None,
-    };
-    if let Some(id) = failed {
-        match e.sqlstate() {
-            b"26000" => {
-                s.statements.remove(id);
-            }
-            b"0A000" => env.interner.retire(id),
-            _ => {}
-        }
-    }
-    let mut undone = Vec::new();
-    let query = matches!(s.pipeline.front(), Some(Expect::Query));
-    let reply = s.pipeline.on_error(&mut undone);
-    let executes = executes(&undone);
-    if failed.is_some() && e.sqlstate() == b"26000" && !c.replay.is_empty() && s.pipeline.retry_batch() {
-        // The server has lost a statement that it had, and nothing has run: the client need not know.
-        undo(undone, c, s);
-        s.calls.forget(executes);
-        c.retry = Retry::Waiting;
-        down.discard(h.total);
-        return Ok(true);
-    }
-    c.replay.clear();
-    call_failed(query, executes, down, s);
-    let renamed = translate(&e.body, c, || undone.iter().chain(s.pipeline.iter()));
-    let renamed = explain_route(renamed, &e, s);
-    undo(undone, c, s);
-    // A DEALLOCATE is the last in flight: it has failed itself, or was skipped with all the rest.
-    if alone || s.pipeline.is_empty() {
-        c.deallocating.clear();
-    }
-    let replacement = match reply {
-        Reply::Replace(b) => Some(b),
-        Reply::Swallow => {
-            down.discard(h.total);
-            emit_local(down, c, s);
-            return Ok(true);
-        }
-        Reply::Forward if e.sqlstate() == b"57014" && c.own_cancel.is_some() => {
-            c.own_cancel.take().map(|b| b.0)
-        }
-        Reply::Forward => renamed,
-    };
-    match replacement {
-        Some(b) => {
-            down.discard(h.total);
-            let out = down.insert();
-            out.push(be::ERROR);
-            out.extend_from_slice(&frame::length(b.len()));
-            out.extend_from_slice(&b);
-        }
-        None => down.forward(h.total),
-    }
-    emit_local(down, c, s);
-    Ok(true)
-}
-
-/// Calls among what the server will not answer any more.
-fn executes(undone: &[Expect]) -> usize {
-    undone.iter().filter(|e| matches!(e, Expect::Execute)).count()
-}
-
-/// For the statistics: whose call it was that failed.
-fn call_failed(query: bool, executes: usize, down: &Lane, s: &mut ServerState) {
-    if query {
-        s.calls.query_failed();
-    } else {
-        s.calls.batch_failed(executes, down.unscanned().len());
-    }
-}
-
-/// Takes back, from the last to the first, what was assumed of messages that failed or were skipped.
-fn undo(undone: Vec<Expect>, c: &mut ClientProto, s: &mut ServerState) {
-    for (i, e) in undone.into_iter().enumerate().rev() {
-        match e {
-            Expect::ParseNamed(n) => {
-                s.statements.remove(n.1.id);
-                forget(&n.0, &n.1, c);
-            }
-            Expect::LocalParse(n) => forget(&n.0, &n.1, c),
-            Expect::InjectedParse(stmt) => {
-                s.statements.remove(stmt.id);
-            }
-            Expect::InjectedClose(stmt) => s.statements.restore(stmt),
-            Expect::LocalClose(Some(n)) => {
-                let (name, stmt) = *n;
-                c.statements.insert(&name, stmt);
-            }
-            Expect::ParseUnnamed if i == 0 => {
-                c.statements.unnamed_failed();
-                // A later batch may have prepared another already.
-                s.unnamed = Unnamed::Unknown;
-            }
-            Expect::ParseUnnamed => {
-                c.statements.unnamed_skipped();
-                s.unnamed = Unnamed::Unknown;
-            }
-            Expect::Query | Expect::CloseUnnamed => {
-                c.statements.unnamed_skipped();
-                s.unnamed = Unnamed::Unknown;
-            }
-            Expect::InjectedUnnamed | Expect::InjectedCloseUnnamed => {
-                s.unnamed = Unnamed::Unknown;
-            }
-            _ => {}
-        }
-    }
-}
-
-fn forget(name: &[u8], stmt: &Arc<crate::proto::prepared::Statement>, c: &mut ClientProto) {
-    if c.statements.get(name).is_some_and(|s| Arc::ptr_eq(s, stmt)) {
-        c.statements.remove(name);
-    }
-}
-
-/// A replica's word that it cannot do what the primary could, with the reason why the transaction is there.
-fn explain_route(
-    body: Option<Box<[u8]>>,
-    e: &crate::error::ServerError,
-    s: &ServerState,
-) -> Option<Box<[u8]>> {
-    let Some(reason) = s.routed else { return body };
-    let text = e.field(b'M').unwrap_or_default();
-    let of_standby =
-        [&b"during recovery"[..], b"hot standby"].iter().any(|w| memchr::memmem::find(text, w).is_some());
-    if !of_standby || !matches!(e.sqlstate(), b"0A000" | b"25006" | b"55000") {
-        return body;
-    }
-    let mut out = body.map_or_else(|| e.body.clone(), Vec::from);
-    if out.last() == Some(&0) {
-        out.pop();
-    }
-    if e.field(b'D').is_none() {
-        out.extend_from_slice(format!("DThe transaction went to a replica (reason: {reason}).\0").as_bytes());
-    }
-    if e.field(b'H').is_none() {
-        const HINT: &[u8] =
-            b"HBegin it READ WRITE, put /* howdah: primary */ before its first statement where \
-            route_hints is on, or connect with howdah.role=primary.\0";
-        out.extend_from_slice(HINT);
-    }
-    out.push(0);
-    Some(out.into())
-}
-
-/// Puts the client's statement names back where an error mentions the server's.
-fn translate<'a, I: Iterator<Item = &'a Expect>>(
-    body: &[u8],
-    c: &'a ClientProto,
-    sent: impl Fn() -> I,
-) -> Option<Box<[u8]>> {
-    memchr::memmem::find(body, SERVER_PREFIX)?;
-    let mut out = Vec::with_capacity(body.len());
-    let mut rest = body;
-    while let Some(at) = memchr::memmem::find(rest, SERVER_PREFIX) {
-        let (before, from) = rest.split_at(at);
-        out.extend_from_slice(before);
-        let digits = from.get(SERVER_PREFIX.len()..).unwrap_or_default();
-        if let Some(own) = [STAND_IN, NO_SUCH_STATEMENT].iter().find(|n| from.starts_with(n)) {
-            match meant(c, sent()) {
-                Some(name) => out.extend_from_slice(name),
-                None => out.extend_from_slice(own),
-            }
-            rest = from.get(own.len()..).unwrap_or_default();
-            continue;
-        }
-        let n = digits.iter().take_while(|b| b.is_ascii_digit()).count();
-        let id = std::str::from_utf8(digits.get(..n).unwrap_or_default()).ok().and_then(|t| t.parse().ok());
-        let taken = SERVER_PREFIX.len() + n;
-        match id.and_then(|id: u64| name_of(id, c, sent())) {
-            Some(name) => out.extend_from_slice(&name),
-            None => out.extend_from_slice(from.get(..taken).unwrap_or_default()),
-        }
-        rest = from.get(taken..).unwrap_or_default();
-    }
-    out.extend_from_slice(rest);
-    Some(out.into())
-}
-
-/// The client's name in the message that has failed, where another was sent in its place.
-fn meant<'a>(c: &'a ClientProto, mut sent: impl Iterator<Item = &'a Expect>) -> Option<&'a [u8]> {
-    match sent.next() {
-        Some(Expect::Unknown(name)) => Some(name),
-        Some(Expect::ParseDuplicate(d)) => Some(&d.name),
-        _ => c.deallocating.front().map(|(name, _)| &**name),
-    }
-}
-
-/// The client's name may be gone already, if it closed it while the message that failed was on its way.
-fn name_of<'a>(id: u64, c: &ClientProto, mut sent: impl Iterator<Item = &'a Expect>) -> Option<Vec<u8>> {
-    match sent.next() {
-        Some(Expect::ParseDuplicate(d)) if d.live.id == id => return Some(d.name.to_vec()),
-        _ => {}
-    }
-    if let Some(n) = c.statements.name_of(id) {
-        return Some(n.to_vec());
-    }
-    sent.find_map(|e| match e {
-        Expect::LocalClose(Some(n)) | Expect::ParseNamed(n) if n.1.id == id => Some(n.0.to_vec()),
-        _ => None,
-    })
 }

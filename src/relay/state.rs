@@ -63,6 +63,10 @@ pub struct ServerState {
     pub barrier_at_sync: bool,
     /// Where such a text stands in that batch.
     pub drops: Drops,
+    /// The current transaction has changed a catalogue.
+    pub changes_catalogue: bool,
+    /// Statements of this server that nobody shares, to be closed before the next one is prepared.
+    pub unshared: Vec<Arc<Statement>>,
     /// It may have others of our statements than are known here: it has taken what it should have refused.
     pub statements_doubtful: bool,
     /// The batch that last changed which statements the server has or what the client's names mean.
@@ -182,6 +186,8 @@ impl ServerState {
             barrier: false,
             barrier_at_sync: false,
             drops: Drops::No,
+            changes_catalogue: false,
+            unshared: Vec::new(),
             statements_doubtful: false,
             names_changed: None,
             unnamed_changed: None,

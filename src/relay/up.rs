@@ -11,8 +11,8 @@ use crate::net::buffer::LARGE;
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, fe};
 use crate::proto::params::ParamSet;
-use crate::proto::pipeline::{Duplicate, Expect, TxStatus};
-use crate::proto::prepared::{self, ClientStatements, SERVER_PREFIX, Statement, Under};
+use crate::proto::pipeline::{Compared, Duplicate, Expect, TxStatus};
+use crate::proto::prepared::{self, ClientStatements, Known, SERVER_PREFIX, Statement, Under};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
 use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
@@ -54,9 +54,10 @@ pub fn next_header(lane: &Lane, max_message: u32) -> Result<Option<Header>, Erro
 /// A batch of at most this many bytes is kept until its first answer, in case the server has lost its statement.
 const REPLAY: usize = 4096;
 
-/// Keeps the batch at the front up to its Sync, if it begins with a named statement at a boundary and is short.
+/// Keeps the batch at the front up to its Sync, if it begins with a named statement at a boundary and is short. What
+/// Howdah answers itself may stand before it.
 fn keep_for_replay(up: &Lane, c: &mut ClientProto, s: &ServerState, env: &Env<'_>) {
-    if !s.pipeline.at_boundary() {
+    if !s.pipeline.server_at_boundary() {
         return;
     }
     c.replay.clear();
@@ -116,7 +117,13 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
         let seen = match h.tag {
             fe::TERMINATE => return Ok(Up::Terminate),
             fe::QUERY => query(up, h, c, s, env)?,
-            fe::PARSE => parse(up, h, c, s, env)?,
+            fe::PARSE => {
+                let seen = parse(up, h, c, s, env)?;
+                if seen {
+                    keep_for_replay(up, c, s, env);
+                }
+                seen
+            }
             fe::BIND => bind(up, h, c, s, env)?,
             fe::DESCRIBE => describe(up, h, c, s, env)?,
             fe::CLOSE => close(up, h, c, s, env)?,
@@ -374,11 +381,22 @@ fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut Serve
         prepared::write_close(up.insert(), &stmt.server_name);
         s.pipeline.sent(Expect::InjectedCloseUnnamed);
     }
+    close_unshared(up, s);
     s.statements.insert(stmt.clone());
     while let Some(old) = s.statements.excess(env.max_server_statements, env.max_server_memory) {
         c.stats.statement_evictions += 1;
         prepared::write_close(up.insert(), &old.server_name);
         s.pipeline.sent(Expect::InjectedClose(old));
+    }
+}
+
+/// Takes off the server what turned out to be the same as what it shares.
+fn close_unshared(up: &mut Lane, s: &mut ServerState) {
+    while let Some(one) = s.unshared.pop() {
+        if let Some(stmt) = s.statements.remove(one.id) {
+            prepared::write_close(up.insert(), &stmt.server_name);
+            s.pipeline.sent(Expect::InjectedClose(stmt));
+        }
     }
 }
 
@@ -566,33 +584,42 @@ fn named_parse(
         provoke(up, h.total, c, s, e);
         return;
     }
-    let under = under(c, &s.view, env);
-    // What is prepared beside temporary objects may mean them.
-    let stmt = if c.set_in_transaction || s.pinned.is_some() {
-        env.interner.private(body, marks)
+    let sent = env.interner.now();
+    let known = if is_own(c, s) {
+        Known::New(env.interner.private(body, marks))
     } else {
-        env.interner.intern(body, &under, marks)
+        // In a transaction the server has to say itself whether it takes it: what is refused later could not be mended.
+        let answerable = s.pipeline.server_at_boundary();
+        env.interner.look(body, &under(c, &s.view, env), marks, sent, answerable)
     };
     up.discard(h.total);
-    c.statements.insert(&name, stmt.clone());
     s.change_names();
-    let named = Box::new((name, stmt.clone()));
-    if s.statements.touch(&stmt) {
-        c.stats.statement_hits += 1;
-        if s.pipeline.is_empty() && s.pipeline.status() != TxStatus::Failed {
-            s.pipeline.sent(Expect::LocalParse(named));
+    let (stmt, compare) = match known {
+        Known::Same(stmt) => {
+            c.statements.insert_unseen(&name, stmt.clone());
+            c.stats.statement_hits += 1;
+            s.pipeline.sent(Expect::LocalParse(Box::new((name, stmt))));
             return;
         }
-        // Whether the server would take it is not known here (it may be in a failed transaction by then): it
-        // has to say so itself.
-        prepared::write_close(up.insert(), &stmt.server_name);
-        s.pipeline.sent(Expect::InjectedClose(stmt.clone()));
-    } else {
-        hold(up, &stmt, c, s, env);
-    }
+        Known::New(stmt) => (stmt, false),
+        Known::Again(stmt) => (stmt, true),
+    };
+    c.statements.insert(&name, stmt.clone());
+    hold(up, &stmt, c, s, env);
     stmt.write_parse(up.insert());
     c.stats.server_parses += 1;
-    s.pipeline.sent(Expect::ParseNamed(named));
+    s.pipeline.sent(Expect::ParseNamed(Box::new((name.clone(), stmt.clone()))));
+    if compare {
+        prepared::write_describe(up.insert(), &stmt.server_name);
+        let compared = Compared { name, fresh: stmt, sent, types: None };
+        s.pipeline.sent(Expect::InjectedDescribe(Box::new(compared)));
+    }
+}
+
+/// Whether a text that is prepared now may mean what it means in this session alone: beside temporary objects, or behind
+/// what its transaction has set or changed.
+pub(super) fn is_own(c: &ClientProto, s: &ServerState) -> bool {
+    c.set_in_transaction || c.effects.may_hold() || s.changes_catalogue || s.pinned.is_some()
 }
 
 /// What a Parse or Close of an idle client comes to when no server is needed for it.
@@ -638,10 +665,11 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
     let under = under(c, &c.view, env);
     // What a DEALLOCATE names is this client's own.
     let drops = frame::cstr(body).is_some_and(|(text, _)| sql::drops_statements(text, sql::needs_look(text)));
-    let Some(stmt) = env.interner.proven(body, &under).filter(|_| !drops) else {
+    let now = env.interner.now();
+    let Some(stmt) = env.interner.trusted(body, &under, now).filter(|_| !drops) else {
         return Ok(Alone::NeedsServer);
     };
-    c.statements.insert(name, stmt);
+    c.statements.insert_unseen(name, stmt);
     c.stats.client_parses += 1;
     up.discard(h.total);
     Ok(Alone::Answered(encode::PARSE_COMPLETE))
@@ -780,6 +808,10 @@ fn bind(
         c.effects.add(effects);
         c.may_lead_back(text, effects);
     }
+    if is_stale(&stmt, s) {
+        refuse_stale(up, h.total, s);
+        return Ok(true);
+    }
     let failed = is_refused(&stmt, s);
     let name_on_server = if failed { prepared::STAND_IN } else { &stmt.server_name };
     // Portal and statement names with their zero bytes.
@@ -815,6 +847,23 @@ fn bind(
     });
     s.pipeline.sent(if failed { Expect::Unknown(own_name) } else { Expect::Bind(stmt.id) });
     Ok(true)
+}
+
+/// The body of PostgreSQL's error for a statement whose columns have changed. Drivers know it by its routine, and prepare
+/// the statement anew.
+const STALE: &[u8] =
+    b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0RRevalidateCachedQuery\0\0";
+
+/// Whether a statement would be prepared here with its columns of today: on a connection of its own the client would
+/// have it as it was, and PostgreSQL would refuse to run it.
+fn is_stale(stmt: &Statement, s: &ServerState) -> bool {
+    stmt.is_stale() && !s.statements.has(stmt.id) && s.pipeline.status() != TxStatus::Failed
+}
+
+fn refuse_stale(up: &mut Lane, total: usize, s: &mut ServerState) {
+    up.discard(total);
+    prepared::write_provoking_bind(up.insert());
+    s.pipeline.sent(Expect::Provoked(STALE.into()));
 }
 
 /// A text was bound that may drop prepared statements: what comes behind its batch waits for it, and so does what deals
@@ -912,6 +961,10 @@ fn describe(
         let ours = name.starts_with(SERVER_PREFIX).then(|| name.into());
         return Ok(unknown_statement(up, h, ours, Expect::Describe(0), s));
     };
+    if is_stale(&stmt, s) {
+        refuse_stale(up, h.total, s);
+        return Ok(true);
+    }
     up.discard(h.total);
     if is_refused(&stmt, s)
         && let Some(types) = stmt.described_without_rows()

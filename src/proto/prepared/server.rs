@@ -35,6 +35,10 @@ impl ServerStatements {
         self.have.contains_key(&id)
     }
 
+    pub fn get(&self, id: u64) -> Option<&Arc<Statement>> {
+        self.have.get(&id).map(|(s, _)| s)
+    }
+
     /// Adds one; the caller then closes what is too much.
     pub fn insert(&mut self, s: Arc<Statement>) {
         self.clock += 1;

@@ -7,3 +7,4 @@ mod modes;
 mod parameters;
 mod random_programs;
 mod replication;
+mod statement_meaning;

@@ -1,0 +1,157 @@
+//! For how long a text that one client has had parsed stands for what a new Parse of it would be.
+//!
+//! PostgreSQL fixes the types of a statement's parameters when it is parsed, and its columns when it is first described:
+//! it plans again behind a change of the tables, but it does not type again (PostgreSQL documentation, "PREPARE"). So a
+//! text that was parsed before an ALTER TABLE is not what a new Parse of it is. What is changed through Howdah shows in
+//! its tags; what is changed elsewhere shows nowhere. Therefore a shared text is trusted for a second since a server has
+//! parsed it, and only as long as a client has it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Milliseconds for which a text is trusted.
+const TRUSTED: u64 = 1000;
+
+/// When a Parse was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// In milliseconds of [`crate::clock::Clock`].
+    pub ms: u64,
+    /// How many changes of the catalogue had been seen by then.
+    pub changes: u64,
+}
+
+/// What a server says of a statement: the types of its parameters, and its columns.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The body of its ParameterDescription, which ends a Parse message in the same form.
+    types: Box<[u8]>,
+    /// A hash of its RowDescription, 0 for NoData. `None`: it was too long to be looked at.
+    columns: Option<u64>,
+}
+
+impl Shape {
+    pub fn new(types: Box<[u8]>, columns: Option<u64>) -> Self {
+        Self { types, columns }
+    }
+
+    pub fn types(&self) -> &[u8] {
+        &self.types
+    }
+
+    /// Whether it is known that both are the same.
+    fn is(&self, other: &Self) -> bool {
+        self.columns.is_some() && self == other
+    }
+}
+
+/// Of one statement.
+#[derive(Debug)]
+pub(super) struct Trust {
+    ms: AtomicU64,
+    changes: AtomicU64,
+    /// Clients' names that stand for it.
+    names: AtomicUsize,
+    shape: OnceLock<Shape>,
+    stale: AtomicBool,
+}
+
+impl Trust {
+    pub(super) fn new(sent: Moment) -> Self {
+        Self {
+            ms: AtomicU64::new(sent.ms),
+            changes: AtomicU64::new(sent.changes),
+            names: AtomicUsize::new(0),
+            shape: OnceLock::new(),
+            stale: AtomicBool::new(false),
+        }
+    }
+
+    /// A client need not have the text parsed again.
+    pub(super) fn holds(&self, now: Moment) -> bool {
+        self.is_of(now)
+            && now.ms < self.ms.load(Ordering::Relaxed) + TRUSTED
+            && self.names.load(Ordering::Relaxed) > 0
+    }
+
+    /// Nothing was changed through Howdah since.
+    pub(super) fn is_of(&self, sent: Moment) -> bool {
+        self.changes.load(Ordering::Relaxed) == sent.changes
+    }
+
+    /// It is of a time behind a change that was not seen then.
+    pub(super) fn is_later(&self, sent: Moment) -> bool {
+        self.changes.load(Ordering::Relaxed) > sent.changes
+    }
+
+    /// A Parse of the same text, sent then, has come to the same.
+    pub(super) fn renew(&self, sent: Moment) {
+        self.ms.fetch_max(sent.ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn shape(&self) -> Option<&Shape> {
+        self.shape.get()
+    }
+
+    pub(super) fn is_shaped(&self, shape: &Shape) -> bool {
+        self.shape.get().is_some_and(|s| s.is(shape))
+    }
+
+    pub(super) fn has_other_columns(&self, shape: &Shape) -> bool {
+        self.shape.get().is_some_and(|s| s.columns != shape.columns)
+    }
+
+    /// The first one counts.
+    pub(super) fn learn(&self, shape: Shape) {
+        let _ = self.shape.set(shape);
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn make_stale(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn named(&self) {
+        self.names.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn unnamed(&self) {
+        self.names.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_trusted_for_a_second_while_a_client_has_it_and_nothing_was_changed() {
+        let at = |ms, changes| Moment { ms, changes };
+        let t = Trust::new(at(100, 3));
+        assert!(!t.holds(at(100, 3)), "nobody has it");
+        t.named();
+        assert!(t.holds(at(100, 3)) && t.holds(at(1099, 3)));
+        assert!(!t.holds(at(1100, 3)) && !t.holds(at(100, 4)));
+        t.renew(at(900, 3));
+        assert!(t.holds(at(1899, 3)) && !t.holds(at(1900, 3)));
+        t.renew(at(200, 3));
+        assert!(t.holds(at(1899, 3)), "an older answer that comes late takes nothing back");
+        t.unnamed();
+        assert!(!t.holds(at(1000, 3)));
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_looked_at_is_the_same_as_nothing() {
+        let shape = |columns| Shape::new(Box::new([0, 0]), columns);
+        let t = Trust::new(Moment { ms: 0, changes: 0 });
+        t.learn(shape(None));
+        assert!(!t.is_shaped(&shape(None)));
+        let t = Trust::new(Moment { ms: 0, changes: 0 });
+        t.learn(shape(Some(1)));
+        assert!(t.is_shaped(&shape(Some(1))) && !t.is_shaped(&shape(Some(2))));
+        assert!(t.has_other_columns(&shape(Some(2))));
+    }
+}
