@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use subtle::ConstantTimeEq;
 
-use crate::client::ctl::Link;
+use crate::clients::handle::Link;
 use crate::config::compat::Peers;
 use crate::proto::encode;
 use crate::server::connect::dial;

@@ -1,14 +1,16 @@
 //! Lines of PgBouncer's log that monitoring greps for, in its words. They are written in its profile alone; the
 //! native log says the same in fields.
 
+pub mod told;
+
 use std::fmt;
 use std::time::Duration;
 
-use crate::client::ctl::ClientCtl;
+use crate::clients::handle::ClientCtl;
 use crate::config::resolved::HostAddr;
 use crate::error::{Error, pgbouncer};
 use crate::net::stream::Peer;
-use crate::services::Services;
+use crate::shared::Shared;
 
 /// What a line is about: `C-0x7f: db/user@host:port`.
 #[derive(Debug, Clone)]
@@ -58,30 +60,30 @@ impl fmt::Display for Who {
 }
 
 /// A line of PgBouncer's log, in its profile.
-pub fn line(services: &Services, who: &Who, text: impl fmt::Display) {
-    if services.pgbouncer() {
+pub fn line(shared: &Shared, who: &Who, text: impl fmt::Display) {
+    if shared.pgbouncer() {
         tracing::info!(target: "pgbouncer", "{who} {text}");
     }
 }
 
-pub fn warning(services: &Services, who: &Who, text: impl fmt::Display) {
-    if services.pgbouncer() {
+pub fn warning(shared: &Shared, who: &Who, text: impl fmt::Display) {
+    if shared.pgbouncer() {
         tracing::warn!(target: "pgbouncer", "{who} {text}");
     }
 }
 
 /// A connection has ended, and why.
-pub fn closing(services: &Services, who: &Who, reason: &str, age: Duration) {
-    if services.log_disconnections() {
-        line(services, who, format_args!("closing because: {reason} (age={}s)", age.as_secs()));
+pub fn closing(shared: &Shared, who: &Who, reason: &str, age: Duration) {
+    if shared.log_disconnections() {
+        line(shared, who, format_args!("closing because: {reason} (age={}s)", age.as_secs()));
     }
 }
 
 /// A client was told an error and its connection ends; `reason` is the error in PgBouncer's words.
-pub fn told(services: &Services, who: &Who, reason: &str, age: Duration) {
-    closing(services, who, reason, age);
-    if services.log_pooler_errors() {
-        warning(services, who, format_args!("pooler error: {reason}"));
+pub fn told(shared: &Shared, who: &Who, reason: &str, age: Duration) {
+    closing(shared, who, reason, age);
+    if shared.log_pooler_errors() {
+        warning(shared, who, format_args!("pooler error: {reason}"));
     }
 }
 

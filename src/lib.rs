@@ -36,21 +36,23 @@
 //! | 13 | [`ops`] | HTTP for metrics, statistics and health | own port |
 //! | 13 | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
 //! | 12 | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
-//! | 12 | [`client`] | login, session, replication (a server for one client alone), and [`client::ctl`]: what others may know of a client and how they wake it | sockets |
+//! | 12 | [`client`] | login, session, replication (a server for one client alone) | sockets |
 //! | 11 | [`cancel`] | whose key, and what that client waits for | none |
-//! | 10 | [`services`] | what all parts of one running Howdah share; nothing is global | none |
+//! | 10 | [`services`] | the parts of one running Howdah; nothing is global | none |
 //! | 9 | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share; `adapt` moves sizes (no I/O) | tasks |
 //! | 8 | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
 //! | 8 | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
 //! | 7 | [`server`] | dial and login, an idle connection's health, repair | sockets |
-//! | 6 | [`journal`] | the lines of PgBouncer's log, in its profile | none |
-//! | 6 | [`control`] | what the operator has put in force while the process runs | none |
+//! | 7 | [`journal`] | what the log tells of clients: the errors that they were told, and the lines of PgBouncer's log | none |
+//! | 6 | [`clients`] | who is here: what others may know of a client and how they wake it; places of clients and strangers | none |
+//! | 5 | [`shared`] | the clock, counters, buffers, interners, and the configuration in force | none |
 //! | 5 | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
 //! | 4 | [`queries`] | statistics of statements by their fingerprints | none |
 //! | 4 | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
 //! | 4 | [`auth`] | md5 and SCRAM in both roles, as steps | none |
 //! | 3 | [`proto`] | frames, startup packet, what Howdah says, owed replies, parameters, statements, a look at SQL | none |
 //! | 3 | [`net`] | sockets, buffers, and the [`net::lane::Lane`]: read bytes of which a first part may be written | sockets |
+//! | 3 | [`control`] | what the operator has put in force while the process runs | none |
 //! | 3 | [`directory`] | LDAP and PAM, with the cargo features `ldap` and `pam` | asks a directory |
 //! | 2 | [`config`] | settings in one table; TOML, `pgbouncer.ini`, variables and flags into one [`config::Config`] | files |
 //! | 2 | [`error`] | what can go wrong, and the one table from it to SQLSTATE, code, DETAIL and HINT | none |
@@ -101,6 +103,7 @@ pub mod auth;
 pub mod cancel;
 pub mod capacity;
 pub mod client;
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod console;
@@ -125,4 +128,5 @@ pub mod routing;
 pub mod server;
 pub mod services;
 pub mod session_state;
+pub mod shared;
 pub mod tls;

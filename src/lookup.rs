@@ -16,7 +16,7 @@ use crate::error::{Error, ServerError};
 use crate::pool::{PoolKey, PoolSpec};
 use crate::server::connect::Target;
 use crate::server::own::{self, Own, OwnError, Rows};
-use crate::services::Services;
+use crate::shared::Shared;
 
 /// Who may log in, and until when.
 const QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
@@ -68,11 +68,11 @@ impl Pace {
 /// Waits as long as a client waits whose secret the server is asked for, so that the time of the first answer does not tell
 /// whom the configuration lists, nor whom the server was asked about lately. `began` is when the login got so far;
 /// `asked` says that the server was asked for this one, or its answer was at hand.
-pub async fn keep_pace(services: &Services, source: &Source, began: Instant, asked: Asked) {
+pub async fn keep_pace(lookups: &Lookups, source: &Source, began: Instant, asked: Asked) {
     let took = match asked {
         Asked::Now => Clock::now().saturating_duration_since(began),
         Asked::Not => {
-            let paces = services.lookups.paces.lock();
+            let paces = lookups.paces.lock();
             paces.get(source).map_or(Duration::ZERO, |p| p.one(rand::random()))
         }
     };
@@ -183,7 +183,8 @@ pub fn how(config: &Config, database: &str) -> Option<Lookup> {
 /// What the server says of this user, by an answer that is young enough or by a new one. `database` is that which
 /// the client wants. Not being asked in time is the caller's to notice.
 pub async fn ask(
-    services: &Arc<Services>,
+    lookups: &Lookups,
+    shared: &Shared,
     config: &Arc<Config>,
     database: &str,
     how: &Lookup,
@@ -192,39 +193,37 @@ pub async fn ask(
     let began = Clock::now();
     let oldest = began.checked_sub(config.access.lifetime).unwrap_or(began);
     let source = Source::asked(how, database);
-    let young = |since: Instant| {
-        services.lookups.answer(&source, user).filter(|a| a.at.is_some_and(|at| at >= since))
-    };
+    let young = |since: Instant| lookups.answer(&source, user).filter(|a| a.at.is_some_and(|at| at >= since));
     if let Some(a) = young(oldest).filter(|_| !config.access.lifetime.is_zero()) {
-        services.counters.count("auth_lookups_total", "cached");
+        shared.counters.count("auth_lookups_total", "cached");
         return Ok((a.found, Asked::Not));
     }
     let (place, asker) =
         (how.database.as_deref().unwrap_or(database), how.user.as_deref().unwrap_or_default());
-    let lane = services.lookups.lane(place, asker);
+    let lane = lookups.lane(place, asker);
     let mut lane = lane.0.lock().await;
     // Somebody else may have asked the same while we waited.
     if let Some(a) = young(began) {
-        services.counters.count("auth_lookups_total", "shared");
+        shared.counters.count("auth_lookups_total", "shared");
         return Ok((a.found, Asked::Now));
     }
     // Out of its place while it is asked: a login that is given up leaves it in the middle of an answer.
     let open = lane.take().filter(|(c, _)| Arc::ptr_eq(c, config)).map(|(_, own)| own);
-    let asked = exchange(services, config, place, how, user, open).await;
+    let asked = exchange(shared, config, place, how, user, open).await;
     match asked {
         Ok((found, own)) => {
             *lane = Some((config.clone(), own));
-            services.lookups.keep(&source, user, &found, Clock::now());
+            lookups.keep(&source, user, &found, Clock::now());
             let outcome = if found == Found::Nobody { "nobody" } else { "found" };
-            services.counters.count("auth_lookups_total", outcome);
+            shared.counters.count("auth_lookups_total", outcome);
             let took = Clock::now().saturating_duration_since(began);
-            services.lookups.paces.lock().entry(source).or_default().add(took);
+            lookups.paces.lock().entry(source).or_default().add(took);
             Ok((found, Asked::Now))
         }
         Err(reason) => {
             // A name that leads nowhere leaves nothing either.
-            services.lookups.lanes.lock().remove(&(place.to_owned(), asker.to_owned()));
-            services.counters.count("auth_lookups_total", "failed");
+            lookups.lanes.lock().remove(&(place.to_owned(), asker.to_owned()));
+            shared.counters.count("auth_lookups_total", "failed");
             if config.profile == Profile::PgBouncer {
                 // In its log the server's words stand as they are; the whole line is escaped where it is written.
                 tracing::warn!(database, auth_user = asker, user, "auth_query failed: {reason}");
@@ -260,7 +259,7 @@ impl From<String> for Failed {
 }
 
 async fn exchange(
-    services: &Arc<Services>,
+    shared: &Shared,
     config: &Config,
     place: &str,
     how: &Lookup,
@@ -270,7 +269,7 @@ async fn exchange(
     if config.is_console(place) {
         return Err(format!("cannot use the reserved \"{place}\" database as an auth_dbname").into());
     }
-    if services.control.is_disabled(place) {
+    if shared.control.is_disabled(place) {
         return Err(format!("authentication database \"{place}\" is disabled").into());
     }
     let sql = how.query.as_deref().unwrap_or(QUERY);
@@ -285,7 +284,7 @@ async fn exchange(
     let db = config
         .database(place)
         .ok_or_else(|| format!("authentication database \"{place}\" is not configured"))?;
-    let mut own = dial(services, config, &db, how).await?;
+    let mut own = dial(shared, config, &db, how).await?;
     let rows = own.query_with(sql, &[Some(user)]).await.map_err(|e| refused(&e))?;
     Ok((found(&rows)?, own))
 }
@@ -313,12 +312,11 @@ fn found(rows: &Rows) -> Result<Found, String> {
 }
 
 /// Logs in as auth_user on the first of the database's hosts that lets it.
-async fn dial(services: &Arc<Services>, config: &Config, db: &Database, how: &Lookup) -> Result<Own, Failed> {
+async fn dial(shared: &Shared, config: &Config, db: &Database, how: &Lookup) -> Result<Own, Failed> {
     let target = target(config, db, how).ok_or_else(|| "the database has no server to ask".to_owned())?;
     let mut last = Failed::Otherwise("the database has no host".to_owned());
     for host in db.roles.get(&Role::Primary).map_or(&[][..], |r| r.hosts.as_slice()) {
-        let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
-        match Own::open(HostAddr::clone(host), &target, Box::new(room), &services.handshakes.servers).await {
+        match Own::open(HostAddr::clone(host), &target, &shared.handshakes.servers).await {
             Ok(own) => return Ok(own),
             Err(f) => {
                 last = match f.error() {

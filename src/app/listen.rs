@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::bind::Bound;
-use crate::client::ctl::ClientCtl;
 use crate::client::login::{self, Login};
 use crate::client::replication::Walsender;
-use crate::client::strangers::Stranger;
+use crate::clients::handle::ClientCtl;
+use crate::clients::strangers::Stranger;
 use crate::clock::Clock;
 use crate::config::resolved::Profile;
 use crate::console;

@@ -28,7 +28,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::capacity;
-use crate::client::ctl::Signal;
+use crate::clients::handle::Signal;
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Drain, Profile};
 use crate::config::{self, ConfigError};
@@ -124,7 +124,7 @@ impl Service {
         }
         tasks.push(tokio::spawn(janitor::run(services.clone())));
         tasks.push(tokio::spawn(names::run(services.clone())));
-        services.monitor.reconfigure(&config, &services);
+        services.monitor.reconfigure(&config);
         drop(guard);
         let all_asked = runtime.block_on(start::prove(&services, &config))?;
         let guard = runtime.enter();
@@ -307,7 +307,7 @@ pub fn reload(services: &Arc<Services>, new: Result<Config, Vec<ConfigError>>) -
         }
     });
     fleet::control::follow(services, &new);
-    services.monitor.reconfigure(&new, services);
+    services.monitor.reconfigure(&new);
     start::warm(services, &new);
     services.counters.count("reloads_total", "");
     services.event("reload", format!("{} is in force", new.origin));

@@ -54,7 +54,7 @@ pub(super) fn warm(services: &Arc<Services>, config: &Config) -> Vec<Arc<Pool>> 
         for user in users {
             if config.pool_settings(db, user, Role::Primary).min_size > 0 {
                 let key = PoolKey::new(db.name.as_str().into(), user.into(), Role::Primary);
-                if let Some(p) = services.pools.obtain(&key, services) {
+                if let Some(p) = services.pools.obtain(&key, &services.pooling) {
                     p.look();
                     warmed.push(p);
                 }

@@ -81,10 +81,7 @@ pub async fn open(
 }
 
 async fn login_to(services: &Arc<Services>, host: &HostAddr, target: &Target) -> Result<Own, String> {
-    let room = services.ledger.take(&[], services).map_err(|_| "no room".to_owned())?;
-    Own::open(host.clone(), target, Box::new(room), &services.handshakes.servers)
-        .await
-        .map_err(|f| f.error().to_string())
+    Own::open(host.clone(), target, &services.handshakes.servers).await.map_err(|f| f.error().to_string())
 }
 
 fn target(config: &Config, pool: &PoolNeed) -> Option<Target> {

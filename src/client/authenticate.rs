@@ -154,7 +154,8 @@ async fn by_rule(
     let asked = match how.as_ref().filter(|_| secret.is_none()) {
         Some(how) => {
             way.progress.answer("the secret of this user was asked for by auth_query");
-            Some(lookup::ask(services, config, &startup.database, how, user).await?)
+            let (lookups, shared) = (&services.lookups, &services.shared);
+            Some(lookup::ask(lookups, shared, config, &startup.database, how, user).await?)
         }
         None => None,
     };
@@ -174,7 +175,7 @@ async fn by_rule(
     }
     // PgBouncer's profile tells in so many words who does not exist.
     if let Some(how) = how.filter(|_| config.profile == Profile::Native) {
-        lookup::keep_pace(services, &Source::asked(&how, &startup.database), began, now).await;
+        lookup::keep_pace(&services.lookups, &Source::asked(&how, &startup.database), began, now).await;
     }
     let proved = prove_secret(stream, buf, services, &way, user, secret.as_ref()).await;
     if proved.is_err() && asked.is_some() {
@@ -226,7 +227,7 @@ struct Unanswered<'s>(Option<&'s Services>);
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if let Some(services) = self.0 {
-            services.counters.count("pam_requests_total", "abandoned");
+            services.shared.counters.count("pam_requests_total", "abandoned");
         }
     }
 }
@@ -242,7 +243,7 @@ async fn ask_pam(
     let from = way.address.map_or_else(|| "[local]".to_owned(), |a| a.to_string());
     let free = services.pam.free.clone().acquire_owned();
     let Ok(place) = tokio::time::timeout_at(way.deadline.into(), free).await else {
-        services.counters.count("pam_requests_total", "busy");
+        services.shared.counters.count("pam_requests_total", "busy");
         return Err(Error::DirectoryBusy { method: "PAM", limit: services.pam.most });
     };
     let place = place.map_err(|e| Error::Internal(e.to_string()))?;
@@ -250,9 +251,9 @@ async fn ask_pam(
     let verdict = directory::check_pam(place, service, user, password, &from).await;
     unanswered.0 = None;
     match verdict {
-        Ok(true) => services.counters.count("pam_requests_total", "accepted"),
-        Ok(false) => services.counters.count("pam_requests_total", "refused"),
-        Err(_) => services.counters.count("pam_requests_total", "failed"),
+        Ok(true) => services.shared.counters.count("pam_requests_total", "accepted"),
+        Ok(false) => services.shared.counters.count("pam_requests_total", "refused"),
+        Err(_) => services.shared.counters.count("pam_requests_total", "failed"),
     }
     Ok(verdict)
 }

@@ -1,7 +1,6 @@
 //! A session whose BEGIN is held back: see [`crate::routing::held`].
 
 use super::session::{Goodbye, Session};
-use super::told;
 use crate::config::resolved::PoolMode;
 use crate::error::Error;
 use crate::pool::Lease;
@@ -72,7 +71,7 @@ impl Session {
                     _ => "",
                 };
                 if !label.is_empty() {
-                    self.services.counters.count("deferred_begins_total", label);
+                    self.services.shared.counters.count("deferred_begins_total", label);
                 }
                 r.held = then;
                 let names = &mut self.proto.statements;
@@ -91,8 +90,8 @@ impl Session {
                 Front::Dealt
             }
             Step::Refuse => {
-                let refused = self.services.report(&Error::TransactionFailed);
-                told::in_session(&self.services, &self.ctl, &Error::TransactionFailed);
+                let refused = self.services.shared.report(&Error::TransactionFailed);
+                self.services.told.in_session(&self.ctl, &Error::TransactionFailed);
                 self.tell(&encode::error_response(&refused));
                 if matches!(h.tag, fe::QUERY | fe::FUNCTION_CALL) {
                     self.tell(&encode::ready_for_query(TxStatus::Failed));
@@ -143,13 +142,13 @@ impl Session {
         let Some(r) = &mut self.route else { return Ok(lease) };
         let Held::Begun(text) = &r.held else { return Ok(lease) };
         let text = String::from_utf8_lossy(text).into_owned();
-        let limit = self.services.config().limits.server_repair_timeout;
+        let limit = self.services.shared.config().limits.server_repair_timeout;
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
         let host = conn.host.to_string();
         let begun = matches!(tokio::time::timeout(limit, params::ask(conn, &text)).await, Ok(Ok(())));
         if begun && conn.state.pipeline.status() == TxStatus::InTransaction {
             r.held = Held::No;
-            self.services.counters.count("deferred_begins_total", "server");
+            self.services.shared.counters.count("deferred_begins_total", "server");
             return Ok(lease);
         }
         lease.discard("begin_failed", TxStats::default());

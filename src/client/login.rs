@@ -10,15 +10,15 @@ use rand::RngCore;
 use zeroize::Zeroize as _;
 
 use super::authenticate::{Arrival, authenticate};
-use super::ctl::{CancelSecret, ClientCtl};
 use super::progress::Progress;
 use super::replication::{self, Walsender};
 use super::route;
 use super::session::Session;
-use super::strangers::{PATIENCE, Stranger};
-use super::told;
 use crate::auth::source::Shown;
 use crate::cancel;
+use crate::clients::handle::{CancelSecret, ClientCtl};
+use crate::clients::strangers::{PATIENCE, Stranger};
+use crate::clients::{Full, Places};
 use crate::clock::Clock;
 use crate::config::CONSOLE;
 use crate::config::resolved::{AuthMethod, Config, Database, Profile, Role, Secret};
@@ -35,7 +35,7 @@ use crate::proto::startup::{self, FirstPacket, Replication, Startup};
 use crate::proto::{encode, frame};
 use crate::relay::params;
 use crate::relay::state::{ClientProto, TxStats};
-use crate::services::{Full, Places, Services};
+use crate::services::Services;
 use crate::tls::{Acceptor, Mode};
 
 /// What the handshake led to.
@@ -73,7 +73,7 @@ enum Admitted {
 /// over.
 pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, stranger: &Stranger) -> Login {
     let came = Clock::now();
-    let config = services.config();
+    let config = services.shared.config();
     let mut buf = Vec::new();
     let limit = config.pool.client_login_timeout;
     let mut stream = stream;
@@ -94,7 +94,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, strange
     let opening = unless_cut(stranger, tokio::time::timeout_at((started + limit).into(), first)).await;
     let Some(mut stream) = slot else {
         if matches!(opening, Some(Err(_))) {
-            services.counters.count("timeouts_total", "client_login_timeout");
+            services.shared.counters.count("timeouts_total", "client_login_timeout");
         }
         return Login::Done;
     };
@@ -171,9 +171,9 @@ async fn heard(
 
 /// A connection that does not speak the protocol is closed without a word, as by PostgreSQL.
 fn unreadable(services: &Services, peer: Peer, why: &'static str) -> Login {
-    services.counters.count("clients_rejected_total", "client_protocol_violation");
-    if services.pgbouncer() {
-        journal::closing(services, &Who::stranger(peer, "", ""), why, Duration::ZERO);
+    services.shared.counters.count("clients_rejected_total", "client_protocol_violation");
+    if services.shared.pgbouncer() {
+        journal::closing(&services.shared, &Who::stranger(peer, "", ""), why, Duration::ZERO);
     } else {
         tracing::info!(%peer, reason = why, "closed without a word: what it began with is no startup packet");
     }
@@ -188,11 +188,16 @@ fn left(
     at: &'static str,
     since: Instant,
 ) -> Login {
-    services.counters.count("logins_abandoned_total", at);
-    if services.pgbouncer() {
+    services.shared.counters.count("logins_abandoned_total", at);
+    if services.shared.pgbouncer() {
         let age = Clock::now().saturating_duration_since(since);
-        journal::closing(services, &Who::stranger(peer, database, user), "client unexpected eof", age);
-    } else if services.log_disconnections() {
+        journal::closing(
+            &services.shared,
+            &Who::stranger(peer, database, user),
+            "client unexpected eof",
+            age,
+        );
+    } else if services.shared.log_disconnections() {
         tracing::info!(%peer, user = ?user, database = ?database, at, "left before the end of its login");
     }
     Login::Refused
@@ -209,10 +214,10 @@ async fn unless_cut<T>(stranger: &Stranger, what: impl Future<Output = T>) -> Op
 
 /// Tells one whose place was taken away. There may be many, and the log has told of them.
 async fn cut(stream: &mut Stream, services: &Services) -> Login {
-    let limit = services.config().limits.max_login_connections as usize;
+    let limit = services.shared.config().limits.max_login_connections as usize;
     let e = Error::TooManyLogins { current: services.strangers.places().taken.max(limit), limit };
-    let r = Report { severity: Severity::Fatal, ..services.report(&e) };
-    services.counters.count("clients_rejected_total", r.code);
+    let r = Report { severity: Severity::Fatal, ..services.shared.report(&e) };
+    services.shared.counters.count("clients_rejected_total", r.code);
     let told = encode::error_response(&r);
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&told)).await;
     Login::Refused
@@ -225,7 +230,7 @@ async fn timed_out(
     e: &Error,
     who: Option<(String, String)>,
 ) -> Login {
-    services.counters.count("timeouts_total", "client_login_timeout");
+    services.shared.counters.count("timeouts_total", "client_login_timeout");
     let told = refuse(stream, services, peer, e, who);
     // One that does not read either is not waited for once more.
     let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
@@ -239,17 +244,17 @@ async fn refuse(
     e: &Error,
     who: Option<(String, String)>,
 ) -> Login {
-    let mut r = Report { severity: Severity::Fatal, ..services.report(e) };
-    services.counters.count("clients_rejected_total", r.code);
+    let mut r = Report { severity: Severity::Fatal, ..services.shared.report(e) };
+    services.shared.counters.count("clients_rejected_total", r.code);
     let (user, database) = who.unwrap_or_default();
-    if services.pgbouncer() {
+    if services.shared.pgbouncer() {
         if matches!(e, Error::AuthenticationFailed { .. }) {
-            auth_words(&services.config(), &user).clone_into(&mut r.message);
+            auth_words(&services.shared.config(), &user).clone_into(&mut r.message);
         }
         let reason = if r.verbatim.is_some() { journal::words(e) } else { r.message.clone() };
-        journal::told(services, &Who::stranger(peer, &database, &user), &reason, Duration::ZERO);
+        journal::told(&services.shared, &Who::stranger(peer, &database, &user), &reason, Duration::ZERO);
     } else {
-        told::refused(services, peer, &user, &database, e);
+        services.told.refused(peer, &user, &database, e);
     }
     let _ = stream.write_all(&encode::error_response(&r)).await;
     Login::Refused
@@ -317,7 +322,9 @@ async fn first_packet(
                     return Opening::Done;
                 }
                 match acceptor {
-                    None => services.counters.count("protocol_negotiations_total", "encryption_refused"),
+                    None => {
+                        services.shared.counters.count("protocol_negotiations_total", "encryption_refused")
+                    }
                     Some(a) => {
                         let Some(plain) = slot.take() else { return Opening::Done };
                         *slot = secure(plain, peer, a, &[], services).await;
@@ -371,16 +378,18 @@ async fn secure(
     services: &Services,
 ) -> Option<Stream> {
     let secured = match acceptor.connection() {
-        Ok(c) => stream.into_tls(c, early, &services.handshakes.clients).await.map_err(|e| e.to_string()),
+        Ok(c) => {
+            stream.into_tls(c, early, &services.shared.handshakes.clients).await.map_err(|e| e.to_string())
+        }
         Err(e) => Err(e.to_string()),
     };
     match secured {
         Ok(s) => {
-            services.counters.count("tls_handshakes_total", "client");
+            services.shared.counters.count("tls_handshakes_total", "client");
             Some(s)
         }
         Err(error) => {
-            services.counters.count("tls_handshake_failures_total", "client");
+            services.shared.counters.count("tls_handshake_failures_total", "client");
             tracing::info!(%peer, error, "TLS handshake failed");
             None
         }
@@ -396,14 +405,14 @@ async fn admit(
     stranger: &Stranger,
 ) -> Result<Admitted, Error> {
     let (peer, progress) = (arrival.peer, arrival.progress.clone());
-    let config = services.config();
+    let config = services.shared.config();
     replication::settle_database(&config, &mut startup)?;
     let console = config.is_console(&startup.database);
     // Nobody is privileged whom a native configuration does not name.
     let trusted = console && config.profile == Profile::PgBouncer && is_ourselves(stream, &startup.user);
     may_log_in(services, &config, &startup, stream, trusted)?;
     if let Some(n) = startup::negotiate(&startup) {
-        services.counters.count("protocol_negotiations_total", "version");
+        services.shared.counters.count("protocol_negotiations_total", "version");
         let bytes = encode::negotiate_protocol_version(n.newest_minor, &n.unrecognized)?;
         stream.write_all(&bytes).await.map_err(gone)?;
     }
@@ -453,7 +462,7 @@ fn may_log_in(
     if entered >= limit {
         return Err(Error::TooManyClients { current: entered, limit });
     }
-    if services.draining.load(Ordering::Relaxed) {
+    if services.shared.draining.load(Ordering::Relaxed) {
         return Err(Error::ShuttingDown);
     }
     if config.is_console(&startup.database) && startup.replication != Replication::No {
@@ -511,7 +520,7 @@ fn pool_of<'c>(
     let unknown = || Error::UnknownDatabase { database: startup.database.clone() };
     let db = config.database(&startup.database).ok_or_else(unknown)?;
     services.clients.count_login(&startup.database);
-    if services.control.is_disabled(&startup.database) {
+    if services.shared.control.is_disabled(&startup.database) {
         return Err(Error::DatabaseDisabled { database: startup.database.clone() });
     }
     let places =
@@ -526,11 +535,11 @@ fn pool_of<'c>(
     {
         tracing::info!(target: "pgbouncer", "registered new auto-database: {}", startup.database.escape_debug());
     }
-    let pool = services.pools.obtain(&key, services).ok_or_else(unknown)?;
+    let pool = services.pools.obtain(&key, &services.pooling).ok_or_else(unknown)?;
     // The client's secret is of use where the pool logs in as the same user.
     let server_user = pool.spec().server_user.clone();
     if let Some(shown) = shown.filter(|_| *server_user == startup.user) {
-        services.keyring.lock().put(&pool.key.database, &server_user, shown);
+        services.shared.keyring.lock().put(&pool.key.database, &server_user, shown);
     }
     Ok((db, pool, places))
 }
@@ -641,8 +650,12 @@ async fn enter(
             g
         }
     };
-    let proto =
-        ClientProto::new(id, greeting.overrides.clone(), greeting.view.clone(), services.statements.memory());
+    let proto = ClientProto::new(
+        id,
+        greeting.overrides.clone(),
+        greeting.view.clone(),
+        services.shared.statements.memory(),
+    );
     let welcome = welcome_of(&greeting.statuses, &ctl, config.compat.login.notify.as_deref())?;
     let mut session = Session::new(services.clone(), ctl, pool, proto);
     session.take_route(route);
@@ -733,7 +746,8 @@ fn take_places(
     let most = most_clients(config, user);
     // The console is for those who come when nothing else works.
     let of_all = Some(most).filter(|_| !config.is_console(database));
-    let places = Places::take(services, of_all, (database, lift(database_limit)), (user, lift(user_limit)));
+    let places =
+        Places::take(&services.clients, of_all, (database, lift(database_limit)), (user, lift(user_limit)));
     places.map(Box::new).map_err(|full| match full {
         Full::All(current) => Error::TooManyClients { current, limit: most as usize },
         Full::Database(current) => Error::TooManyDatabaseClients {
@@ -780,9 +794,13 @@ async fn settle(
             }
         }
     }
-    let view = services.params.intern(shown(defaults, &named));
-    let mut proto =
-        ClientProto::new(ctl.id, services.params.intern(named), view, services.statements.memory());
+    let view = services.shared.params.intern(shown(defaults, &named));
+    let mut proto = ClientProto::new(
+        ctl.id,
+        services.shared.params.intern(named),
+        view,
+        services.shared.statements.memory(),
+    );
     if raw.is_empty() {
         if let Some(name) = proto.overrides.get("application_name") {
             ctl.set_application_name(&String::from_utf8_lossy(name));
@@ -790,11 +808,11 @@ async fn settle(
         return Ok((proto, notices));
     }
     let mut lease = pool.acquire(ctl).await?;
-    let limit = services.config().limits.server_repair_timeout;
+    let limit = services.shared.config().limits.server_repair_timeout;
     let Some(conn) = lease.conn() else {
         return Err(Error::Internal("a lease without a server".to_owned()));
     };
-    match params::apply(services, ctl, &mut proto, conn, &raw, limit).await {
+    match params::apply(&services.shared, ctl, &mut proto, conn, &raw, limit).await {
         Ok(params::Applied { refused: None, notices: said }) => {
             for (name, value) in raw.iter() {
                 let said: Vec<u8> =

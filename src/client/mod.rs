@@ -1,7 +1,6 @@
-//! Clients: login, session, and what others may know of them.
+//! Clients: login and session.
 
 mod authenticate;
-pub mod ctl;
 mod held;
 pub mod login;
 mod pinned;
@@ -9,5 +8,3 @@ mod progress;
 pub mod replication;
 mod route;
 pub mod session;
-pub mod strangers;
-pub mod told;

@@ -1,8 +1,8 @@
 //! Behind a transaction that may have left something in its server's session: the server is asked what, and what cannot
 //! go with the client keeps the connection with it until it is gone. See [`crate::proto::holdings`].
 
-use super::ctl::ClientState;
 use super::session::{Goodbye, Session};
+use crate::clients::handle::ClientState;
 use crate::clock::Clock;
 use crate::error::{Error, report};
 use crate::pool::Lease;
@@ -82,7 +82,7 @@ impl Session {
             && after.is_none()
         {
             // Else it is counted when the connection is given back.
-            self.services.count_mark(mark, &self.ctl.application_name());
+            self.services.shared.count_mark(mark, &self.ctl.application_name());
         }
         let dropped = self.hot.session.to_drop(&held);
         if !dropped.is_empty() {
@@ -94,7 +94,7 @@ impl Session {
     /// Tells the client what a setting drops.
     fn warn_dropped(&mut self, kinds: &[Kind]) {
         for kind in kinds {
-            self.services.counters.count("session_state_dropped_total", kind.label());
+            self.services.shared.counters.count("session_state_dropped_total", kind.label());
         }
         let text = format!(
             "{} are dropped at the end of the transaction ({} = \"reset\")",
@@ -109,7 +109,7 @@ impl Session {
         let now = Clock::now();
         let (stats, query_us) = self.over(lease, now);
         lease.book_rest(stats, query_us, now);
-        self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
+        self.ctl.set_state(ClientState::Idle, self.services.shared.clock.ms(now));
     }
 
     /// Behind a rest: all that was done since is booked.

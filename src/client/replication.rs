@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use super::session::last_words;
+use crate::clients::Places;
+use crate::clients::handle::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, Profile, Role};
 use crate::error::Error;
@@ -19,7 +20,7 @@ use crate::pool::direct::{Own, Traffic};
 use crate::proto::frame::{self, BadLength, be, fe};
 use crate::proto::params::ParamSet;
 use crate::proto::startup::{Replication, Startup};
-use crate::services::{Places, Services};
+use crate::services::Services;
 
 /// Bytes after which the pool's figures are brought up to date, for a stream never ends.
 const BOOK_EVERY: u64 = 64 * 1024;
@@ -176,7 +177,7 @@ impl Walsender {
         if !early.is_empty() {
             up.preload(early);
         }
-        ctl.set_state(ClientState::Idle, services.clock.ms(Clock::now()));
+        ctl.set_state(ClientState::Idle, services.shared.clock.ms(Clock::now()));
         Self {
             services: services.clone(),
             ctl,
@@ -261,7 +262,7 @@ impl Walsender {
         if blind && self.stream.peer_end() != PeerEnd::Open {
             return Poll::Ready(End::Client("eof"));
         }
-        self.ctl.set_deadline(if blind { self.services.clock.ms(Clock::now()) + 1000 } else { 0 });
+        self.ctl.set_deadline(if blind { self.services.shared.clock.ms(Clock::now()) + 1000 } else { 0 });
         Poll::Pending
     }
 
@@ -269,7 +270,7 @@ impl Walsender {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let own = self.own.as_mut().ok_or(End::Client("no_server"))?;
         let shard = self.ctl.shard();
-        let buffers = &self.services.buffers;
+        let buffers = &self.services.shared.buffers;
         let flushed =
             flushed(self.down.poll_flush(cx, &mut self.stream)).map_err(|_| End::Client("write_error"))?;
         self.traffic.to_client += flushed.unwrap_or_default();
@@ -294,7 +295,7 @@ impl Walsender {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let own = self.own.as_mut().ok_or(End::Client("no_server"))?;
         let shard = self.ctl.shard();
-        let buffers = &self.services.buffers;
+        let buffers = &self.services.shared.buffers;
         match flushed(self.up.poll_flush(cx, own.stream())) {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(false),
@@ -325,7 +326,7 @@ impl Walsender {
             (false, true) => ClientState::IdleInTransaction,
             (false, false) => ClientState::Idle,
         };
-        self.ctl.set_state(state, self.services.clock.ms(Clock::now()));
+        self.ctl.set_state(state, self.services.shared.clock.ms(Clock::now()));
     }
 
     fn book(&mut self, all: bool) {
@@ -340,7 +341,7 @@ impl Walsender {
     }
 
     async fn farewell(&mut self, e: &Error) {
-        self.services.counters.count("errors_total", crate::error::report(e).code);
+        self.services.shared.counters.count("errors_total", crate::error::report(e).code);
         last_words(&self.services, &self.ctl, &mut self.down, &mut self.stream, e).await;
     }
 }
@@ -366,7 +367,7 @@ impl Drop for Walsender {
         let shard = self.ctl.shard();
         for lane in [&mut self.up, &mut self.down] {
             lane.clear();
-            lane.release(&self.services.buffers, shard);
+            lane.release(&self.services.shared.buffers, shard);
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ctl::{ClientCtl, ClientState};
 use super::session::{Goodbye, Session};
+use crate::clients::handle::{ClientCtl, ClientState};
 use crate::clock::Clock;
 use crate::config::resolved::{Database, PoolMode, Role, WhenNoReplica};
 use crate::error::Error;
@@ -158,7 +158,7 @@ impl Route {
         }
         let host = self.routes.replicas.get(index)?.host.addr.clone();
         let key = PoolKey::of_replica(self.routes.database.clone(), user.clone(), host);
-        let pool = services.pools.obtain(&key, services)?;
+        let pool = services.pools.obtain(&key, &services.pooling)?;
         *self.replicas.get_mut(index)? = Some(pool.clone());
         Some(pool)
     }
@@ -166,7 +166,7 @@ impl Route {
     fn admin(&mut self, user: &Arc<str>, services: &Arc<Services>) -> Option<Arc<Pool>> {
         if self.admin.is_none() {
             let key = PoolKey::new(self.routes.database.clone(), user.clone(), Role::Admin);
-            self.admin = services.pools.obtain(&key, services);
+            self.admin = services.pools.obtain(&key, &services.pooling);
         }
         self.admin.clone()
     }
@@ -548,14 +548,14 @@ impl Session {
             if nobody.0 == Reason::OwnWrites {
                 return Ok(());
             }
-            self.services.counters.count("timeouts_total", "query_wait_timeout");
+            self.services.shared.counters.count("timeouts_total", "query_wait_timeout");
             return Err(late());
         }
         // A limit of age can be kept or broken without any event; so it looks again after a while in any case.
         const LOOK: Duration = Duration::from_millis(250);
         // A replica that is in step gets there while this is being read.
         const SOON: Duration = Duration::from_millis(5);
-        self.ctl.set_state(ClientState::Waiting, self.services.clock.ms(Clock::now()));
+        self.ctl.set_state(ClientState::Waiting, self.services.shared.clock.ms(Clock::now()));
         let look = if nobody.0 == Reason::OwnWrites { SOON } else { LOOK };
         let pause = left.map_or(look, |l| l.min(look));
         let changed = routes.changed.notified();
@@ -581,7 +581,7 @@ impl Session {
         }
         for (n, sqlstate) in [(stats.refused_writes, "25006"), (stats.conflicts, "40001")] {
             for _ in 0..n {
-                self.services.counters.count("replica_errors_total", sqlstate);
+                self.services.shared.counters.count("replica_errors_total", sqlstate);
             }
         }
     }

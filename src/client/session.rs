@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
-use super::ctl::{ClientCtl, ClientState, Link, Signal};
 use super::held::Front;
 use super::route::{Route, Unserved};
-use super::told;
+use crate::clients::Places;
+use crate::clients::handle::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
 use crate::error::{Error, Severity, report};
@@ -31,7 +31,7 @@ use crate::relay::parting::{self, Parting, Step};
 use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
 use crate::relay::up::{self, Alone};
 use crate::relay::{observe, params};
-use crate::services::{Places, Services};
+use crate::services::Services;
 
 /// Bytes that a waiting client may add to its request before they stay in its socket.
 const WAIT_BUFFER: usize = 64 * 1024;
@@ -158,7 +158,7 @@ impl Session {
     }
 
     pub(super) fn set_state(&self, s: ClientState) {
-        self.ctl.set_state(s, self.services.clock.ms(Clock::now()));
+        self.ctl.set_state(s, self.services.shared.clock.ms(Clock::now()));
     }
 
     /// Runs to the end of the session; returns why it ended.
@@ -180,7 +180,7 @@ impl Session {
 
     /// The panic of a session is told to its client and ends only that session.
     pub async fn after_panic(&mut self) {
-        self.services.counters.count("panics_total", "session");
+        self.services.shared.counters.count("panics_total", "session");
         self.farewell(&Error::Internal("the session's task panicked".to_owned())).await;
     }
 
@@ -210,8 +210,8 @@ impl Session {
                 return Next::End("admin");
             }
             let shard = self.ctl.shard();
-            self.up.release(&self.services.buffers, shard);
-            self.down.release(&self.services.buffers, shard);
+            self.up.release(&self.services.shared.buffers, shard);
+            self.down.release(&self.services.shared.buffers, shard);
             match self.read_idle().await {
                 Ok(()) => {}
                 Err(why) => return Next::End(why),
@@ -230,8 +230,9 @@ impl Session {
             Poll::Ready(Ok(n)) => n as u64,
             Poll::Ready(Err(_)) => return Err("write_error"),
             Poll::Pending => {
-                let limit = self.services.config().limits.client_write_timeout;
-                Box::pin(flow::flush(&mut self.down, stream, &self.ctl, &self.services, limit, false)).await?
+                let limit = self.services.shared.config().limits.client_write_timeout;
+                Box::pin(flow::flush(&mut self.down, stream, &self.ctl, &self.services.shared, limit, false))
+                    .await?
             }
         };
         self.proto.stats.to_client += n;
@@ -265,7 +266,7 @@ impl Session {
         let idle_limit = self.hot.client_idle;
         let since = idle_limit.map(|l| {
             let now = Clock::now();
-            self.ctl.set_deadline(self.services.clock.deadline(now, l));
+            self.ctl.set_deadline(self.services.shared.clock.deadline(now, l));
             now
         });
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
@@ -278,7 +279,7 @@ impl Session {
             {
                 return Poll::Ready(Err("client_idle_timeout"));
             }
-            match up.poll_fill(cx, stream, &services.buffers, shard) {
+            match up.poll_fill(cx, stream, &services.shared.buffers, shard) {
                 Poll::Ready(Ok(0)) => Poll::Ready(Err("eof")),
                 Poll::Ready(Ok(n)) => Poll::Ready(Ok(n)),
                 Poll::Ready(Err(_)) => Poll::Ready(Err("read_error")),
@@ -294,7 +295,7 @@ impl Session {
             }
             Err("client_idle_timeout") => {
                 let limit = idle_limit.unwrap_or_default();
-                self.services.counters.count("timeouts_total", "client_idle_timeout");
+                self.services.shared.counters.count("timeouts_total", "client_idle_timeout");
                 self.farewell(&Error::ClientIdleTimeout { idle: limit, limit }).await;
                 Err("client_idle_timeout")
             }
@@ -393,7 +394,7 @@ impl Session {
             Ok(l) => l,
             Err(out) => return out,
         };
-        self.ctl.set_state(ClientState::Active, self.services.clock.ms(lease.since));
+        self.ctl.set_state(ClientState::Active, self.services.shared.clock.ms(lease.since));
         if let Some(after) = self.hot.check_after {
             match Box::pin(self.checked(lease, after)).await {
                 Ok(l) => lease = l,
@@ -462,16 +463,16 @@ impl Session {
     pub(super) fn hand_back(&mut self, mut lease: Lease) {
         let now = Clock::now();
         if let Some(conn) = lease.conn() {
-            params::learn(&self.services, &self.ctl, &mut self.proto, conn, &mut self.down);
+            params::learn(&self.services.shared, &self.ctl, &mut self.proto, conn, &mut self.down);
         }
         let (stats, query_us) = self.over(&mut lease, now);
         if let Some(conn) = lease.conn()
             && let Some(tag) = conn.state.marked.filter(|m| *m != DISCARDED)
         {
-            self.services.count_mark(tag, &self.ctl.application_name());
+            self.services.shared.count_mark(tag, &self.ctl.application_name());
         }
         lease.release(stats, query_us, now);
-        self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
+        self.ctl.set_state(ClientState::Idle, self.services.shared.clock.ms(now));
     }
 
     /// A transaction is over: its figures, and how long its last round trip took, for the pool to book.
@@ -498,7 +499,7 @@ impl Session {
     fn book_told(&self, told: &[Error]) {
         for e in told {
             self.count_error(report(e).code);
-            told::in_session(&self.services, &self.ctl, e);
+            self.services.told.in_session(&self.ctl, e);
         }
     }
 
@@ -531,7 +532,7 @@ impl Session {
 
     /// For a wait that may be long: a waiting client keeps just the bytes that it has sent.
     pub(super) fn shrink(&mut self) {
-        self.up.shrink(&self.services.buffers, self.ctl.shard());
+        self.up.shrink(&self.services.shared.buffers, self.ctl.shard());
     }
 
     /// Awaits what is worth waiting for, and sees meanwhile whether the client leaves. Whatever a client waits for
@@ -547,7 +548,7 @@ impl Session {
         let (up, down, services) = (&mut self.up, &mut self.down, &self.services);
         let mut notify_at = self.hot.wait_notify.map(|after| Clock::now() + after);
         if let Some(after) = self.hot.wait_notify {
-            ctl.set_deadline(services.clock.deadline(Clock::now(), after));
+            ctl.set_deadline(services.shared.clock.deadline(Clock::now(), after));
         }
         let view = &self.proto.view;
         // Made for a client whose end must be watched for: in the usual wait there is none.
@@ -582,7 +583,7 @@ impl Session {
             }
             let mut ended = watch.as_ref().is_some_and(|w| w.parting.has_ended());
             while !ended && up.unscanned().len() < WAIT_BUFFER {
-                match up.poll_fill(cx, stream, &services.buffers, shard) {
+                match up.poll_fill(cx, stream, &services.shared.buffers, shard) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(0)) => ended = true,
                     Poll::Ready(Ok(_)) => {}
@@ -608,7 +609,7 @@ impl Session {
             Ok(r) => Ok(r),
             Err("admin") => Err(Box::pin(self.sent_away()).await),
             Err(why) => {
-                self.services.counters.count("waiters_cancelled_total", "client_gone");
+                self.services.shared.counters.count("waiters_cancelled_total", "client_gone");
                 Err(why)
             }
         }
@@ -624,7 +625,7 @@ impl Session {
 
     /// No server could be had: the request is answered with the error and forgotten, and nothing of it runs.
     pub(super) async fn not_served(&mut self, e: Error) -> Option<Goodbye> {
-        let mut r = self.services.report(&e);
+        let mut r = self.services.shared.report(&e);
         self.count_error(r.code);
         if self.has_begun() {
             // As far as the client knows, this is an error inside of its transaction.
@@ -634,7 +635,7 @@ impl Session {
             self.farewell(&e).await;
             return Some("not_served");
         }
-        told::in_session(&self.services, &self.ctl, &e);
+        self.services.told.in_session(&self.ctl, &e);
         self.answer_locally(&encode::error_response(&r));
         None
     }
@@ -672,9 +673,9 @@ impl Session {
                 return Ok(lease);
             }
             let sql = self.pool.spec().servers.check_query.clone().unwrap_or_default();
-            let limit = self.services.config().limits.server_repair_timeout;
+            let limit = self.services.shared.config().limits.server_repair_timeout;
             let ok = matches!(tokio::time::timeout(limit, params::ask(conn, &sql)).await, Ok(Ok(())));
-            self.services.counters.count("server_checks_total", if ok { "passed" } else { "failed" });
+            self.services.shared.counters.count("server_checks_total", if ok { "passed" } else { "failed" });
             if ok {
                 return Ok(lease);
             }
@@ -689,25 +690,31 @@ impl Session {
 
     /// Brings the server's parameters into step.
     async fn prepare(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
-        let limit = self.services.config().limits.server_repair_timeout;
+        let limit = self.services.shared.config().limits.server_repair_timeout;
         let pool = lease.pool().clone();
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
         pool.heard(conn);
-        let done =
-            params::bring_into_step(&self.services, &self.ctl, &mut self.proto, conn, &mut self.down, limit)
-                .await;
+        let done = params::bring_into_step(
+            &self.services.shared,
+            &self.ctl,
+            &mut self.proto,
+            conn,
+            &mut self.down,
+            limit,
+        )
+        .await;
         match done {
             Ok(None) => Ok(lease),
             Ok(Some(refused)) => {
                 lease.release_unused();
                 self.count_error("parameter_rejected");
                 let e = Error::ParameterRejected(refused.0);
-                let r = self.services.report(&e);
+                let r = self.services.shared.report(&e);
                 if r.severity == Severity::Fatal {
                     self.farewell(&e).await;
                     return Err(Some("parameter_rejected"));
                 }
-                told::in_session(&self.services, &self.ctl, &e);
+                self.services.told.in_session(&self.ctl, &e);
                 self.answer_locally(&encode::error_response(&r));
                 Err(None)
             }
@@ -740,7 +747,7 @@ impl Session {
         if let Err(why) = done {
             let host = lease.conn().map(|c| c.host.to_string()).unwrap_or_default();
             lease.discard(why.label, TxStats::default());
-            let limit = self.services.config().limits.server_repair_timeout;
+            let limit = self.services.shared.config().limits.server_repair_timeout;
             let e = why.error(host, "when it was asked what a RESET has left", limit);
             self.farewell(&e).await;
             return Err(Some("server_lost"));
@@ -750,10 +757,11 @@ impl Session {
 
     /// What the client named at its login is in force again on the connection that it keeps.
     pub(super) async fn in_step_again(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
-        let limit = self.services.config().limits.server_repair_timeout;
+        let limit = self.services.shared.config().limits.server_repair_timeout;
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
         let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);
-        let e = match params::bring_into_step(services, ctl, &mut self.proto, conn, down, limit).await {
+        let e = match params::bring_into_step(&services.shared, ctl, &mut self.proto, conn, down, limit).await
+        {
             Ok(None) => return Ok(lease),
             Ok(Some(refused)) => Error::ParameterRejected(refused.0),
             Err(why) => why.error(conn.host.to_string(), WHILE_SET, limit),
@@ -768,12 +776,16 @@ impl Session {
     /// Finds out what the transaction has left in the server's session.
     pub(super) async fn attribute(&mut self, lease: &mut Lease) -> Result<Holdings, Broken> {
         let rules = self.hot.session;
-        let limit =
-            if rules.asks { rules.timeout } else { self.services.config().limits.server_repair_timeout };
+        let limit = if rules.asks {
+            rules.timeout
+        } else {
+            self.services.shared.config().limits.server_repair_timeout
+        };
         let pool = lease.pool().clone();
         let Some(conn) = lease.conn() else { return Err("no_server".into()) };
         let (services, ctl, down) = (&self.services, &self.ctl, &mut self.down);
-        let held = params::attribute(services, ctl, &mut self.proto, conn, down, limit, &rules).await?;
+        let held =
+            params::attribute(&services.shared, ctl, &mut self.proto, conn, down, limit, &rules).await?;
         // What was in doubt is known.
         self.proto.discarded = false;
         self.proto.led_back = None;
@@ -883,7 +895,7 @@ impl Session {
     }
 
     pub(super) fn count_error(&self, code: &'static str) {
-        self.services.counters.count("errors_total", code);
+        self.services.shared.counters.count("errors_total", code);
     }
 
     /// A last message; what was approved for the client before goes first, half a message spoils it.
@@ -907,19 +919,19 @@ pub(super) async fn last_words(
     stream: &mut Stream,
     e: &Error,
 ) {
-    let r = crate::error::Report { severity: Severity::Fatal, ..services.report(e) };
-    told::end(services, ctl, e);
+    let r = crate::error::Report { severity: Severity::Fatal, ..services.shared.report(e) };
+    services.told.end(ctl, e);
     if down.mid_pass() {
         return;
     }
     down.insert().extend_from_slice(&encode::error_response(&r));
     let limit = Some(Duration::from_secs(1));
-    let _ = flow::flush(down, stream, ctl, services, limit, true).await;
+    let _ = flow::flush(down, stream, ctl, &services.shared, limit, true).await;
 }
 
 fn env<'a>(services: &'a Services, pool: &'a Pool, hot: &'a HotSettings) -> Env<'a> {
     Env {
-        interner: &services.statements,
+        interner: &services.shared.statements,
         database: &pool.key.database,
         user: &pool.key.user,
         max_message: hot.max_message,
@@ -944,7 +956,7 @@ impl Drop for Session {
         let shard = self.ctl.shard();
         for lane in [&mut self.up, &mut self.down] {
             lane.clear();
-            lane.release(&self.services.buffers, shard);
+            lane.release(&self.services.shared.buffers, shard);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::advice;
 use super::protocol::Answer;
 use super::table::{Command, Verb};
 use super::view::PGBOUNCER;
-use crate::client::ctl::{ClientCtl, Link, Signal};
+use crate::clients::handle::{ClientCtl, Link, Signal};
 use crate::config;
 use crate::config::hidden::PLACEHOLDER;
 use crate::control::Hold;

@@ -12,9 +12,8 @@ use super::act;
 use super::protocol::{Answer, Dialogue, Step};
 use super::table::{Command, Right};
 use super::view::{PGBOUNCER, View};
-use crate::client::ctl::{ClientState, Signal};
 use crate::client::login::Visitor;
-use crate::client::told;
+use crate::clients::handle::{ClientState, Signal};
 use crate::config::resolved::Profile;
 use crate::error::{Error, Refusal, Report, Severity, Shutdown, report};
 use crate::net::stream::{PeerEnd, Stream};
@@ -166,7 +165,7 @@ impl Session {
     async fn send(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         for e in self.dialogue.take_refused() {
             self.services.counters.count("errors_total", report(&e).code);
-            told::on_the_console(&self.services, &self.visitor.ctl, &e);
+            self.services.told.on_the_console(&self.visitor.ctl, &e);
         }
         match tokio::time::timeout(WRITE_LIMIT, self.visitor.stream.write_all(bytes)).await {
             Ok(Ok(())) => Ok(()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::client::ctl::{ClientCtl, ClientState};
+use crate::clients::handle::{ClientCtl, ClientState};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::{Database, PoolMode, Role};

@@ -25,7 +25,7 @@ use crate::pool::{PoolKey, PoolSpec};
 use crate::routing::own_writes::Bound;
 use crate::server::connect::Target;
 use crate::server::own::{self, Own, OwnError, Rows};
-use crate::services::Services;
+use crate::shared::Shared;
 
 /// What every host is asked. Further columns are kept by their names: see [`Facts::more`].
 ///
@@ -90,9 +90,13 @@ pub struct HostFigures {
     pub last_error: Option<String>,
 }
 
+type Follow = Box<dyn Fn(&Arc<Routes>, bool) + Send + Sync>;
+
 /// All hosts that are watched, and all databases that have routes.
-#[derive(Debug, Default)]
 pub struct Monitor {
+    shared: Arc<Shared>,
+    /// Hears of routes whose servers have changed, and whether another primary was elected.
+    follow: Follow,
     hosts: RwLock<HashMap<HostAddr, Arc<Host>>>,
     routes: RwLock<HashMap<Arc<str>, Arc<Routes>>>,
     /// Raised with every new configuration.
@@ -100,7 +104,24 @@ pub struct Monitor {
     generations: AtomicU32,
 }
 
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Monitor(..)")
+    }
+}
+
 impl Monitor {
+    pub fn new(shared: Arc<Shared>, follow: impl Fn(&Arc<Routes>, bool) + Send + Sync + 'static) -> Self {
+        Self {
+            shared,
+            follow: Box::new(follow),
+            hosts: RwLock::default(),
+            routes: RwLock::default(),
+            version: AtomicU64::new(0),
+            generations: AtomicU32::new(0),
+        }
+    }
+
     /// A database's routes; `None` where it has no replicas.
     pub fn routes(&self, database: &str) -> Option<Arc<Routes>> {
         self.routes.read().get(database).cloned()
@@ -160,7 +181,7 @@ impl Monitor {
     }
 
     /// Watches what the configuration names, and nothing else any more. In a runtime.
-    pub fn reconfigure(&self, config: &Config, services: &Arc<Services>) {
+    pub fn reconfigure(self: &Arc<Self>, config: &Config) {
         let mut hosts = HashMap::new();
         let mut routes = HashMap::new();
         {
@@ -203,7 +224,7 @@ impl Monitor {
         for h in hosts.values() {
             let mut task = h.task.lock();
             if task.is_none() {
-                *task = Some(tokio::spawn(watch(h.clone(), services.clone())).abort_handle());
+                *task = Some(tokio::spawn(watch(h.clone(), self.clone())).abort_handle());
             }
             h.ask();
         }
@@ -234,19 +255,19 @@ fn target(addr: &HostAddr, config: &Config) -> Option<Target> {
 }
 
 /// Asks one host for as long as it is configured.
-async fn watch(host: Arc<Host>, services: Arc<Services>) {
+async fn watch(host: Arc<Host>, monitor: Arc<Monitor>) {
     let mut own = None;
     // Somebody waits for it to replay more: it is asked soon, and less soon with every time that it has not.
     let mut soon = LEAST_PAUSE;
     loop {
-        let config = services.config();
+        let config = monitor.shared.config();
         let interval = config.limits.monitor_interval;
         if host.moved.swap(false, Ordering::AcqRel) {
             own = None;
             let change = host.core().failed("its name leads to other addresses".to_owned());
-            tell(&host, change, &services);
+            tell(&host, change, &monitor);
         }
-        let change = match ask(&host, &mut own, &services, &config).await {
+        let change = match ask(&host, &mut own, &monitor.shared, &config).await {
             Ok(change) => change,
             Err(why) => {
                 own = None;
@@ -254,13 +275,13 @@ async fn watch(host: Arc<Host>, services: Arc<Services>) {
                 if change == Change::Down {
                     tracing::warn!(host = %host.addr, error = %why, "the monitor has lost a host");
                 }
-                services.counters.count("monitor_failures_total", "");
+                monitor.shared.counters.count("monitor_failures_total", "");
                 change
             }
         };
-        tell(&host, change, &services);
+        tell(&host, change, &monitor);
         let mut pause = host.core().pause(interval);
-        if services.monitor.routes_of(&host).iter().any(|r| r.awaits(&host)) {
+        if monitor.routes_of(&host).iter().any(|r| r.awaits(&host)) {
             pause = pause.min(soon);
             soon = soon.saturating_mul(2).min(interval);
         } else {
@@ -277,21 +298,15 @@ async fn watch(host: Arc<Host>, services: Arc<Services>) {
 }
 
 /// One question and its answer.
-async fn ask(
-    host: &Host,
-    own: &mut Option<Own>,
-    services: &Arc<Services>,
-    config: &Config,
-) -> Result<Change, String> {
+async fn ask(host: &Host, own: &mut Option<Own>, shared: &Shared, config: &Config) -> Result<Change, String> {
     let limit = config.limits.monitor_interval.max(Duration::from_secs(1));
     let conn = match own {
         Some(conn) => conn,
         None => {
             let target = target(&host.addr, config).ok_or("no database names this host any more")?;
-            let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
             let opened = tokio::time::timeout(
                 limit,
-                Own::open(host.addr.clone(), &target, Box::new(room), &services.handshakes.servers),
+                Own::open(host.addr.clone(), &target, &shared.handshakes.servers),
             )
             .await;
             let opened = opened.map_err(|_| format!("no login within {:.1} s", limit.as_secs_f64()))?;
@@ -332,8 +347,8 @@ fn facts(rows: &Rows) -> Option<Facts> {
 }
 
 /// Passes on what a sample has changed.
-fn tell(host: &Arc<Host>, change: Change, services: &Arc<Services>) {
-    let all = services.monitor.routes_of(host);
+fn tell(host: &Arc<Host>, change: Change, monitor: &Monitor) {
+    let all = monitor.routes_of(host);
     let label = match change {
         Change::Promoted => "promoted",
         Change::Demoted => "demoted",
@@ -341,7 +356,7 @@ fn tell(host: &Arc<Host>, change: Change, services: &Arc<Services>) {
         Change::None | Change::Up | Change::Down => "",
     };
     if !label.is_empty() {
-        services.counters.count("role_changes_total", label);
+        monitor.shared.counters.count("role_changes_total", label);
         tracing::warn!(host = %host.addr, change = label, "a server has changed its role");
     }
     for routes in all {
@@ -357,7 +372,7 @@ fn tell(host: &Arc<Host>, change: Change, services: &Arc<Services>) {
             }
         }
         if change != Change::None {
-            services.pools.follow_roles(&routes, elected);
+            (monitor.follow)(&routes, elected);
         }
         routes.changed.notify_waiters();
     }

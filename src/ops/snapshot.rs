@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::process::Process;
-use crate::client::ctl::ClientState;
-use crate::client::strangers;
+use crate::clients::handle::ClientState;
+use crate::clients::strangers;
 use crate::config::Config;
 use crate::config::resolved::{HostAddr, PoolMode, Role};
 use crate::error::Standstill;

@@ -23,7 +23,7 @@ impl Pool {
         reason: &'static str,
         behind: Option<&Departure>,
     ) {
-        self.services.counters.count("server_disconnects_total", reason);
+        self.shared.counters.count("server_disconnects_total", reason);
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
         self.tell_end(&conn, reason, behind);
         self.inner.lock().core.broken(Clock::now(), id);
@@ -53,7 +53,7 @@ impl CloseGuard {
     async fn run(mut self, goodbye: Goodbye) {
         let Some(conn) = self.conn.as_deref_mut() else { return };
         if !close::see_off(&mut conn.stream, goodbye).await {
-            self.pool.services.counters.count("server_close_timeouts_total", "");
+            self.pool.shared.counters.count("server_close_timeouts_total", "");
             tracing::warn!(
                 pool = %self.pool.key,
                 host = %conn.host,

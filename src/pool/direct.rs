@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::inspect::Server;
 use super::ledger::{LimitKey, Room};
 use super::{Pool, PoolSpec, registry};
-use crate::client::ctl::{ClientCtl, ClientState, Link};
+use crate::clients::handle::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
 use crate::control::Hold;
@@ -40,13 +40,13 @@ impl Ticket {
     pub(super) fn is_for(&self, host: &HostAddr) -> bool {
         self.wanted.iter().any(|(key, _)| matches!(key, LimitKey::Host(h) if h == host))
             && self.room.lock().is_some()
-            && self.pool.services.control.hold(&self.pool.key.database) == Hold::No
+            && self.pool.shared.control.hold(&self.pool.key.database) == Hold::No
     }
 
     /// Takes the place if there is one, or asks for it.
     pub(super) fn look(self: &Arc<Self>) {
         let services = &self.pool.services;
-        if services.control.hold(&self.pool.key.database) != Hold::No {
+        if services.shared.control.hold(&self.pool.key.database) != Hold::No {
             return services.ledger.starve_ticket(self);
         }
         match services.ledger.take(&self.wanted, services) {
@@ -76,7 +76,7 @@ impl Pool {
     /// A place at host number `index`; waits as long as the pool's clients do.
     pub async fn own_place(self: &Arc<Self>, ctl: &Arc<ClientCtl>, index: usize) -> Result<Room, Error> {
         let since = Clock::now();
-        ctl.set_state(ClientState::Waiting, self.services.clock.ms(since));
+        ctl.set_state(ClientState::Waiting, self.shared.clock.ms(since));
         let (send, receive) = oneshot::channel();
         let wanted = self.spec().wanted(index);
         let ticket = Arc::new(Ticket { pool: self.clone(), wanted, room: Mutex::new(Some(send)) });
@@ -84,11 +84,11 @@ impl Pool {
         let limit = self.spec().wait_limit().0;
         let services = self.services.clone();
         let granted = async {
-            let held = || services.control.hold(&self.key.database) != Hold::No;
+            let held = || services.shared.control.hold(&self.key.database) != Hold::No;
             let (mut receive, mut was_held) = (receive, held());
             loop {
                 // A RESUME gives nothing back that would make the ledger look.
-                let tick = services.control.tick.notified();
+                let tick = services.shared.control.tick.notified();
                 tokio::select! {
                     room = &mut receive => return room.ok(),
                     () = tick => {
@@ -152,8 +152,8 @@ impl Pool {
             &target,
             epoch,
             Box::new(room),
-            self.services.nothing.clone(),
-            &self.services.handshakes.servers,
+            self.shared.nothing.clone(),
+            &self.shared.handshakes.servers,
         )
         .await;
         match opened {
@@ -232,11 +232,11 @@ impl Own {
     /// It ends; its place comes back when the server has let go of it. `lost`: the server ended it.
     pub async fn end(mut self, lost: bool, half_sent: bool) {
         let reason = if lost { "server_lost" } else { "replication_end" };
-        self.pool.services.counters.count("server_disconnects_total", reason);
+        self.pool.shared.counters.count("server_disconnects_total", reason);
         self.pool.tell_end(&self.conn, reason, None);
         let goodbye = if half_sent { Goodbye::Silent } else { Goodbye::Terminate };
         if !close::see_off(&mut self.conn.stream, goodbye).await {
-            self.pool.services.counters.count("server_close_timeouts_total", "");
+            self.pool.shared.counters.count("server_close_timeouts_total", "");
         }
     }
 }

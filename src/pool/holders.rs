@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::core::ConnId;
+use super::pooling::Pooling;
 use super::{Pool, PoolKey};
-use crate::client::ctl::{ClientCtl, ClientState, Signal};
+use crate::clients::handle::{ClientCtl, ClientState, Signal};
 use crate::clock::Clock;
-use crate::services::Services;
 use crate::session_state::{Kind, list};
 
 /// Wait timeouts are told in the log once in this time for each pool, with the number of those between.
@@ -78,7 +78,7 @@ impl Pool {
     /// All holders, those that caused the most waiting first.
     pub fn holders(&self) -> Vec<Holder> {
         let now = Clock::now();
-        let ms = self.services.clock.ms(now);
+        let ms = self.shared.clock.ms(now);
         let mut all: Vec<Holder> = {
             let inner = self.inner.lock();
             let one = |h: super::core::Held<'_, Arc<ClientCtl>, super::inspect::Facts>| Holder {
@@ -99,7 +99,7 @@ impl Pool {
         for h in &mut all {
             h.application = h.ctl.application_name();
             h.pinned = self.pins.of(h.ctl.id);
-            h.statement = self.services.queries.text(h.ctl.statement());
+            h.statement = self.shared.queries.text(h.ctl.statement());
             // Its state may be older than its lease, where a wait was between them.
             h.in_state = h.in_state.min(h.held);
         }
@@ -114,7 +114,7 @@ impl Pool {
             let mut told = self.told.lock();
             if told.timeout_at.is_some_and(|t| now.saturating_duration_since(t) < TELL_EVERY) {
                 told.suppressed += 1;
-                self.services.counters.count("log_suppressed_total", "query_wait_timeout");
+                self.shared.counters.count("log_suppressed_total", "query_wait_timeout");
                 return;
             }
             told.timeout_at = Some(now);
@@ -147,7 +147,7 @@ impl Pool {
             waited.as_secs_f64(),
             c.waiting
         );
-        self.services.event("query_wait_timeout", text);
+        self.shared.event("query_wait_timeout", text);
     }
 
     /// Called twice a second: transactions that were left open, and a queue that is not served.
@@ -182,7 +182,7 @@ impl Pool {
 
     fn tell_leak(&self, h: &Holder, end: bool) {
         let action = if end { "ended" } else { "reported" };
-        self.services.counters.count("transaction_leaks_total", action);
+        self.shared.counters.count("transaction_leaks_total", action);
         tracing::warn!(
             pool = %self.key,
             client = h.ctl.id,
@@ -221,7 +221,7 @@ impl Pool {
                     longest.as_secs_f64(),
                     holders.len()
                 );
-                self.services.event("exhausted", text);
+                self.shared.event("exhausted", text);
             }
             Some(since) if waiting == 0 => {
                 told.exhausted = None;
@@ -254,7 +254,7 @@ impl Audit {
 
 /// Compares leases with the clients that there are, and the pools' places with the sockets that there are, which
 /// are counted where they are made and dropped. What differs only for a moment is no leak.
-pub fn audit(services: &Services) {
+pub fn audit(services: &Pooling) {
     let pools = services.pools.all_and_gone();
     let mut leases = Vec::new();
     for pool in &pools {
@@ -265,7 +265,7 @@ pub fn audit(services: &Services) {
             }
         }
     }
-    let sockets = services.server_sockets.load(Ordering::Relaxed);
+    let sockets = services.shared.server_sockets.load(Ordering::Relaxed);
     let places: usize = pools.iter().map(|p| p.counts()).map(|c| c.tracked() - c.opening).sum();
     let differ = sockets.abs_diff(places);
     let mut audit = services.audit.lock();

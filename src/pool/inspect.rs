@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::core::{CloseReason, Effects, ServerState};
 use super::{CancelTarget, Pool};
-use crate::client::ctl::ClientCtl;
+use crate::clients::handle::ClientCtl;
 use crate::clock::Clock;
 use crate::net::stream::Stream;
 use crate::tls::Agreed;
@@ -71,12 +71,12 @@ impl Pool {
     /// Brings the pool to what the operator has put in force.
     pub fn follow_control(self: &Arc<Self>) {
         loop {
-            let hold = self.services.control.hold(&self.key.database);
+            let hold = self.shared.control.hold(&self.key.database);
             let mut fx = Effects::default();
             self.inner.lock().core.set_hold(Clock::now(), hold, &mut fx);
             self.apply(fx);
             // Whoever changed it meanwhile may have been here before us.
-            if self.services.control.hold(&self.key.database) == hold {
+            if self.shared.control.hold(&self.key.database) == hold {
                 return;
             }
         }

@@ -176,7 +176,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.services.counters.count("leases_dropped_total", "");
+            self.pool.shared.counters.count("leases_dropped_total", "");
             self.pool.lost(self.id, conn, "lease_dropped");
         }
     }
@@ -216,16 +216,16 @@ impl RepairGuard {
             on_connect: &spec.settings.on_connect,
         };
         let deadline = spec.process.server_repair_timeout;
-        let nothing = pool.services.nothing.clone();
+        let nothing = pool.shared.nothing.clone();
         let outcome = repair::repair(conn, unread, reset, deadline, nothing).await;
         let Some(mut conn) = self.conn.take() else { return };
         match outcome {
             Ok(marked) => {
                 if rolled_back {
-                    pool.services.counters.count("rollbacks_on_disconnect_total", "");
+                    pool.shared.counters.count("rollbacks_on_disconnect_total", "");
                 }
                 if let Some(tag) = marked {
-                    pool.services.counters.count("server_resets_total", tag);
+                    pool.shared.counters.count("server_resets_total", tag);
                 }
                 conn.state.view_changed = false;
                 pool.release_quietly(self.id, conn);
@@ -243,13 +243,9 @@ impl RepairGuard {
         if let Some((e, setting)) = &why.refused {
             let sqlstate = String::from_utf8_lossy(e.sqlstate()).into_owned();
             let (key, message) = (&pool.key, e.message());
-            if pool.services.pgbouncer() {
+            if pool.shared.pgbouncer() {
                 let who = Who::server(conn.serial, &key.database, &conn.user, &conn.host);
-                journal::warning(
-                    &pool.services,
-                    &who,
-                    format_args!("{setting} failed: {sqlstate} {message}"),
-                );
+                journal::warning(&pool.shared, &who, format_args!("{setting} failed: {sqlstate} {message}"));
                 return;
             }
             tracing::warn!(

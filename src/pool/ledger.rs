@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::direct::Ticket;
+use super::pooling::Pooling;
 use super::{Pool, PoolKey};
 use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
@@ -105,7 +106,7 @@ pub struct Room {
     /// [`AtHost::revoked`] when it was taken.
     revoked: u64,
     arrived: bool,
-    services: Weak<crate::services::Services>,
+    services: Weak<Pooling>,
 }
 
 impl Ledger {
@@ -113,7 +114,7 @@ impl Ledger {
     pub fn take(
         &self,
         wanted: &[(LimitKey, Option<usize>)],
-        services: &Arc<crate::services::Services>,
+        services: &Arc<Pooling>,
     ) -> Result<Room, (LimitKey, usize)> {
         let mut inner = self.inner.lock();
         for (key, limit) in wanted {

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod lease;
 pub mod ledger;
 pub mod pins;
+pub mod pooling;
 pub mod registry;
 mod roles;
 pub mod shed;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::client::ctl::{ClientCtl, Signal};
+use crate::clients::handle::{ClientCtl, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
 use crate::error::pgbouncer::LOGIN_FAILED;
@@ -48,8 +49,8 @@ use crate::relay::state::TxStats;
 use crate::server::close::Goodbye;
 use crate::server::conn::{Quiet, ServerConn, Socket};
 use crate::server::connect::{self, Target};
-use crate::services::Services;
 use crate::session_state::Ways;
+use crate::shared::Shared;
 use crate::tls::{Connector, Mode};
 
 use self::core::{Acquire, CloseReason, ConnId, CoreSettings, Counts, Effects, Grant, PoolCore, WaitEnd};
@@ -58,6 +59,7 @@ use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
 use self::pins::Pins;
+use self::pooling::Pooling;
 use self::spelling::Spellings;
 pub use self::waiting::Waiting;
 
@@ -379,7 +381,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct Pool {
     pub key: PoolKey,
-    pub services: Arc<Services>,
+    pub services: Arc<Pooling>,
+    shared: Arc<Shared>,
     pub pins: Pins,
     inner: Mutex<Inner>,
     spec: RwLock<Arc<PoolSpec>>,
@@ -422,8 +425,8 @@ pub struct LeaseReport {
 }
 
 impl Pool {
-    pub fn new(key: PoolKey, spec: PoolSpec, services: Arc<Services>) -> Arc<Self> {
-        let queries = Scope::new(services.queries.clone(), key.database.clone());
+    pub fn new(key: PoolKey, spec: PoolSpec, services: Arc<Pooling>) -> Arc<Self> {
+        let queries = Scope::new(services.shared.queries.clone(), key.database.clone());
         queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         let limiter = spec.limiter();
         Arc::new(Self {
@@ -451,6 +454,7 @@ impl Pool {
             greetings: Greetings::default(),
             pins: Pins::default(),
             key,
+            shared: services.shared.clone(),
             services,
         })
     }
@@ -560,7 +564,7 @@ impl Pool {
             now.set(name, value);
         }
         if now != **known {
-            welcome.1 = Some(self.services.params.intern(now));
+            welcome.1 = Some(self.shared.params.intern(now));
         }
     }
 
@@ -645,7 +649,7 @@ impl Pool {
             .into_iter()
             .chain(oldest)
             .min_by_key(|(_, since)| *since)
-            .map(|(h, since)| h.describe(&self.services.clock, now.saturating_duration_since(since)));
+            .map(|(h, since)| h.describe(&self.shared.clock, now.saturating_duration_since(since)));
         PoolFigures {
             pool: self.key.to_string(),
             database: self.key.database.to_string(),
@@ -715,7 +719,7 @@ impl Pool {
         let mut notifies = 0;
         let quiet = g.conn.quiet(&mut notifies);
         for _ in 0..notifies {
-            self.services.counters.count("notifies_dropped_total", "");
+            self.shared.counters.count("notifies_dropped_total", "");
         }
         let reason = match quiet {
             Quiet::Yes if g.conn.state.contradicts_role() => "role",
@@ -786,10 +790,10 @@ impl Pool {
             WaitEnd::TimedOut => {
                 self.inner.lock().totals.wait_timeouts += 1;
                 if self.spec().wait_limit().1 {
-                    self.services.counters.count("timeouts_total", "query_timeout");
+                    self.shared.counters.count("timeouts_total", "query_timeout");
                     return Error::ProtocolViolation("query_timeout".to_owned());
                 }
-                self.services.counters.count("timeouts_total", "query_wait_timeout");
+                self.shared.counters.count("timeouts_total", "query_wait_timeout");
                 let limit = self.spec().settings.query_wait_timeout.unwrap_or_default();
                 let figures = Box::new(self.figures());
                 self.tell_wait_timeout(waited);
@@ -802,10 +806,10 @@ impl Pool {
             }
             WaitEnd::Failing(e) => e,
             WaitEnd::Cancelled => {
-                self.services.counters.count("waiters_cancelled_total", "cancel_request");
+                self.shared.counters.count("waiters_cancelled_total", "cancel_request");
                 Error::CancelledWhileWaiting { waited }
             }
-            WaitEnd::Closed if self.services.draining.load(Ordering::Relaxed) => Error::ServersShuttingDown,
+            WaitEnd::Closed if self.shared.draining.load(Ordering::Relaxed) => Error::ServersShuttingDown,
             WaitEnd::Closed => Error::DatabaseRemoved { database: self.key.database.to_string() },
         }
     }
@@ -868,7 +872,7 @@ impl Pool {
             w.wake();
         }
         for (id, conn, reason) in fx.close {
-            self.services.counters.count("server_disconnects_total", reason.as_str());
+            self.shared.counters.count("server_disconnects_total", reason.as_str());
             self.tell_end(&conn, reason.as_str(), None);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
@@ -908,7 +912,7 @@ impl Pool {
                         if spec.pgbouncer {
                             tracing::warn!(target: "pgbouncer", "{} taking connection from reserve_pool", self.who(0, &spec, index));
                         }
-                        self.services.counters.count("reserve_connections_total", "");
+                        self.shared.counters.count("reserve_connections_total", "");
                     }
                     drop(inner);
                     if spec.load_balance {
@@ -1007,7 +1011,7 @@ impl Pool {
     pub fn tick(self: &Arc<Self>, now: Instant) {
         let fx = {
             let mut inner = self.inner.lock();
-            let ms = self.services.clock.ms(now);
+            let ms = self.shared.clock.ms(now);
             for (ctl, _) in inner.core.holders() {
                 ctl.wake_if_due(ms);
             }
@@ -1028,10 +1032,10 @@ impl Pool {
             }
         });
         for _ in 0..notifies {
-            self.services.counters.count("notifies_dropped_total", "");
+            self.shared.counters.count("notifies_dropped_total", "");
         }
         for ((id, conn), reason) in dead.into_iter().zip(reasons) {
-            self.services.counters.count("server_disconnects_total", reason);
+            self.shared.counters.count("server_disconnects_total", reason);
             self.tell_end(&conn, reason, None);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
@@ -1066,14 +1070,14 @@ impl Pool {
         let (pool, to) = (self.clone(), to.clone());
         tokio::spawn(async move {
             pool.send_and_count(&to).await;
-            pool.services.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
+            pool.shared.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
         })
     }
 
     fn begin_cancel(&self, id: ConnId, lease: u64) -> bool {
         let begun = self.inner.lock().core.begin_cancel(id, lease);
         if begun {
-            self.services.cancels_in_flight.fetch_add(1, Ordering::Relaxed);
+            self.shared.cancels_in_flight.fetch_add(1, Ordering::Relaxed);
         }
         begun
     }
@@ -1091,7 +1095,7 @@ impl Pool {
         let mut sent = false;
         let outcome = tokio::time::timeout(
             limit,
-            send_cancel(to, &spec.keepalive, &self.services.handshakes.servers, &mut sent),
+            send_cancel(to, &spec.keepalive, &self.shared.handshakes.servers, &mut sent),
         )
         .await;
         let label = match &outcome {
@@ -1099,7 +1103,7 @@ impl Pool {
             Ok(Err(_)) => "failed",
             Err(_) => "timeout",
         };
-        self.services.counters.count("cancels_forwarded_total", label);
+        self.shared.counters.count("cancels_forwarded_total", label);
         match outcome {
             Ok(Ok(())) => Cancelled::Over,
             _ if !sent => Cancelled::Over,
@@ -1211,7 +1215,7 @@ struct CancelGuard {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        self.pool.services.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.pool.shared.cancels_in_flight.fetch_sub(1, Ordering::Relaxed);
         let (fx, holder) = {
             let mut inner = self.pool.inner.lock();
             let fx = inner.core.end_cancel(Clock::now(), self.id, self.sent);
@@ -1237,7 +1241,7 @@ impl Pool {
     /// What a dial needs, with what clients of this database have shown of their secrets.
     pub fn target(&self, spec: &PoolSpec) -> Target {
         let mut target = spec.target();
-        let keyring = self.services.keyring.lock();
+        let keyring = self.shared.keyring.lock();
         let shown = keyring.get(&self.key.database, &spec.server_user);
         if target.secret.is_none() {
             target.secret = shown.map(|s| s.secret.clone());
@@ -1259,10 +1263,10 @@ impl OpenGuard {
         let pool = self.pool.clone();
         let Some(host) = spec.hosts.get(index).cloned() else { return };
         let epoch = pool.epoch.load(Ordering::Relaxed);
-        let nothing = pool.services.nothing.clone();
+        let nothing = pool.shared.nothing.clone();
         let began = Clock::now();
         let target = pool.target(&spec);
-        let beside = &pool.services.handshakes.servers;
+        let beside = &pool.shared.handshakes.servers;
         let result = connect::open(host.clone(), &target, epoch, Box::new(room), nothing, beside).await;
         let Some(id) = self.id.take() else { return };
         match result {
@@ -1287,7 +1291,7 @@ impl Drop for OpenGuard {
 
 impl Pool {
     fn count_login(&self, conn: &ServerConn, spec: &PoolSpec) {
-        let counters = &self.services.counters;
+        let counters = &self.shared.counters;
         counters.count("server_logins_total", conn.proved);
         let mode = spec.tls.as_ref().map_or(Mode::Disable, |c| c.mode);
         if conn.tls.is_some() {
@@ -1307,7 +1311,7 @@ impl Pool {
         if spec.pgbouncer {
             let from = conn.stream.addresses().0.map_or_else(|| "unix".to_owned(), |a| a.to_string());
             let who = Who::server(conn.serial, &self.key.database, &spec.server_user, &conn.host);
-            journal::line(&self.services, &who, format_args!("new connection to server (from {from})"));
+            journal::line(&self.shared, &who, format_args!("new connection to server (from {from})"));
         }
     }
 
@@ -1323,23 +1327,23 @@ impl Pool {
         let reason = match f.error() {
             Error::ServerLogin(e) => {
                 let message = e.message();
-                journal::warning(&self.services, &who, format_args!("server login failed: FATAL {message}"));
+                journal::warning(&self.shared, &who, format_args!("server login failed: FATAL {message}"));
                 if replication { "login failed".to_owned() } else { message }
             }
             Error::ServerUnreachable { reason, .. } => crate::error::pgbouncer::cached(reason).to_owned(),
             Error::ServerTls { reason, .. } => {
                 let failed = if reason.contains("certificate") { "certificate verify failed: " } else { "" };
-                journal::warning(&self.services, &who, format_args!("TLS handshake error: {failed}{reason}"));
+                journal::warning(&self.shared, &who, format_args!("TLS handshake error: {failed}{reason}"));
                 "TLS startup failed".to_owned()
             }
             e => journal::words(e),
         };
-        journal::closing(&self.services, &who, &reason, Duration::ZERO);
+        journal::closing(&self.shared, &who, &reason, Duration::ZERO);
     }
 
     /// A connection ends, in PgBouncer's words.
     fn tell_end(&self, conn: &ServerConn, reason: &str, behind: Option<&Departure>) {
-        if !self.services.pgbouncer() {
+        if !self.shared.pgbouncer() {
             return;
         }
         let behind = behind.map(|d| d.words(conn, reason));
@@ -1360,7 +1364,7 @@ impl Pool {
         };
         let age = Clock::now().saturating_duration_since(conn.opened);
         let who = Who::server(conn.serial, &self.key.database, &conn.user, &conn.host);
-        journal::closing(&self.services, &who, words, age);
+        journal::closing(&self.shared, &who, words, age);
     }
 
     /// Whoever the connection is for: what is counted, logged and known from now on.
@@ -1368,7 +1372,7 @@ impl Pool {
         self.count_login(conn, spec);
         self.failed_hosts.lock().clear();
         self.services.ledger.host_reached(&conn.host);
-        conn.counted = Some(Socket::new(&self.services.server_sockets));
+        conn.counted = Some(Socket::new(&self.shared.server_sockets));
         conn.serial = self.services.clients.next_id();
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         self.tell_new(conn, spec);
@@ -1382,7 +1386,7 @@ impl Pool {
         let now = Clock::now();
         let facts = self.arrived(&mut conn, spec, began);
         // The defaults are interned so that clients that log in share them.
-        let defaults = self.services.params.intern((*conn.state.defaults).clone());
+        let defaults = self.shared.params.intern((*conn.state.defaults).clone());
         conn.state.defaults = defaults.clone();
         conn.state.view = defaults.clone();
         {
@@ -1399,7 +1403,7 @@ impl Pool {
             (inner.core.is_down(), inner.core.opened(now, id, conn, expires, facts))
         };
         if restored {
-            self.services.event("server_up", format!("pool {}: {host} is reached again", self.key));
+            self.shared.event("server_up", format!("pool {}: {host} is reached again", self.key));
         }
         self.apply(fx);
     }
@@ -1432,9 +1436,9 @@ impl Pool {
         index: usize,
         replication: bool,
     ) {
-        self.services.counters.count("server_connect_failures_total", f.label());
+        self.shared.counters.count("server_connect_failures_total", f.label());
         if matches!(f.error(), Error::ServerTls { .. }) {
-            self.services.counters.count("tls_handshake_failures_total", "server");
+            self.shared.counters.count("tls_handshake_failures_total", "server");
         }
         tracing::warn!(pool = %self.key, %host, replication, error = %f.error(), "cannot open a server connection");
         if matches!(f, OpenFailure::Unreachable(_)) {
@@ -1476,7 +1480,7 @@ impl Pool {
         };
         if down {
             let text = format!("pool {}: {host} cannot be used, clients are told: {why}", self.key);
-            self.services.event("server_down", text);
+            self.shared.event("server_down", text);
         }
         self.apply(fx);
     }

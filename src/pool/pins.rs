@@ -45,7 +45,7 @@ impl Pin {
     pub fn new(pool: &Arc<Pool>, client: u64, kinds: &[Kind], place: PinPlace) -> Self {
         pool.pins.rows.lock().push(Row { client, kinds: kinds.to_vec(), since: Clock::now() });
         for kind in kinds {
-            pool.services.counters.count("pins_total", kind.label());
+            pool.shared.counters.count("pins_total", kind.label());
         }
         Self { pool: pool.clone(), client, _place: place }
     }
@@ -55,7 +55,7 @@ impl Pin {
         let mut rows = self.pool.pins.rows.lock();
         let Some(row) = rows.iter_mut().find(|r| r.client == self.client) else { return };
         for new in kinds.iter().filter(|k| !row.kinds.contains(k)) {
-            self.pool.services.counters.count("pins_total", new.label());
+            self.pool.shared.counters.count("pins_total", new.label());
         }
         row.kinds = kinds.to_vec();
     }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 
 use super::ledger::LimitKey;
+use super::pooling::Pooling;
 use super::stats::Statistics;
 use super::{Pool, PoolKey, PoolSpec, PoolTotals};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::services::{MOST_NAMES, OTHER_NAMES, Services};
+use crate::shared::{MOST_NAMES, OTHER_NAMES};
 
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -64,11 +65,11 @@ impl Registry {
     }
 
     /// The pool of this key; `None` when its database or role is not configured.
-    pub fn obtain(&self, key: &PoolKey, services: &Arc<Services>) -> Option<Arc<Pool>> {
+    pub fn obtain(&self, key: &PoolKey, services: &Arc<Pooling>) -> Option<Arc<Pool>> {
         if let Some(p) = self.get(key) {
             return Some(p);
         }
-        let config = services.config();
+        let config = services.shared.config();
         let db = config.database(&key.database)?;
         let spec = PoolSpec::resolve(&config, &db, key)?;
         let mut pools = self.pools.write();
@@ -99,9 +100,9 @@ impl Registry {
 
     /// Frees pools that nobody has used for as long as the configuration says: `pool_idle_timeout` for all that have no
     /// minimum, `autodb_idle_timeout` for those of databases that were made from a pattern.
-    pub fn free_idle(&self, services: &Services) {
-        let config = services.config();
-        let now = services.clock.ms(Clock::now());
+    pub fn free_idle(&self, services: &Pooling) {
+        let config = services.shared.config();
+        let now = services.shared.clock.ms(Clock::now());
         let limit = |key: &PoolKey| {
             let auto = !config.databases.contains_key(&*key.database);
             let of_auto = config.compat.login.autodb_idle.filter(|_| auto);
@@ -123,21 +124,21 @@ impl Registry {
         }
         for pool in freed {
             self.remember(&pool);
-            services.counters.count("pools_freed_total", "");
+            services.shared.counters.count("pools_freed_total", "");
             tracing::info!(target: "pgbouncer", "cleaning up idle pool {}/{}", pool.key.database, pool.key.user);
         }
     }
 
     /// What clients have shown of their secrets ends with the pools that it was for.
-    fn forget_secrets(&self, services: &Services) {
+    fn forget_secrets(&self, services: &Pooling) {
         let all = self.all();
         let used: HashSet<(Arc<str>, Arc<str>)> =
             all.iter().map(|p| (p.key.database.clone(), p.spec().server_user.clone())).collect();
-        services.keyring.lock().retain(|key| used.contains(key));
+        services.shared.keyring.lock().retain(|key| used.contains(key));
     }
 
     /// Brings every pool to a new configuration; returns the keys of those that are gone.
-    pub fn reconfigure(&self, old: &Config, config: &Config, services: &Services) -> Vec<PoolKey> {
+    pub fn reconfigure(&self, old: &Config, config: &Config, services: &Pooling) -> Vec<PoolKey> {
         let mut gone = Vec::new();
         for pool in self.all() {
             let spec = config

@@ -42,7 +42,7 @@ impl Pool {
         if !conn.state.contradicts_role() {
             return Ok(());
         }
-        self.services.counters.count("fences_total", "login");
+        self.shared.counters.count("fences_total", "login");
         let is = if standby {
             "is not in recovery, which a replica is"
         } else {
@@ -80,7 +80,7 @@ impl Pool {
 
     /// No connection that is open now is handed out again.
     fn fence(self: &Arc<Self>) {
-        self.services.counters.count("fences_total", "role_change");
+        self.shared.counters.count("fences_total", "role_change");
         let mut fx = Effects::default();
         {
             let mut inner = self.inner.lock();

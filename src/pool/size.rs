@@ -43,11 +43,11 @@ impl Pool {
             decision
         };
         let Some(d) = decision else { return };
-        self.services.counters.count("pool_size_decisions_total", d.reason.as_str());
+        self.shared.counters.count("pool_size_decisions_total", d.reason.as_str());
         tracing::info!(pool = %self.key, from = d.from, to = d.to, reason = d.reason.as_str(), "{d}");
         // Trials that failed would push all else out of the events.
         if matches!(d.reason, Reason::Faster | Reason::NoSlower | Reason::Slower) {
-            self.services.event("pool_size", format!("pool {}: {d}", self.key));
+            self.shared.event("pool_size", format!("pool {}: {d}", self.key));
         }
         self.look_at(now);
     }

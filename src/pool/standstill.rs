@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use super::pooling::Pooling;
 use crate::clock::Clock;
 use crate::config::resolved::Role;
 use crate::error::{Error, Standstill};
 use crate::monitor::Routes;
 use crate::monitor::core::Standing;
-use crate::services::Services;
 
 /// What is known of a pool at one moment.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Pool {
     /// Why it gives nobody a connection now.
     pub fn standstill(&self) -> Option<Standstill> {
         let now = Clock::now();
-        let held = self.services.control.held(&self.key.database);
+        let held = self.shared.control.held(&self.key.database);
         if held.is_some() {
             return held;
         }
@@ -94,15 +94,14 @@ impl Pool {
 impl Pool {
     /// The same for clients that come in now.
     pub fn serves_nobody(&self) -> Option<Standstill> {
-        let disabled =
-            || self.services.control.is_disabled(&self.key.database).then_some(Standstill::Disabled);
+        let disabled = || self.shared.control.is_disabled(&self.key.database).then_some(Standstill::Disabled);
         self.standstill().or_else(disabled)
     }
 }
 
 /// Why a database, in one role, takes no new clients or serves none of them.
-pub fn of_database(services: &Services, database: &str, role: Role) -> Option<Standstill> {
-    let control = &services.control;
+pub fn of_database(services: &Pooling, database: &str, role: Role) -> Option<Standstill> {
+    let control = &services.shared.control;
     if let Some(held) = control.held(database) {
         return Some(held);
     }
@@ -131,8 +130,8 @@ pub fn of_database(services: &Services, database: &str, role: Role) -> Option<St
 pub type Seen = (String, Role, Option<Standstill>);
 
 /// Every database in every role that it has.
-pub fn all(services: &Services) -> Vec<Seen> {
-    let config = services.config();
+pub fn all(services: &Pooling) -> Vec<Seen> {
+    let config = services.shared.config();
     let mut found = Vec::new();
     for database in services.databases() {
         let Some(db) = config.database(&database) else { continue };

@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::client::ctl::{CancelSecret, ClientState};
+use crate::clients::handle::{CancelSecret, ClientState};
 use crate::net::stream::Peer;
 use crate::server::conn::Place as _;
+use crate::services::Services;
 use crate::services::tests::configured;
 
 /// Logs in whoever comes.
@@ -47,12 +48,18 @@ async fn pool(size: usize) -> Arc<Pool> {
 
 /// A pool of this size before the server at this port.
 pub(crate) fn pool_at(port: u16, size: usize) -> Arc<Pool> {
+    served_at(port, size).1
+}
+
+/// The same, with the parts of the Howdah that it belongs to.
+pub(crate) fn served_at(port: u16, size: usize) -> (Arc<Services>, Arc<Pool>) {
     let services = configured(&format!(
         "listen = [\"127.0.0.1:6432\"]\nauth_method = \"trust\"\n[users.app]\n[databases.app]\n\
          host = \"127.0.0.1\"\nport = {port}\npool_size = {size}\n"
     ));
     let key = PoolKey::new("app".into(), "app".into(), Role::Primary);
-    services.pools.obtain(&key, &services).unwrap()
+    let pool = services.pools.obtain(&key, &services.pooling).unwrap();
+    (services, pool)
 }
 
 pub(crate) fn client(pool: &Pool) -> Arc<ClientCtl> {
@@ -268,7 +275,7 @@ async fn a_place_comes_back_when_the_server_has_closed_its_side() {
         s
     });
     assert_eq!(pool.counts(), Counts { leased: 1, ..Counts::default() });
-    assert_eq!(pool.services.counters.get("server_close_timeouts_total", ""), 0);
+    assert_eq!(pool.shared.counters.get("server_close_timeouts_total", ""), 0);
     // The end of the connection is known: there is nothing to wait for.
     drop(second);
     let mut lease = lease.unwrap();
@@ -287,7 +294,7 @@ async fn a_server_that_never_closes_its_side_does_not_keep_the_place() {
     let (_open, heard) = server.await.unwrap();
     assert!(heard.is_empty(), "half a message may be out");
     assert_eq!(settled(&pool).await, Counts::default());
-    assert_eq!(pool.services.counters.get("server_close_timeouts_total", ""), 1);
+    assert_eq!(pool.shared.counters.get("server_close_timeouts_total", ""), 1);
 }
 
 /// A lease that nobody gives back, and a socket that no pool knows of, are told by the second look; what changes
@@ -302,7 +309,7 @@ async fn an_injected_leak_is_told() {
     };
     let ctl = client(&pool);
     services.clients.insert(ctl.clone());
-    ctl.set_state(ClientState::Active, services.clock.now_ms());
+    ctl.set_state(ClientState::Active, services.shared.clock.now_ms());
     let lease = pool.acquire(&ctl).await.unwrap();
     assert_eq!(leaked(), (0, 0));
     // Its client goes, and the lease stays.
@@ -313,7 +320,7 @@ async fn an_injected_leak_is_told() {
     lease.release_unused();
     assert_eq!(leaked(), (0, 0));
 
-    let socket = Socket::new(&services.server_sockets);
+    let socket = Socket::new(&services.shared.server_sockets);
     assert_eq!(leaked(), (0, 1));
     drop(socket);
     assert_eq!(leaked(), (0, 0));
@@ -336,10 +343,10 @@ async fn a_dial_whose_place_was_taken_back_does_not_arrive() {
     let host = HostAddr::Tcp { host: "db".to_owned(), port: 5432 };
     let wanted = [(LimitKey::Host(host.clone()), None)];
     assert!(ledger.bound(&host));
-    assert!(ledger.take(&wanted, &services).is_err(), "nothing was granted");
+    assert!(ledger.take(&wanted, &services.pooling).is_err(), "nothing was granted");
     ledger.grant(&host, 2);
-    let mut early = ledger.take(&wanted, &services).unwrap();
-    let mut late = ledger.take(&wanted, &services).unwrap();
+    let mut early = ledger.take(&wanted, &services.pooling).unwrap();
+    let mut late = ledger.take(&wanted, &services.pooling).unwrap();
     assert!(early.arrived());
     ledger.revoke(&host);
     assert!(!late.arrived());
@@ -347,5 +354,5 @@ async fn a_dial_whose_place_was_taken_back_does_not_arrive() {
     let places = ledger.places(&host, Clock::now(), Duration::from_secs(1));
     assert_eq!((places.open, places.dialling, places.granted, places.lingering), (1, 0, 0, 1));
     ledger.grant(&host, 1);
-    assert!(ledger.take(&wanted, &services).unwrap().arrived());
+    assert!(ledger.take(&wanted, &services.pooling).unwrap().arrived());
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::core::{Acquire, WaitEnd, WaiterId};
 use super::{Lease, Pool};
-use crate::client::ctl::{ClientCtl, ClientState, Link};
+use crate::clients::handle::{ClientCtl, ClientState, Link};
 use crate::clock::Clock;
 use crate::error::Error;
 
@@ -40,7 +40,7 @@ impl Waiting {
         loop {
             if !*announced {
                 *announced = true;
-                ctl.set_state(ClientState::Waiting, pool.services.clock.ms(at));
+                ctl.set_state(ClientState::Waiting, pool.shared.clock.ms(at));
                 if let Some(id) = id {
                     ctl.set_link(Link::Waiting(pool.clone(), *id));
                 }

@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::client::ctl::{ClientCtl, ClientState, Signal};
-use crate::client::told;
+use crate::clients::handle::{ClientCtl, ClientState, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
 use crate::error::{Error, report};
@@ -26,6 +25,7 @@ use crate::relay::parting::{self, PATIENCE, Parting, Step};
 use crate::relay::state::{ClientProto, Env, ErrorBody, Pinned, Retry};
 use crate::relay::up::{self, Up};
 use crate::services::Services;
+use crate::shared::Shared;
 
 /// Bytes that are read from a client although they cannot be forwarded yet.
 const READ_AHEAD: usize = 16 * 1024;
@@ -146,7 +146,7 @@ impl Timers {
 
 /// Everything that one poll of the relay needs.
 pub struct Flow<'a> {
-    pub services: &'a Arc<Services>,
+    pub services: &'a Services,
     pub ctl: &'a Arc<ClientCtl>,
     pub client: &'a mut Stream,
     pub up: &'a mut Lane,
@@ -266,7 +266,7 @@ impl Flow<'_> {
         let Some(conn) = self.lease.conn() else {
             return Some(End::Fail(Error::Internal("relay without a server".to_owned())));
         };
-        match self.down.poll_fill(cx, &mut conn.stream, &self.services.buffers, shard) {
+        match self.down.poll_fill(cx, &mut conn.stream, &self.services.shared.buffers, shard) {
             Poll::Pending => {
                 self.silent.server = true;
                 None
@@ -313,7 +313,7 @@ impl Flow<'_> {
         }
         if self.proto.retry == Retry::Now {
             self.proto.retry = Retry::No;
-            self.services.counters.count("statements_reprepared_total", "");
+            self.services.shared.counters.count("statements_reprepared_total", "");
             let batch = std::mem::take(&mut self.proto.replay);
             self.up.unread(&batch);
             return None;
@@ -337,7 +337,7 @@ impl Flow<'_> {
             let now = Clock::now();
             self.book(began, now);
             self.timers.idle = Some(now);
-            self.ctl.set_state(ClientState::IdleInTransaction, self.services.clock.ms(now));
+            self.ctl.set_state(ClientState::IdleInTransaction, self.services.shared.clock.ms(now));
         }
         None
     }
@@ -381,7 +381,7 @@ impl Flow<'_> {
         if params::in_doubt(self.proto, &conn.state, &rules) {
             return Some(End::Check);
         }
-        params::learn(self.services, self.ctl, self.proto, conn, self.down);
+        params::learn(&self.services.shared, self.ctl, self.proto, conn, self.down);
         self.proto.end_transaction();
         None
     }
@@ -399,7 +399,7 @@ impl Flow<'_> {
         self.timers.idle = None;
         self.timers.transaction = None;
         self.timers.session_idle = Some(now);
-        self.ctl.set_state(ClientState::Idle, self.services.clock.ms(now));
+        self.ctl.set_state(ClientState::Idle, self.services.shared.clock.ms(now));
         self.ctl.set_deadline(0);
     }
 
@@ -431,7 +431,7 @@ impl Flow<'_> {
                     && (!self.full() || self.up.unscanned().len() < READ_AHEAD)
                 {
                     let shard = self.shard();
-                    match self.up.poll_fill(cx, self.client, &self.services.buffers, shard) {
+                    match self.up.poll_fill(cx, self.client, &self.services.shared.buffers, shard) {
                         Poll::Pending => self.silent.client = true,
                         Poll::Ready(Ok(0)) => {
                             *progress = true;
@@ -595,7 +595,7 @@ impl Flow<'_> {
                 }
                 self.timers.session_idle = None;
                 self.timers.copy_failed = false;
-                self.ctl.set_state(ClientState::Active, self.services.clock.ms(now));
+                self.ctl.set_state(ClientState::Active, self.services.shared.clock.ms(now));
             }
         }
         None
@@ -728,7 +728,7 @@ impl Flow<'_> {
                 }
             }
         }
-        self.ctl.set_deadline(next.map_or(0, |n| self.services.clock.ms(n) + 1));
+        self.ctl.set_deadline(next.map_or(0, |n| self.services.shared.clock.ms(n) + 1));
         None
     }
 
@@ -750,14 +750,14 @@ impl Flow<'_> {
     }
 
     fn timed_out(&mut self, which: &'static str, e: Error) -> End {
-        self.services.counters.count("timeouts_total", which);
+        self.services.shared.counters.count("timeouts_total", which);
         End::Fail(e)
     }
 
     fn own_error(&mut self, ran: Duration, limit: Duration) {
-        self.services.counters.count("timeouts_total", "query_timeout");
+        self.services.shared.counters.count("timeouts_total", "query_timeout");
         let e = Error::QueryTimeout { ran, limit };
-        told::in_session(self.services, self.ctl, &e);
+        self.services.told.in_session(self.ctl, &e);
         let message = encode::error_response(&report(&e));
         let body = message.get(frame::HEADER..).map(Into::into);
         self.proto.own_cancel = body.map(|b| Box::new(ErrorBody(b)));
@@ -795,7 +795,7 @@ pub async fn flush(
     lane: &mut Lane,
     client: &mut Stream,
     ctl: &ClientCtl,
-    services: &Services,
+    shared: &Shared,
     limit: Option<Duration>,
     last_words: bool,
 ) -> Result<u64, &'static str> {
@@ -811,10 +811,10 @@ pub async fn flush(
                 let since = *started.get_or_insert(now);
                 if let Some(l) = limit {
                     if now >= since + l {
-                        services.counters.count("timeouts_total", "client_write_timeout");
+                        shared.counters.count("timeouts_total", "client_write_timeout");
                         return Poll::Ready(Err("client_write_timeout"));
                     }
-                    ctl.set_deadline(services.clock.ms(since + l) + 1);
+                    ctl.set_deadline(shared.clock.ms(since + l) + 1);
                 }
                 Poll::Pending
             }

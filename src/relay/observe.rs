@@ -1,6 +1,6 @@
 //! Books the statements of a round trip whose time is known. Called where the time was asked for anyway.
 
-use crate::client::ctl::ClientCtl;
+use crate::clients::handle::ClientCtl;
 use crate::queries::{Call, Entry, Scope};
 use crate::relay::state::ServerState;
 

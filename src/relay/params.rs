@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::ctl::ClientCtl;
+use crate::clients::handle::ClientCtl;
 use crate::error::ServerError;
 use crate::net::lane::Lane;
 use crate::proto::encode;
@@ -19,8 +19,8 @@ use crate::relay::broken::Broken;
 use crate::relay::down;
 use crate::relay::state::{ClientProto, DISCARDED, ServerState, Unnamed};
 use crate::server::conn::ServerConn;
-use crate::services::Services;
 use crate::session_state::Way;
+use crate::shared::Shared;
 
 /// The usual case: the server is as this client left it, or as one like it did.
 #[inline]
@@ -35,16 +35,16 @@ pub struct Refused(pub ServerError);
 /// Sets and resets what differs; tells the client what it sees changed. What the server refuses is no longer
 /// asked for.
 pub async fn bring_into_step(
-    services: &Services,
+    shared: &Shared,
     ctl: &ClientCtl,
     c: &mut ClientProto,
     conn: &mut ServerConn,
     down: &mut Lane,
     limit: Duration,
 ) -> Result<Option<Refused>, Broken> {
-    let nothing = services.nothing.clone();
+    let nothing = shared.nothing.clone();
     conn.state.heard.clear();
-    let done = apply(services, ctl, c, conn, &nothing, limit).await?;
+    let done = apply(shared, ctl, c, conn, &nothing, limit).await?;
     if conn.state.pinned.is_some() && !conn.state.heard.is_empty() {
         down.insert().append(&mut conn.state.heard);
     }
@@ -62,7 +62,7 @@ pub struct Applied {
 
 /// The same without telling the client. Values of `raw` are as the client's startup packet spells them.
 pub async fn apply(
-    services: &Services,
+    shared: &Shared,
     ctl: &ClientCtl,
     c: &mut ClientProto,
     conn: &mut ServerConn,
@@ -73,7 +73,7 @@ pub async fn apply(
     let mut done = Applied::default();
     let mut overrides = (*c.overrides).clone();
     if !list.is_empty() {
-        services.counters.count("parameter_syncs_total", "");
+        shared.counters.count("parameter_syncs_total", "");
         let answers = match tokio::time::timeout(limit, change(conn, &list)).await {
             Ok(r) => r?,
             Err(_) => return Err("parameter_timeout".into()),
@@ -88,7 +88,7 @@ pub async fn apply(
                 continue;
             };
             ended.push(None);
-            services.counters.count("parameter_refused_total", "");
+            shared.counters.count("parameter_refused_total", "");
             if holdings::is_prepared(&change.name) {
                 // A table that is gone, say. On a connection of its own that shows when it is used, and is mended when
                 // the table is there again.
@@ -96,7 +96,7 @@ pub async fn apply(
             }
             if !change.undoes && e.sqlstate() != b"57014" {
                 overrides.remove(&change.name);
-                drop_named(services, c, &change.name);
+                drop_named(shared, c, &change.name);
             }
             done.refused.get_or_insert(Refused(e));
         }
@@ -108,30 +108,29 @@ pub async fn apply(
                 overrides.set(name, now);
             }
         }
-        stand(services, conn, applied, doubtful);
+        stand(shared, conn, applied, doubtful);
     } else if !conn.state.doubtful.is_empty() || !Arc::ptr_eq(&conn.state.applied, &c.overrides) {
         let (applied, doubtful) = session::after(&conn.state.standing(), &[], &[]);
-        stand(services, conn, applied, doubtful);
+        stand(shared, conn, applied, doubtful);
     }
     conn.state.view_changed = false;
-    adopt(services, ctl, c, conn, overrides);
+    adopt(shared, ctl, c, conn, overrides);
     Ok(done)
 }
 
 /// Puts what is known of a connection into force.
-fn stand(services: &Services, conn: &mut ServerConn, applied: ParamSet, doubtful: Vec<Box<str>>) {
+fn stand(shared: &Shared, conn: &mut ServerConn, applied: ParamSet, doubtful: Vec<Box<str>>) {
     // Where something is in doubt, it is no set that a client could have.
-    conn.state.applied =
-        if doubtful.is_empty() { services.params.intern(applied) } else { Arc::new(applied) };
+    conn.state.applied = if doubtful.is_empty() { shared.params.intern(applied) } else { Arc::new(applied) };
     conn.state.doubtful = doubtful;
 }
 
 /// What the server has refused is not asked for again, nor returned to.
-fn drop_named(services: &Services, c: &mut ClientProto, name: &str) {
+fn drop_named(shared: &Shared, c: &mut ClientProto, name: &str) {
     if c.named.get(name).is_some() {
         let mut named = (*c.named).clone();
         named.remove(name);
-        c.named = services.params.intern(named);
+        c.named = shared.params.intern(named);
     }
 }
 
@@ -149,16 +148,10 @@ fn note_defaults(s: &mut ServerState, list: &[ParamChange], ended: &[Outcome]) {
     }
 }
 
-fn adopt(
-    services: &Services,
-    ctl: &ClientCtl,
-    c: &mut ClientProto,
-    conn: &mut ServerConn,
-    overrides: ParamSet,
-) {
-    c.overrides = services.params.intern(overrides);
+fn adopt(shared: &Shared, ctl: &ClientCtl, c: &mut ClientProto, conn: &mut ServerConn, overrides: ParamSet) {
+    c.overrides = shared.params.intern(overrides);
     let s = &mut conn.state;
-    s.view = services.params.intern((*s.view).clone());
+    s.view = shared.params.intern((*s.view).clone());
     let name = c.overrides.get("application_name").or_else(|| s.view.get("application_name"));
     if let Some(name) = name
         && c.view.get("application_name") != Some(name)
@@ -309,7 +302,7 @@ pub async fn undo_all(conn: &mut ServerConn, nothing: Arc<ParamSet>) -> Result<(
 /// Asks the server what a transaction has left, and takes it in. Returns what the session holds besides, where the
 /// `rules` say that it is asked.
 pub async fn attribute(
-    services: &Services,
+    shared: &Shared,
     ctl: &ClientCtl,
     c: &mut ClientProto,
     conn: &mut ServerConn,
@@ -317,7 +310,7 @@ pub async fn attribute(
     limit: Duration,
     rules: &Rules,
 ) -> Result<Holdings, Broken> {
-    services.counters.count("parameter_sources_asked_total", "");
+    shared.counters.count("parameter_sources_asked_total", "");
     conn.state.heard.clear();
     // What keeps the connection with its client is there until the server says that it is gone.
     let holds = rules.asks && (conn.state.pinned.is_some() || may_hold(c, &conn.state, rules));
@@ -341,7 +334,7 @@ pub async fn attribute(
         Ok(set) => set,
         Err(why) => {
             // The connection is of no use any more; what its client has set is not to be lost with it.
-            c.overrides = services.params.intern(session::guessed(c.carried(), &conn.state.standing()));
+            c.overrides = shared.params.intern(session::guessed(c.carried(), &conn.state.standing()));
             return Err(why);
         }
     };
@@ -364,36 +357,30 @@ pub async fn attribute(
         conn.state.marked = rules.mark(&held, conn.state.marked, unknown);
     }
     if found.defaults != *conn.state.defaults {
-        conn.state.new_defaults(services.params.intern(found.defaults));
+        conn.state.new_defaults(shared.params.intern(found.defaults));
     }
-    stand(services, conn, found.applied, Vec::new());
-    taken_in(services, ctl, c, conn, down, found.overrides);
+    stand(shared, conn, found.applied, Vec::new());
+    taken_in(shared, ctl, c, conn, down, found.overrides);
     Ok(held)
 }
 
 /// After a transaction in which the server reported changes that are all accounted for, or of which nothing is left.
-pub fn learn(
-    services: &Services,
-    ctl: &ClientCtl,
-    c: &mut ClientProto,
-    conn: &mut ServerConn,
-    down: &mut Lane,
-) {
+pub fn learn(shared: &Shared, ctl: &ClientCtl, c: &mut ClientProto, conn: &mut ServerConn, down: &mut Lane) {
     if !conn.state.view_changed && !c.discarded {
         return;
     }
     let overrides = if c.discarded {
-        stand(services, conn, ParamSet::default(), Vec::new());
+        stand(shared, conn, ParamSet::default(), Vec::new());
         (*c.named).clone()
     } else {
         (*c.overrides).clone()
     };
-    taken_in(services, ctl, c, conn, down, overrides);
+    taken_in(shared, ctl, c, conn, down, overrides);
 }
 
 /// The client has these overrides from now on, and is told where it has seen something else meanwhile.
 fn taken_in(
-    services: &Services,
+    shared: &Shared,
     ctl: &ClientCtl,
     c: &mut ClientProto,
     conn: &mut ServerConn,
@@ -401,16 +388,16 @@ fn taken_in(
     overrides: ParamSet,
 ) {
     conn.state.view_changed = false;
-    adopt(services, ctl, c, conn, overrides);
+    adopt(shared, ctl, c, conn, overrides);
     // What the server has said meanwhile was passed on, or told otherwise.
     c.view = conn.state.view.clone();
     if let Some(told) = c.led_back.take() {
         let mut view = (*c.view).clone();
         told.iter().for_each(|(name, value)| view.set(name, value));
-        c.view = services.params.intern(view);
+        c.view = shared.params.intern(view);
     }
     let shown = session::shown(&conn.state.view, &c.overrides);
-    tell(c, &services.params.intern(shown), down);
+    tell(c, &shared.params.intern(shown), down);
 }
 
 /// A client leaves, and its connection is not asked: it is reset, or closed where nothing resets it. Whether it has

@@ -82,15 +82,21 @@ pub async fn within<T>(
     tokio::time::timeout(limit, answer).await.map_err(late)?
 }
 
+/// A connection of Howdah's own counts against no limit of the pools.
+#[derive(Debug)]
+struct Uncounted;
+
+impl Place for Uncounted {
+    fn arrived(&mut self) -> bool {
+        true
+    }
+}
+
 impl Own {
     /// Dials and logs in, bounded by the target's timeout.
-    pub async fn open(
-        host: HostAddr,
-        target: &Target,
-        place: Box<dyn Place>,
-        beside: &Handshakes,
-    ) -> Result<Self, OpenFailure> {
-        let conn = connect::open(host, target, 0, place, Arc::new(ParamSet::default()), beside).await?;
+    pub async fn open(host: HostAddr, target: &Target, beside: &Handshakes) -> Result<Self, OpenFailure> {
+        let conn = connect::open(host, target, 0, Box::new(Uncounted), Arc::new(ParamSet::default()), beside)
+            .await?;
         Ok(Self { conn, buf: Vec::new(), heard: 0 })
     }
 

@@ -115,7 +115,7 @@ guard 35 src/client/login.rs 'tokio::time::timeout_at((started + limit).into(), 
     faults::client login_is_never_finished
 guard 35 src/client/login.rs 'reading(stream, buf, limit.min(PATIENCE)).await?;' \
     'reading(stream, buf, limit * 1000).await?;' faults::client login_is_never_finished
-guard 35 src/client/strangers/crowd.rs '_ if room => Ok(None),' '' \
+guard 35 src/clients/strangers/crowd.rs '_ if room => Ok(None),' '' \
     logins::places clients_that_connect_at_once_and_speak_later_all_get_in
 guard 35 src/client/login.rs 'tokio::time::timeout_at(deadline.into(), admitted)).await' \
     'tokio::time::timeout_at((deadline + limit * 1000).into(), admitted)).await' \
@@ -132,7 +132,7 @@ guard 42 src/client/login.rs 'if stream.tls().and_then(|c| c.alpn_protocol()) !=
 guard 44 src/proto/startup.rs 'if (4..=256).contains(&key.len()) => {' 'if true => {' lib cancel_keys_of_4_to_256_bytes
 guard 45 src/app/escape.rs 'fn acts(c: char) -> bool {' 'fn acts(c: char) -> bool { if c != char::MAX { return false; }' \
     logins::access no_client_writes_lines_of_the_log
-guard F48 src/client/login.rs 'services.counters.count("tls_handshake_failures_total", "client");' '' \
+guard F48 src/client/login.rs 'services.shared.counters.count("tls_handshake_failures_total", "client");' '' \
     tls plain_text_and_garbage_around_the_handshake
 guard F50 src/tls/verify.rs '} else if self.now > c.not_after() {' '} else if false {' \
     tls certificates_of_servers_are_judged_as_libpq_does

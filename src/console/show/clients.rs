@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::client::ctl::{ClientCtl, ClientState};
+use crate::clients::handle::{ClientCtl, ClientState};
 use crate::config::resolved::HostAddr;
 use crate::console::rows::{Cell, Column, Row, int, row, text};
 use crate::console::view::View;

@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 
 use super::*;
-use crate::pool::tests::{client, login, pool_at};
+use crate::pool::tests::{client, login, served_at};
 use crate::proto::frame::{be, fe};
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -14,7 +14,7 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let pool = pool_at(listener.local_addr().unwrap().port(), 1);
+    let (services, pool) = served_at(listener.local_addr().unwrap().port(), 1);
     let answers = [
         message(be::ERROR, b"SERROR\0VERROR\0C22P04\0Mno\0\0"),
         encode::ready_for_query(TxStatus::Idle).to_vec(),
@@ -45,7 +45,6 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
     let ctl = client(&pool);
     let mut lease = pool.acquire(&ctl).await.unwrap();
     let (mut app, ours) = UnixStream::pair().unwrap();
-    let services = pool.services.clone();
     let (mut up, mut down) = (Lane::default(), Lane::default());
     let nothing = services.nothing.clone();
     let mut proto = ClientProto::new(ctl.id, nothing.clone(), nothing, services.statements.memory());

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(super) use self::crowd::PATIENCE;
+pub use self::crowd::PATIENCE;
 use self::crowd::{Address, Crowd, SLOW, Victim};
 use crate::auth::failures::{network, origin};
 use crate::clock::Clock;

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// the places have changed hands within this time. Where more have, the logins are many, and none of them is in the way.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 /// One that has said nothing for so long makes room where all places are taken.
-pub(in crate::client) const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Where there is no room at all, one that has said nothing for so long does: what its peer has sent at once may not
 /// have been read yet.
 pub(super) const SILENT: Duration = Duration::from_millis(50);

@@ -2,16 +2,17 @@
 //! `log_pooler_errors` is on.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::ctl::ClientCtl;
+use crate::clients::handle::ClientCtl;
 use crate::clock::Clock;
 use crate::error::{Error, Level, level, report};
 use crate::journal::{self, Who};
 use crate::net::stream::Peer;
-use crate::services::Services;
+use crate::shared::Shared;
 
 /// So many lines of one code within [`PERIOD`] are written where sessions go on after the error; each of ten thousand
 /// clients that wait in vain has the same to say.
@@ -19,31 +20,17 @@ const LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// What was written lately, by the error's code.
-#[derive(Debug, Default)]
-pub struct Told(Mutex<HashMap<&'static str, Lately>>);
+#[derive(Debug)]
+pub struct Told {
+    shared: Arc<Shared>,
+    lately: Mutex<HashMap<&'static str, Lately>>,
+}
 
 #[derive(Debug)]
 struct Lately {
     since: Instant,
     lines: u32,
     suppressed: u64,
-}
-
-impl Told {
-    /// The number of lines that were left out before this one; `None` where this one is left out.
-    fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
-        let mut all = self.0.lock();
-        let l = all.entry(code).or_insert(Lately { since: now, lines: 0, suppressed: 0 });
-        if now.saturating_duration_since(l.since) >= PERIOD {
-            (l.since, l.lines) = (now, 0);
-        }
-        if l.lines >= LINES {
-            l.suppressed += 1;
-            return None;
-        }
-        l.lines += 1;
-        Some(std::mem::take(&mut l.suppressed))
-    }
 }
 
 /// Writes an event with the severity of an error, which `tracing` wants to know when it is compiled.
@@ -57,48 +44,73 @@ macro_rules! event {
     };
 }
 
-/// A client was told why its connection ends.
-pub(super) fn end(services: &Services, ctl: &ClientCtl, e: &Error) {
-    if services.pgbouncer() {
-        let age = Clock::now().saturating_duration_since(ctl.connected);
-        journal::told(services, &Who::client(ctl), &journal::words(e), age);
-    } else if services.log_pooler_errors() {
+impl Told {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, lately: Mutex::default() }
+    }
+
+    /// The number of lines that were left out before this one; `None` where this one is left out.
+    fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
+        let mut all = self.lately.lock();
+        let l = all.entry(code).or_insert(Lately { since: now, lines: 0, suppressed: 0 });
+        if now.saturating_duration_since(l.since) >= PERIOD {
+            (l.since, l.lines) = (now, 0);
+        }
+        if l.lines >= LINES {
+            l.suppressed += 1;
+            return None;
+        }
+        l.lines += 1;
+        Some(std::mem::take(&mut l.suppressed))
+    }
+
+    /// A client was told why its connection ends.
+    pub fn end(&self, ctl: &ClientCtl, e: &Error) {
+        if self.shared.pgbouncer() {
+            let age = Clock::now().saturating_duration_since(ctl.connected);
+            journal::told(&self.shared, &Who::client(ctl), &journal::words(e), age);
+        } else if self.shared.log_pooler_errors() {
+            let code = report(e).code;
+            event!(e, client = ctl.id, user = %ctl.user, database = %ctl.database, code, error = %e, "client told");
+        }
+    }
+
+    /// A client was told of an error, after which its session goes on.
+    pub fn in_session(&self, ctl: &ClientCtl, e: &Error) {
+        if !self.shared.log_pooler_errors() {
+            return;
+        }
         let code = report(e).code;
-        event!(e, client = ctl.id, user = %ctl.user, database = %ctl.database, code, error = %e, "client told");
+        let Some(suppressed) = self.admit(code, Clock::now()) else {
+            self.shared.counters.count("log_suppressed_total", "client_told");
+            return;
+        };
+        if self.shared.pgbouncer() {
+            journal::warning(
+                &self.shared,
+                &Who::client(ctl),
+                format_args!("pooler error: {}", journal::words(e)),
+            );
+            return;
+        }
+        event!(
+            e,
+            client = ctl.id, user = %ctl.user, database = %ctl.database, code, error = %e, suppressed, "client told"
+        );
     }
-}
 
-/// A client was told of an error, after which its session goes on.
-pub fn in_session(services: &Services, ctl: &ClientCtl, e: &Error) {
-    if !services.log_pooler_errors() {
-        return;
+    /// Somebody who wanted to log in was told why not.
+    pub fn refused(&self, peer: Peer, user: &str, database: &str, e: &Error) {
+        if self.shared.log_pooler_errors() {
+            event!(e, %peer, user, database, code = report(e).code, error = %e, "login refused");
+        }
     }
-    let code = report(e).code;
-    let Some(suppressed) = services.told.admit(code, Clock::now()) else {
-        services.counters.count("log_suppressed_total", "client_told");
-        return;
-    };
-    if services.pgbouncer() {
-        journal::warning(services, &Who::client(ctl), format_args!("pooler error: {}", journal::words(e)));
-        return;
-    }
-    event!(
-        e,
-        client = ctl.id, user = %ctl.user, database = %ctl.database, code, error = %e, suppressed, "client told"
-    );
-}
 
-/// Somebody who wanted to log in was told why not.
-pub(super) fn refused(services: &Services, peer: Peer, user: &str, database: &str, e: &Error) {
-    if services.log_pooler_errors() {
-        event!(e, %peer, user, database, code = report(e).code, error = %e, "login refused");
-    }
-}
-
-/// Somebody on the console was refused a command.
-pub fn on_the_console(services: &Services, ctl: &ClientCtl, e: &Error) {
-    if services.log_pooler_errors() {
-        event!(e, client = ctl.id, user = %ctl.user, code = report(e).code, "console: refused");
+    /// Somebody on the console was refused a command.
+    pub fn on_the_console(&self, ctl: &ClientCtl, e: &Error) {
+        if self.shared.log_pooler_errors() {
+            event!(e, client = ctl.id, user = %ctl.user, code = report(e).code, "console: refused");
+        }
     }
 }
 
@@ -159,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_thousand_alike_are_a_few_lines_and_a_number() {
-        let (told, now) = (Told::default(), Clock::now());
+        let (told, now) = (Told::new(crate::services::tests::minimal().shared.clone()), Clock::now());
         let admitted = (0..1000).filter(|_| told.admit("a", now).is_some()).count();
         assert_eq!(admitted, LINES as usize);
         assert_eq!(told.admit("b", now), Some(0), "another error has lines of its own");
