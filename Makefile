@@ -17,8 +17,8 @@ lint: ## Format and lints only
 
 soak: ## The long tests: many clients, faults under load
 	@tests/support/setup.sh test
-	cargo nextest run --locked --cargo-profile quick --profile soak --run-ignored only soak
-	HOWDAH_PGBENCH_SECONDS=30 cargo nextest run --locked --cargo-profile quick --profile soak --test it with_pgbench
+	cargo nextest run --locked --cargo-profile quick --profile soak --no-capture --run-ignored only soak
+	HOWDAH_PGBENCH_SECONDS=30 cargo nextest run --locked --cargo-profile quick --profile soak --no-capture --test it with_pgbench
 
 guards: ## Takes each guard of tests/pooler-bugs.md away and sees a test fail; takes an hour
 	@tests/support/guards.sh $(ROWS)
