@@ -11,9 +11,9 @@
 //!                                                                          │ an idle connection, or a place
 //!                                                                          │ in the queue (FIFO)
 //!                                                                          ▼
-//!                       relay::params: SET what this client has otherwise ─┤ (usually two pointers compared)
+//!                      client::params: SET what this client has otherwise ─┤ (usually two pointers compared)
 //!                                                                          ▼
-//!    client socket ◀── net::lane ◀── relay::down ◀──┐             relay::flow: one poll loop, both directions
+//!    client socket ◀── net::lane ◀── relay::down ◀──┐            client::flow: one poll loop, both directions
 //!    client socket ──▶ net::lane ──▶ relay::up ─────┴─ proto::pipeline: what the server still owes
 //!                                                                          │ ReadyForQuery, idle, nothing owed
 //!                                                                          ▼
@@ -36,17 +36,17 @@
 //! | 13 | [`ops`] | HTTP for metrics, statistics and health | own port |
 //! | 13 | [`fleet`] | one budget of server connections for all instances, kept by the servers' own count | asks servers |
 //! | 12 | [`capacity`] | what the pools of all instances can open against what the servers have; `howdah plan` | asks servers |
-//! | 12 | [`client`] | login, session, replication (a server for one client alone) | sockets |
+//! | 12 | [`client`] | login, session, replication (a server for one client alone); `flow` moves the bytes, `params` brings a server into step | sockets |
 //! | 11 | [`cancel`] | whose key, and what that client waits for | none |
 //! | 10 | [`services`] | the parts of one running Howdah; nothing is global | none |
 //! | 9 | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share; `adapt` moves sizes (no I/O) | tasks |
 //! | 8 | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
 //! | 8 | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
-//! | 7 | [`server`] | dial and login, an idle connection's health, repair | sockets |
+//! | 7 | [`server`] | dial and login, an idle connection's health, questions of our own, repair | sockets |
 //! | 7 | [`journal`] | what the log tells of clients: the errors that they were told, and the lines of PgBouncer's log | none |
 //! | 6 | [`clients`] | who is here: what others may know of a client and how they wake it; places of clients and strangers | none |
 //! | 5 | [`shared`] | the clock, counters, buffers, interners, and the configuration in force | none |
-//! | 5 | [`relay`] | `up` and `down` decide message by message (no I/O); `flow` moves the bytes; `params` brings a server into step | through `net` |
+//! | 5 | [`relay`] | what passes between one client and one server, decided message by message: `up` and `down` | none |
 //! | 4 | [`queries`] | statistics of statements by their fingerprints | none |
 //! | 4 | [`routing`] | what a transaction's first message says, and which server it belongs on | none |
 //! | 4 | [`auth`] | md5 and SCRAM in both roles, as steps | none |

@@ -7,10 +7,10 @@ use crate::pool::Lease;
 use crate::proto::encode;
 use crate::proto::frame::{self, Header, fe};
 use crate::proto::pipeline::TxStatus;
-use crate::relay::params;
 use crate::relay::state::TxStats;
 use crate::routing::classify::{Reading, begins_read_only};
 use crate::routing::held::{Answer, Held, Step, step};
+use crate::server::questions;
 
 /// What became of the message at the front.
 pub(super) enum Front {
@@ -145,7 +145,7 @@ impl Session {
         let limit = self.services.shared.config().limits.server_repair_timeout;
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
         let host = conn.host.to_string();
-        let begun = matches!(tokio::time::timeout(limit, params::ask(conn, &text)).await, Ok(Ok(())));
+        let begun = matches!(tokio::time::timeout(limit, questions::ask(conn, &text)).await, Ok(Ok(())));
         if begun && conn.state.pipeline.status() == TxStatus::InTransaction {
             r.held = Held::No;
             self.services.shared.counters.count("deferred_begins_total", "server");

@@ -10,6 +10,7 @@ use rand::RngCore;
 use zeroize::Zeroize as _;
 
 use super::authenticate::{Arrival, authenticate};
+use super::params;
 use super::progress::Progress;
 use super::replication::{self, Walsender};
 use super::route;
@@ -33,7 +34,6 @@ use crate::proto::pipeline::TxStatus;
 use crate::proto::session::shown;
 use crate::proto::startup::{self, FirstPacket, Replication, Startup};
 use crate::proto::{encode, frame};
-use crate::relay::params;
 use crate::relay::state::{ClientProto, TxStats};
 use crate::services::Services;
 use crate::tls::{Acceptor, Mode};

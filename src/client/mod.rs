@@ -1,8 +1,11 @@
-//! Clients: login and session.
+//! Clients: login, session, and the loop that moves the bytes between a client and its server.
 
 mod authenticate;
+pub mod flow;
 mod held;
 pub mod login;
+mod observe;
+mod params;
 mod pinned;
 mod progress;
 pub mod replication;

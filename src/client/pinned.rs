@@ -1,6 +1,7 @@
 //! Behind a transaction that may have left something in its server's session: the server is asked what, and what cannot
 //! go with the client keeps the connection with it until it is gone. See [`crate::proto::holdings`].
 
+use super::flow::End;
 use super::session::{Goodbye, Session};
 use crate::clients::handle::ClientState;
 use crate::clock::Clock;
@@ -10,7 +11,6 @@ use crate::pool::pins::Pin;
 use crate::proto::encode;
 use crate::proto::holdings::Holdings;
 use crate::relay::broken::Broken;
-use crate::relay::flow::End;
 use crate::relay::state::{DISCARDED, Pinned};
 use crate::session_state::{Kind, list};
 

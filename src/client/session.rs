@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
+use super::flow::{self, End, Flow, Silent, Timers};
 use super::held::Front;
 use super::route::{Route, Unserved};
+use super::{observe, params};
 use crate::clients::Places;
 use crate::clients::handle::{ClientCtl, ClientState, Link, Signal};
 use crate::clock::Clock;
@@ -26,11 +28,10 @@ use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::startup::Replication;
 use crate::relay::broken::Broken;
-use crate::relay::flow::{self, End, Flow, Silent, Timers};
 use crate::relay::parting::{self, Parting, Step};
 use crate::relay::state::{ClientProto, DISCARDED, Env, TxStats};
 use crate::relay::up::{self, Alone};
-use crate::relay::{observe, params};
+use crate::server::questions;
 use crate::services::Services;
 
 /// Bytes that a waiting client may add to its request before they stay in its socket.
@@ -674,7 +675,7 @@ impl Session {
             }
             let sql = self.pool.spec().servers.check_query.clone().unwrap_or_default();
             let limit = self.services.shared.config().limits.server_repair_timeout;
-            let ok = matches!(tokio::time::timeout(limit, params::ask(conn, &sql)).await, Ok(Ok(())));
+            let ok = matches!(tokio::time::timeout(limit, questions::ask(conn, &sql)).await, Ok(Ok(())));
             self.services.shared.counters.count("server_checks_total", if ok { "passed" } else { "failed" });
             if ok {
                 return Ok(lease);

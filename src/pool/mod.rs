@@ -22,6 +22,7 @@ mod size;
 pub mod spelling;
 pub mod standstill;
 pub mod stats;
+pub mod timeouts;
 mod waiting;
 
 use std::sync::Arc;
@@ -44,7 +45,6 @@ use crate::proto::encode;
 use crate::proto::holdings::Rules;
 use crate::proto::params::ParamSet;
 use crate::queries::Scope;
-use crate::relay::flow::Timeouts;
 use crate::relay::state::TxStats;
 use crate::server::close::Goodbye;
 use crate::server::conn::{Quiet, ServerConn, Socket};
@@ -61,6 +61,7 @@ use self::ledger::LimitKey;
 use self::pins::Pins;
 use self::pooling::Pooling;
 use self::spelling::Spellings;
+use self::timeouts::Timeouts;
 pub use self::waiting::Waiting;
 
 /// Whole, never a hash of it: a collision would be another user's connection.

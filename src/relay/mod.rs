@@ -1,10 +1,7 @@
-//! The hot path between one client and one server connection.
+//! What passes between one client and one server connection, decided message by message.
 
 pub mod broken;
 pub mod down;
-pub mod flow;
-pub mod observe;
-pub mod params;
 pub mod parting;
 pub mod state;
 mod suspect;

@@ -17,9 +17,10 @@ use crate::proto::encode;
 use crate::proto::frame::{self, be};
 use crate::proto::params::{self, ParamSet};
 use crate::proto::pipeline::TxStatus;
+use crate::relay::down;
 use crate::relay::state::ServerState;
-use crate::relay::{down, params as session_params};
 use crate::server::conn::{Place, ServerConn};
+use crate::server::questions;
 use crate::server::secure::{Attempt, Failure, attempts, secure};
 use crate::tls::Connector;
 
@@ -281,7 +282,7 @@ async fn open_inner(
     conn.proved = l.proved;
     if !t.on_connect.is_empty() {
         // What it has set is what clients go back to.
-        session_params::ask_pool_set(&mut conn).await.map_err(|why| {
+        questions::ask_pool_set(&mut conn).await.map_err(|why| {
             let reason = format!("behind on_connect, the server does not say what is set ({why})");
             OpenFailure::Fatal(Error::ServerProtocol { host: host.to_string(), reason })
         })?;

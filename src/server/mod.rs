@@ -4,5 +4,6 @@ pub mod close;
 pub mod conn;
 pub mod connect;
 pub mod own;
+pub mod questions;
 pub mod repair;
 mod secure;

@@ -12,9 +12,10 @@ use crate::proto::params::ParamSet;
 use crate::proto::pipeline::{Expect, TxStatus};
 use crate::proto::prepared;
 use crate::relay::broken::Broken;
+use crate::relay::down;
 use crate::relay::state::{DISCARDED, ServerState, Unnamed};
-use crate::relay::{down, params};
 use crate::server::conn::ServerConn;
+use crate::server::questions;
 
 /// Why a connection under repair had to be closed.
 #[derive(Debug)]
@@ -157,13 +158,13 @@ async fn run_reset(
         // The server's configuration may have changed since its login.
         conn.state.defaults = conn.state.view.clone();
     } else {
-        params::undo_all(conn, nothing).await?;
+        questions::undo_all(conn, nothing).await?;
     }
     for sql in reset.on_connect {
         query(conn, sql, "on_connect", buf, skip).await?;
     }
     if !reset.on_connect.is_empty() || seen.set_behind {
-        params::ask_pool_set(conn).await?;
+        questions::ask_pool_set(conn).await?;
     }
     conn.state.view_changed = false;
     Ok(())

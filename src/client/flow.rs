@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use super::{observe, params};
 use crate::clients::handle::{ClientCtl, ClientState, Signal};
 use crate::clock::Clock;
 use crate::config::resolved::PoolMode;
@@ -15,12 +16,11 @@ use crate::net::buffer::LARGE;
 use crate::net::lane::Lane;
 use crate::net::stream::Stream;
 use crate::pool::Lease;
+use crate::pool::timeouts::Timeouts;
 use crate::proto::encode;
 use crate::proto::frame;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down::{self, Down};
-use crate::relay::observe;
-use crate::relay::params;
 use crate::relay::parting::{self, PATIENCE, Parting, Step};
 use crate::relay::state::{ClientProto, Env, ErrorBody, Pinned, Retry};
 use crate::relay::up::{self, Up};
@@ -45,24 +45,6 @@ pub enum End {
     Fail(Error),
     /// The server is gone or broken; the client gets this, unless it heard a FATAL from the server itself.
     Server(Error),
-}
-
-/// Timeouts that are on while a client holds a server.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timeouts {
-    pub query: Option<Duration>,
-    /// Of a session pool, whose client keeps its server while it is idle.
-    pub session_idle: Option<Duration>,
-    /// `client_idle_timeout`, whatever the mode.
-    pub client_idle: Option<Duration>,
-    pub transaction: Option<Duration>,
-    pub idle_transaction: Option<Duration>,
-    pub client_write: Option<Duration>,
-    pub cancel_wait: Duration,
-    /// `query_timeout` ends the client, as PgBouncer's does, not the statement alone.
-    pub query_ends: bool,
-    /// What a client that is gone has sent is run to its end, not cancelled.
-    pub finish_for_gone: bool,
 }
 
 /// The clocks of one lease.

@@ -6,7 +6,7 @@ use crate::relay::state::ServerState;
 
 /// What has been answered took so many microseconds.
 #[inline(always)]
-pub fn book(q: &Scope, ctl: &ClientCtl, s: &mut ServerState, took_us: u64) {
+pub(super) fn book(q: &Scope, ctl: &ClientCtl, s: &mut ServerState, took_us: u64) {
     if s.calls.any_answered() {
         let application = ctl.lock_application_name();
         s.calls.book(q, took_us, &application, |entry, call| tell(ctl, &application, entry, call));
