@@ -14,7 +14,7 @@ use crate::proto::params::ParamSet;
 use crate::proto::session::{self, Outcome, ParamChange, Scope};
 use crate::proto::sql::TextEffects;
 use crate::relay::broken::Broken;
-use crate::relay::state::{ClientProto, DISCARDED, ServerState};
+use crate::relay::state::{Absent, ClientProto, DISCARDED, ServerState};
 use crate::server::conn::ServerConn;
 use crate::server::questions::{ask_everything, ask_session, change};
 use crate::session_state::Way;
@@ -70,6 +70,7 @@ pub(super) async fn apply(
     let list = session::changes(&conn.state.standing(), &c.overrides, raw);
     let mut done = Applied::default();
     let mut overrides = (*c.overrides).clone();
+    conn.state.absent.clear();
     if !list.is_empty() {
         shared.counters.count("parameter_syncs_total", "");
         let answers = match tokio::time::timeout(limit, change(conn, &list)).await {
@@ -90,6 +91,10 @@ pub(super) async fn apply(
             if holdings::is_prepared(&change.name) {
                 // A table that is gone, say. On a connection of its own that shows when it is used, and is mended when
                 // the table is there again.
+                if !change.undoes {
+                    let key = change.name.clone();
+                    conn.state.absent.push(Absent { key, refusal: e.without(b'P').into() });
+                }
                 continue;
             }
             if !change.undoes && e.sqlstate() != b"57014" {
@@ -236,6 +241,7 @@ pub(super) async fn attribute(
     if holds {
         holdings::with_paths(&mut set, c.carried());
     }
+    let absent = std::mem::take(&mut conn.state.absent);
     let scope = match (rules.own_connection, rules.ways.parameters) {
         (true, _) => Scope::OwnConnection,
         // What is not asked for does not show in the answer.
@@ -255,7 +261,14 @@ pub(super) async fn attribute(
         conn.state.new_defaults(shared.params.intern(found.defaults));
     }
     stand(shared, conn, found.applied, Vec::new());
-    taken_in(shared, ctl, c, conn, down, found.overrides);
+    let mut overrides = found.overrides;
+    for one in absent {
+        // The client still has what this server could not prepare again.
+        if let (None, Some(kept)) = (overrides.get(&one.key), c.carried().get(&one.key)) {
+            overrides.set(&one.key, kept);
+        }
+    }
+    taken_in(shared, ctl, c, conn, down, overrides);
     Ok(held)
 }
 

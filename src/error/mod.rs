@@ -76,6 +76,13 @@ impl ServerError {
         None
     }
 
+    /// The body without a field.
+    pub fn without(&self, unwanted: u8) -> Vec<u8> {
+        let keeps = |field: &&[u8]| field.first() != Some(&unwanted);
+        let fields = self.body.split_inclusive(|b| *b == 0);
+        fields.filter(keeps).flatten().copied().collect()
+    }
+
     /// What happened, in the server's words.
     pub fn message(&self) -> String {
         String::from_utf8_lossy(self.field(b'M').unwrap_or_default()).into_owned()

@@ -277,10 +277,10 @@ pub fn statement(change: &ParamChange) -> String {
                 match &change.from {
                     None => text,
                     // For as long as this message's implicit transaction. No row: that would be a value.
-                    Some(None) => format!("SET LOCAL search_path TO DEFAULT; {text}"),
+                    Some(None) => format!("SET LOCAL search_path TO DEFAULT;{text}"),
                     Some(Some(path)) => {
                         let set = format!("pg_catalog.set_config('search_path', {}, true)", literal(path));
-                        format!("SELECT WHERE {set} IS NULL; {text}")
+                        format!("SELECT WHERE {set} IS NULL;{text}")
                     }
                 }
             }

@@ -350,6 +350,7 @@ fn suspect(tag: &[u8], c: &mut ClientProto, s: &mut ServerState) {
 }
 
 fn forget_statements(c: &mut ClientProto, s: &mut ServerState) {
+    s.absent.clear();
     s.statements.clear();
     s.statements_doubtful = false;
     c.statements.clear();

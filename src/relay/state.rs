@@ -45,6 +45,8 @@ pub struct ServerState {
     pub pool_set: Arc<ParamSet>,
     /// What else it holds since then.
     pub pool_holds: Arc<Holdings>,
+    /// What its client has prepared by PREPARE and this server has refused to prepare again.
+    pub absent: Vec<Absent>,
     /// Where its client keeps it between transactions because of what its session holds.
     pub pinned: Option<Box<Pinned>>,
     /// Notifications that came while the server was asked something of Howdah's own.
@@ -87,6 +89,15 @@ pub struct ServerState {
     pub routed: Option<&'static str>,
     /// Where its role matters.
     pub role: Option<RoleWatch>,
+}
+
+/// A statement of PREPARE that a server lacks, because a table is gone, say.
+#[derive(Debug)]
+pub struct Absent {
+    /// Among the session's parameters.
+    pub key: String,
+    /// The body of the server's error, without the place in a text that the client has not sent now.
+    pub refusal: Box<[u8]>,
 }
 
 /// A client that keeps its connection between transactions because of what its session holds.
@@ -177,6 +188,7 @@ impl ServerState {
             doubtful: Vec::new(),
             pool_set: nothing,
             pool_holds: Arc::default(),
+            absent: Vec::new(),
             pinned: None,
             heard: Vec::new(),
             reserved: None,

@@ -271,7 +271,19 @@ fn identifier(t: Token<'_>) -> Option<String> {
     }
 }
 
-/// The one statement of `sql` that prepares `name`. The server keeps the whole text in which a PREPARE stood.
+/// Whether no further statement follows.
+fn only_semicolons(mut lexer: Lexer<'_>) -> bool {
+    loop {
+        match lexer.next_token() {
+            None => return true,
+            Some(Token::Semicolon) => {}
+            Some(_) => return false,
+        }
+    }
+}
+
+/// The one statement of `sql` that prepares `name`. The server keeps, and shows, the whole text in which a PREPARE stood:
+/// where that is the last statement, all that stands behind it is kept.
 pub fn prepare_of(sql: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     let mut found = None;
     let mut lexer = Lexer::new(sql);
@@ -290,12 +302,13 @@ pub fn prepare_of(sql: &[u8], name: &[u8]) -> Option<Vec<u8>> {
             }
             behind = lexer.rest();
         }
+        let last = !more || only_semicolons(lexer);
         if prepares && named {
             count += 1;
-            let one = || start.get(..start.len() - behind.len()).map(<[u8]>::to_vec);
-            found = found.or_else(one);
+            let end = if last { start.len() } else { start.len() - behind.len() };
+            found = found.or_else(|| start.get(..end).map(<[u8]>::to_vec));
         }
-        if !more {
+        if last {
             break;
         }
         start = lexer.rest();
@@ -440,7 +453,11 @@ mod tests {
         let of = |sql: &str, name: &str| {
             prepare_of(sql.as_bytes(), name.as_bytes()).map(|t| String::from_utf8_lossy(&t).into_owned())
         };
-        assert_eq!(of("PREPARE a AS SELECT 1", "a").as_deref(), Some("PREPARE a AS SELECT 1"));
+        for one in ["PREPARE a AS SELECT 1", "/* x */ prepare a as select 1 ; ; "] {
+            assert_eq!(of(one, "a").as_deref(), Some(one));
+            assert_eq!(of(&format!("SELECT 2;{one}"), "a").as_deref(), Some(one));
+        }
+        assert_eq!(of("prepare a as select 1; select 2", "a").as_deref(), Some("prepare a as select 1"));
         let two = "delete from t; prepare A(int) as select ';'; prepare b as select 2";
         assert_eq!(of(two, "a").as_deref().map(str::trim), Some("prepare A(int) as select ';'"));
         assert_eq!(of(two, "b").as_deref().map(str::trim), Some("prepare b as select 2"));

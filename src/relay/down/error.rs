@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{BadServer, WHOLE, emit_local, pass, whole};
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, be};
+use crate::proto::holdings;
 use crate::proto::pipeline::{Expect, Reply};
 use crate::proto::prepared::{NO_SUCH_STATEMENT, SERVER_PREFIX, STAND_IN};
 use crate::relay::state::{ClientProto, Env, Retry, ServerState, Unnamed};
@@ -85,6 +86,7 @@ pub(super) fn error(
     call_failed(query, executes, down, s);
     let renamed = translate(&e.body, c, || undone.iter().chain(s.pipeline.iter()));
     let renamed = explain_route(renamed, &e, s);
+    let renamed = refused_again(&e, s).or(renamed);
     undo(undone, c, s);
     // A DEALLOCATE is the last in flight: it has failed itself, or was skipped with all the rest.
     if alone || s.pipeline.is_empty() {
@@ -181,6 +183,18 @@ fn forget(name: &[u8], stmt: &Arc<crate::proto::prepared::Statement>, c: &mut Cl
     if c.statements.get(name).is_some_and(|s| Arc::ptr_eq(s, stmt)) {
         c.statements.remove(name);
     }
+}
+
+/// What an EXECUTE would be told on a connection of its own, where the server lacks its statement because it has refused to
+/// prepare it.
+fn refused_again(e: &crate::error::ServerError, s: &ServerState) -> Option<Box<[u8]>> {
+    if s.absent.is_empty() || e.sqlstate() != b"26000" {
+        return None;
+    }
+    let text = e.field(b'M')?;
+    let named = |name: &[u8]| memchr::memmem::find(text, &[b"\"", name, b"\""].concat()).is_some();
+    let is = |key: &str| holdings::prepared_name(key).is_some_and(|name| named(&name));
+    s.absent.iter().find(|a| is(&a.key)).map(|a| a.refusal.clone())
 }
 
 /// A replica's word that it cannot do what the primary could, with the reason why the transaction is there.

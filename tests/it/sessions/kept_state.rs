@@ -196,14 +196,28 @@ fn a_statement_whose_table_is_gone_fails_nothing_else() {
     run(&mut owner, "CREATE TABLE t AS SELECT 'first' AS x");
     let (mut mine, mut other) = (app(&howdah), app(&howdah));
     run(&mut mine, "PREPARE of_t AS SELECT x FROM t");
-    run(&mut mine, "PREPARE of_one AS SELECT 1");
+    run(&mut mine, "PREPARE of_one AS SELECT 1;");
     run(&mut owner, "DROP TABLE t");
     moved(&mut mine, &mut other);
     assert_eq!(value(&mut mine, "SELECT 2"), "2");
     assert_eq!(value(&mut mine, "EXECUTE of_one"), "1");
-    assert_eq!(refusal(mine.query("EXECUTE of_t")).code, "26000");
+    let own = {
+        let mut own = cluster.connect("app", "app").expect("a direct session");
+        refusal(own.query("SELECT x FROM t")).to_string()
+    };
+    // The server is asked what the session holds, and the statement is not lost by that.
+    run(&mut mine, "SET work_mem = '5MB'");
+    assert_eq!(refusal(mine.query("EXECUTE of_t")).to_string(), own);
+    assert_eq!(refusal(mine.query("EXECUTE unknown")).code, "26000");
     run(&mut owner, "CREATE TABLE t AS SELECT 'again' AS x");
     assert_eq!(value(&mut mine, "EXECUTE of_t"), "again");
+    let text = "SELECT statement FROM pg_prepared_statements WHERE name = 'of_one'";
+    assert_eq!(value(&mut mine, text), "PREPARE of_one AS SELECT 1;", "as it was sent");
+    run(&mut owner, "DROP TABLE t");
+    run(&mut other, "ROLLBACK");
+    run(&mut mine, "BEGIN; DEALLOCATE ALL; COMMIT");
+    run(&mut owner, "CREATE TABLE t AS SELECT 'at last' AS x");
+    assert_eq!(refusal(mine.query("EXECUTE of_t")).code, "26000");
 }
 
 /// What exists on one connection alone, how it is found, what else strangers find, and what ends it.
