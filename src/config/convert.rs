@@ -30,7 +30,6 @@ const MODERNISED: &[(&str, &str)] = &[
     ("drain_timeout", "SIGTERM ends Howdah after this time at the latest"),
     ("reserved_client_connections", "admin_users come in when all places are taken"),
     ("max_login_failures", "failed logins of one user from one address have a limit in each minute"),
-    ("max_client_statements", "a client may hold this many prepared statements"),
     ("max_client_statement_memory", "prepared statements of one client may take this much memory"),
     ("max_statement_memory", "prepared statements of all clients may take this much memory"),
     ("max_statement_size", "a larger statement cannot be prepared by name"),

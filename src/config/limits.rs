@@ -28,8 +28,8 @@ pub struct Limits {
     pub max_statement_size: u32,
     /// Prepared statements kept per server connection.
     pub max_prepared_statements: u32,
-    /// Named statements one client may hold.
-    pub max_client_statements: u32,
+    /// Named statements one client may hold, where their number is limited.
+    pub max_client_statements: Option<u32>,
     /// Bytes of the names and texts of the statements that one client may hold.
     pub max_client_statement_memory: usize,
     /// Bytes of the texts of the statements that are kept on one server connection.

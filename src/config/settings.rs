@@ -440,10 +440,10 @@ settings! {
     max_prepared_statements: GLOBAL, Kind::Count { min: 0, max: 100_000 }, Is("200"),
         "holds what an application uses again and again; each costs memory on the server",
         Live, pgb("max_prepared_statements"), Config |c, Count(v)| c.limits.max_prepared_statements = *v;
-    /// Prepared statements that one client may hold.
-    max_client_statements: GLOBAL, Kind::Count { min: 1, max: COUNT }, Is("10000"),
-        "above what clients are known to keep, which is some thousands; a leak is stopped",
-        Live, NATIVE.preset("1000000"), Config |c, Count(v)| c.limits.max_client_statements = *v;
+    /// Prepared statements that one client may hold; 0 for no limit but that of their memory.
+    max_client_statements: GLOBAL, Kind::Limit { max: COUNT }, Is("0"),
+        "some clients close none, as PostgreSQL lets them; max_client_statement_memory stops a leak",
+        Live, NATIVE, Config |c, Limit(v)| c.limits.max_client_statements = *v;
     /// Memory that the prepared statements of one client may take, names and texts; a text that others have as well counts
     /// for each. A Parse that goes beyond is refused.
     max_client_statement_memory: GLOBAL, Kind::Bytes { min: 1 << 16, max: 1 << 40 }, Is("64MB"),

@@ -502,7 +502,7 @@ impl Pool {
             max_message: p.max_message_size,
             max_statement: p.max_statement_size as usize,
             max_server_statements: p.max_prepared_statements as usize,
-            max_client_statements: p.max_client_statements as usize,
+            max_client_statements: p.max_client_statements.map_or(usize::MAX, |n| n as usize),
             max_server_memory: p.max_server_statement_memory,
             max_client_memory: p.max_client_statement_memory,
             max_memory: p.max_statement_memory,

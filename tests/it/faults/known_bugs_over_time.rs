@@ -164,7 +164,6 @@ fn every_limit_at_zero() {
         "max_parallel_connects",
         "max_cancels_in_flight",
         "max_pam_requests",
-        "max_client_statements",
         "max_message_size",
         "max_statement_size",
         "buffer_size",
