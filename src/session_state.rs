@@ -120,6 +120,11 @@ impl PinPlaces {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// No client may keep a connection.
+    pub fn is_closed(&self) -> bool {
+        self.bound.load(Ordering::Relaxed) == 0
+    }
+
     /// Takes one, so that a statement that is sent to its server finds it when it is done.
     pub fn take(self: &Arc<Self>) -> Result<PinPlace, NoneLeft> {
         let bound = self.bound.load(Ordering::Relaxed);

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::proto::holdings;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::sql::{self, TextEffects as Effects};
-use crate::relay::state::{Env, ServerState};
+use crate::relay::state::{Env, ServerState, Stalled};
 use crate::session_state::{Kind, Way};
 
 /// What a statement's text does beyond what its completion tag tells.
@@ -41,6 +41,13 @@ fn effects_of_prepared(s: &mut ServerState) -> Effects {
 /// Whether a text runs in a transaction block, or begins one.
 fn in_block(text: &[u8], s: &ServerState) -> bool {
     s.pipeline.status() == TxStatus::InTransaction || sql::begins_block(text)
+}
+
+/// Whether it depends on answers that are owed whether a statement is refused: where nobody may keep a connection, it may
+/// run in a transaction block, and the BEGIN of that may be on its way.
+pub(super) fn awaits_block(effects: Effects, s: &mut ServerState, env: &Env<'_>) -> bool {
+    let matters = env.asks && effects.would_pin() && s.pinned.is_none() && env.pins.is_closed();
+    matters && s.pipeline.status() == TxStatus::Idle && s.must_wait(Stalled::ByFailure)
 }
 
 /// Takes a pin for a statement that would keep the connection with its client, and says why it is refused before it runs

@@ -16,7 +16,7 @@ use crate::proto::prepared::{self, ClientStatements, Known, SERVER_PREFIX, State
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
 use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
-use crate::relay::suspect::{effects_of, refused_pin};
+use crate::relay::suspect::{awaits_block, effects_of, refused_pin};
 
 /// Names and texts that must be seen whole are looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
@@ -221,6 +221,9 @@ fn query(
         s.barrier = drops || s.one_at_a_time;
         if look {
             let effects = effects_of(text, s, env);
+            if awaits_block(effects, s, env) {
+                return Ok(false);
+            }
             if let Some(e) = refused_pin(text, effects, s, env) {
                 refuse_query(up, h.total, c, s, e);
                 return Ok(true);
@@ -760,14 +763,17 @@ fn bind(
             return Ok(false);
         }
     }
-    c.stats.binds += 1;
     if name.is_empty() || !env.share_statements {
+        if awaits_block(c.statements.unnamed_effects, s, env) {
+            return Ok(false);
+        }
         if let Some(e) = refused_pin(b"", c.statements.unnamed_effects, s, env) {
             provoke(up, h.total, c, s, e);
             return Ok(true);
         }
         c.effects.add(c.statements.unnamed_effects);
     }
+    c.stats.binds += 1;
     if let Some(q) = env.queries
         && (name.is_empty() || !env.share_statements)
     {
@@ -801,6 +807,10 @@ fn bind(
     if stmt.marks_session {
         let text = stmt.text();
         let effects = if text.len() > LOOK { Effects::LONG } else { effects_of(text, s, env) };
+        if awaits_block(effects, s, env) {
+            c.stats.binds -= 1;
+            return Ok(false);
+        }
         if let Some(e) = refused_pin(text, effects, s, env) {
             provoke(up, h.total, c, s, e);
             return Ok(true);

@@ -571,6 +571,22 @@ fn a_block_may_make_what_it_drops_where_nobody_may_keep_a_connection() {
         run(&mut mine, sql);
     }
     run(&mut mine, "BEGIN; CREATE TEMP TABLE mine (x int); DROP TABLE mine; COMMIT");
+    let mut pipelined = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+    for sql in ["BEGIN", "CREATE TEMP TABLE mine (x int)", "ROLLBACK"] {
+        pipelined.send(&msg::query(sql)).expect("sent");
+    }
+    let batch = [
+        msg::query("BEGIN"),
+        msg::parse("", "CREATE TEMP TABLE mine (x int)", &[]),
+        msg::bind("", "", &[], &[], &[]),
+        msg::execute("", 0),
+        msg::sync(),
+        msg::query("ROLLBACK"),
+    ];
+    pipelined.send(&batch.concat()).expect("sent");
+    for heard in ["CZ", "CZ", "CZ", "CZ", "12CZ", "CZ"] {
+        assert_eq!(tags(&pipelined.until(b'Z')), heard);
+    }
     let e = refusal(mine.query("CREATE TEMP TABLE mine (x int)"));
     assert!(e.to_string().contains("0 of 0"), "{e}");
     run(&mut mine, "BEGIN; CREATE TEMP TABLE mine (x int); COMMIT");

@@ -20,7 +20,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|n| n.parse().unwrap_or_else(|e| panic!("{variable}: {e}")))
 }
 
-fn prepared() -> Option<Cluster> {
+fn prepared(major: u32) -> Option<Cluster> {
     let options = app_options()
         .setting("fsync", "off")
         .setting("timezone", "Europe/Berlin")
@@ -29,7 +29,7 @@ fn prepared() -> Option<Cluster> {
         .sql("ALTER ROLE app SUPERUSER")
         .sql("CREATE DATABASE direct OWNER app")
         .sql("CREATE DATABASE pooled OWNER app");
-    let cluster = cluster(15, options)?;
+    let cluster = cluster(major, options)?;
     for database in ["direct", "pooled"] {
         let mut c = cluster.connect(harness::SUPERUSER, database).expect("a direct session");
         c.query(
@@ -71,8 +71,8 @@ fn shrunk(game: &mut Game<'_>, program: &Program, first: End) -> (Program, End) 
 }
 
 /// Runs programs until enough time or enough of them have passed.
-fn fuzz(first: u64, most: u64, time: Duration) {
-    let Some(cluster) = prepared() else { return };
+fn fuzz(major: u32, first: u64, most: u64, time: Duration) {
+    let Some(cluster) = prepared(major) else { return };
     let mut game = Game::new(&cluster);
     let started = Instant::now();
     let (mut run, mut stated) = (0, BTreeMap::<&str, u32>::new());
@@ -106,17 +106,28 @@ fn fuzz(first: u64, most: u64, time: Duration) {
     assert!(found.is_empty(), "{} of {run} programs differ\n{}", found.len(), found.join("\n"));
 }
 
+fn for_a_while(major: u32, first: u64) {
+    match number("HOWDAH_TEST_SEED") {
+        Some(seed) => fuzz(major, seed, 1, Duration::MAX),
+        None => fuzz(major, first, u64::MAX, Duration::from_secs(20)),
+    }
+}
+
 #[test]
 fn random_programs_of_session_commands_run_as_on_connections_of_their_own() {
-    match number("HOWDAH_TEST_SEED") {
-        Some(seed) => fuzz(seed, 1, Duration::MAX),
-        None => fuzz(1, u64::MAX, Duration::from_secs(20)),
-    }
+    for_a_while(15, 1);
+}
+
+#[test]
+fn they_do_with_postgresql_18_as_well() {
+    for_a_while(18, 500_000);
 }
 
 #[test]
 #[ignore = "takes long: make soak"]
 fn soak_random_programs_of_session_commands() {
     let first = number("HOWDAH_TEST_SEED").unwrap_or(1_000_000);
-    fuzz(first, number("HOWDAH_TEST_PROGRAMS").unwrap_or(20_000), Duration::MAX);
+    let programs = number("HOWDAH_TEST_PROGRAMS").unwrap_or(20_000);
+    fuzz(15, first, programs / 2, Duration::MAX);
+    fuzz(18, first + programs / 2, programs / 2, Duration::MAX);
 }
