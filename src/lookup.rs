@@ -13,9 +13,8 @@ use crate::auth::source::{BySource, Source};
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, Lookup, Profile, Role, Secret};
 use crate::error::{Error, ServerError};
-use crate::pool::{PoolKey, PoolSpec};
-use crate::server::connect::Target;
 use crate::server::own::{self, Own, OwnError, Rows};
+use crate::server::target::Target;
 use crate::shared::Shared;
 
 /// Who may log in, and until when.
@@ -331,11 +330,9 @@ async fn dial(shared: &Shared, config: &Config, db: &Database, how: &Lookup) -> 
 
 fn target(config: &Config, db: &Database, how: &Lookup) -> Option<Target> {
     let user: Arc<str> = how.user.as_deref()?.into();
-    let key = PoolKey::new(db.name.as_str().into(), user.clone(), Role::Primary);
-    let mut spec = PoolSpec::resolve(config, db, &key)?;
-    spec.server_secret = config.users.get(&*user).and_then(|u| u.secret.clone());
-    spec.server_user = user;
-    let mut target = spec.target();
+    let mut target = Target::resolve(config, db, &user, Role::Primary)?;
+    target.secret = config.users.get(&*user).and_then(|u| u.secret.clone());
+    target.user = user;
     target.on_connect.clear();
     target.startup = vec![("application_name".to_owned(), own::AUTH_QUERY.to_owned())];
     // PgBouncer's users have queries that call functions of other schemas by their mere names.

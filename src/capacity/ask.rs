@@ -8,9 +8,8 @@ use super::facts::Facts;
 use super::need::{HostNeed, PoolNeed};
 use crate::config::Config;
 use crate::config::resolved::HostAddr;
-use crate::pool::{PoolKey, PoolSpec};
-use crate::server::connect::Target;
 use crate::server::own::{APPLICATION, Own, Rows};
+use crate::server::target::Target;
 use crate::services::Services;
 
 /// A server that takes longer counts as one that could not be asked.
@@ -85,9 +84,8 @@ async fn login_to(services: &Arc<Services>, host: &HostAddr, target: &Target) ->
 }
 
 fn target(config: &Config, pool: &PoolNeed) -> Option<Target> {
-    let key = PoolKey::new(pool.database.as_str().into(), pool.user.as_str().into(), pool.role);
-    let spec = PoolSpec::resolve(config, config.databases.get(&pool.database)?, &key)?;
-    let target = spec.target();
+    let db = config.databases.get(&pool.database)?;
+    let target = Target::resolve(config, db, &pool.user.as_str().into(), pool.role)?;
     let timeout = target.timeout.min(PATIENCE);
     Some(Target { on_connect: Vec::new(), timeout, ..target })
 }

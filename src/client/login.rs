@@ -537,7 +537,7 @@ fn pool_of<'c>(
     }
     let pool = services.pools.obtain(&key, &services.pooling).ok_or_else(unknown)?;
     // The client's secret is of use where the pool logs in as the same user.
-    let server_user = pool.spec().server_user.clone();
+    let server_user = pool.spec().server_user().clone();
     if let Some(shown) = shown.filter(|_| *server_user == startup.user) {
         services.shared.keyring.lock().put(&pool.key.database, &server_user, shown);
     }

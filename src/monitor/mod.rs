@@ -21,10 +21,9 @@ pub use self::routes::Routes;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::resolved::{Database, HostAddr, Role};
-use crate::pool::{PoolKey, PoolSpec};
 use crate::routing::own_writes::Bound;
-use crate::server::connect::Target;
 use crate::server::own::{self, Own, OwnError, Rows};
+use crate::server::target::Target;
 use crate::shared::Shared;
 
 /// What every host is asked. Further columns are kept by their names: see [`Facts::more`].
@@ -241,14 +240,12 @@ fn target(addr: &HostAddr, config: &Config) -> Option<Target> {
         db.has_replicas()
             && (db.replica_hosts().contains(addr) || db.roles.values().any(|r| r.hosts.contains(addr)))
     })?;
-    let user = db.monitor_user(config)?;
-    let key = PoolKey::new(db.name.as_str().into(), user.as_str().into(), Role::Primary);
-    let mut spec = PoolSpec::resolve(config, db, &key)?;
-    if db.server_user.as_deref() != Some(user.as_str()) {
-        spec.server_secret = config.users.get(&user).and_then(|u| u.secret.clone());
-        spec.server_user = user.as_str().into();
+    let user: Arc<str> = db.monitor_user(config)?.into();
+    let mut target = Target::resolve(config, db, &user, Role::Primary)?;
+    if db.server_user.as_deref() != Some(&*user) {
+        target.secret = config.users.get(&*user).and_then(|u| u.secret.clone());
+        target.user = user;
     }
-    let mut target = spec.target();
     target.on_connect.clear();
     target.startup.push(("application_name".to_owned(), own::MONITOR.to_owned()));
     Some(target)

@@ -48,7 +48,8 @@ use crate::queries::Scope;
 use crate::relay::state::TxStats;
 use crate::server::close::Goodbye;
 use crate::server::conn::{Quiet, ServerConn, Socket};
-use crate::server::connect::{self, Target};
+use crate::server::connect;
+use crate::server::target::{self, Target};
 use crate::session_state::Ways;
 use crate::shared::Shared;
 use crate::tls::{Connector, Mode};
@@ -99,23 +100,17 @@ impl std::fmt::Display for PoolKey {
 pub struct PoolSpec {
     pub settings: PoolSettings,
     pub hosts: Vec<HostAddr>,
-    pub dbname: String,
-    pub server_user: Arc<str>,
-    pub server_secret: Option<crate::config::resolved::Secret>,
+    target: Target,
     pub limits: Vec<(LimitKey, Option<usize>)>,
     /// Limits of the hosts, in their order.
     pub host_limits: Vec<Option<usize>>,
     pub process: crate::config::resolved::Limits,
-    pub tls: Option<Arc<Connector>>,
-    pub cleartext: bool,
-    pub binding: crate::config::resolved::ChannelBinding,
     /// Whose ways waiters and logs follow.
     pub pgbouncer: bool,
     /// Each connection goes to the next host.
     pub load_balance: bool,
     pub servers: crate::config::compat::Servers,
     pub no_simple_query: bool,
-    pub keepalive: crate::config::resolved::Keepalive,
 }
 
 impl PoolSpec {
@@ -124,17 +119,8 @@ impl PoolSpec {
             Some(h) => vec![db.replica_hosts().contains(h).then(|| h.clone())?],
             None => db.roles.get(&key.role)?.hosts.clone(),
         };
-        let mut settings = config.pool_settings(db, &key.user, key.role);
-        if config.fleet.budget.is_some() {
-            orphans_end_soon(&mut settings.startup);
-        }
+        let settings = target::settings(config, db, &key.user, key.role);
         let user = config.users.get(&*key.user);
-        let server_user: Arc<str> = db.server_user.as_deref().map_or_else(|| key.user.clone(), Into::into);
-        let server_secret = match (&db.server_user, &db.server_secret) {
-            (_, Some(s)) => Some(s.clone()),
-            (Some(u), None) => config.users.get(u).and_then(|u| u.secret.clone()),
-            (None, None) => user.and_then(|u| u.secret.clone()),
-        };
         let host_limit = |h: &HostAddr| {
             config
                 .databases
@@ -148,9 +134,7 @@ impl PoolSpec {
         Some(Self {
             host_limits: hosts.iter().map(host_limit).collect(),
             hosts,
-            dbname: db.dbname.clone(),
-            server_user,
-            server_secret,
+            target: Target::with(config, db, &key.user, &settings),
             limits: vec![
                 (LimitKey::Database(key.database.clone()), db.max_connections.map(|n| n as usize)),
                 (LimitKey::User(key.user.clone()), user.and_then(|u| u.max_connections).map(|n| n as usize)),
@@ -160,14 +144,10 @@ impl PoolSpec {
                 ),
             ],
             process: config.limits.clone(),
-            tls: config.tls.connector.clone(),
-            cleartext: config.tls.cleartext,
-            binding: config.tls.binding,
             pgbouncer: config.profile == Profile::PgBouncer,
             load_balance: db.load_balance,
             servers: config.compat.servers.clone(),
             no_simple_query: config.compat.login.no_simple_query,
-            keepalive: settings.keepalive,
             settings,
         })
     }
@@ -209,23 +189,9 @@ impl PoolSpec {
         }
     }
 
-    /// What a dial for this pool needs to know.
-    pub fn target(&self) -> Target {
-        Target {
-            dbname: self.dbname.clone(),
-            user: self.server_user.clone(),
-            secret: self.server_secret.clone(),
-            keys: None,
-            startup: self.settings.startup.clone(),
-            on_connect: self.settings.on_connect.clone(),
-            keepalive: self.keepalive,
-            timeout: self.settings.server_connect_timeout,
-            max_message: self.process.max_message_size,
-            tls: self.tls.clone(),
-            require_auth: self.settings.require_auth.clone(),
-            cleartext: self.cleartext,
-            binding: self.binding,
-        }
+    /// As whom a server is logged in to.
+    pub fn server_user(&self) -> &Arc<str> {
+        &self.target.user
     }
 
     /// Whether connections opened under `self` may serve under `other`.
@@ -234,33 +200,18 @@ impl PoolSpec {
     }
 
     fn target_key(&self) -> impl PartialEq + '_ {
+        let t = &self.target;
         (
-            &self.dbname,
-            &self.server_user,
-            &self.server_secret,
-            &self.settings.startup,
-            &self.settings.on_connect,
-            self.tls.as_deref(),
-            self.binding,
-            self.cleartext,
-            &self.settings.require_auth,
+            &t.dbname,
+            &t.user,
+            &t.secret,
+            &t.startup,
+            &t.on_connect,
+            t.tls.as_deref(),
+            t.binding,
+            t.cleartext,
+            &t.require_auth,
         )
-    }
-}
-
-/// In a fleet a backend whose client is gone holds a place of the budget until it notices: also in a long query
-/// (PostgreSQL 14), and where no packet says so. What the operator states for a parameter stays.
-fn orphans_end_soon(startup: &mut Vec<(String, String)>) {
-    let soon = [
-        ("client_connection_check_interval", "1s"),
-        ("tcp_keepalives_idle", "5"),
-        ("tcp_keepalives_interval", "2"),
-        ("tcp_keepalives_count", "3"),
-    ];
-    for (name, value) in soon {
-        if !startup.iter().any(|(n, _)| n.eq_ignore_ascii_case(name)) {
-            startup.push((name.to_owned(), value.to_owned()));
-        }
     }
 }
 
@@ -1096,7 +1047,7 @@ impl Pool {
         let mut sent = false;
         let outcome = tokio::time::timeout(
             limit,
-            send_cancel(to, &spec.keepalive, &self.shared.handshakes.servers, &mut sent),
+            send_cancel(to, &spec.target.keepalive, &self.shared.handshakes.servers, &mut sent),
         )
         .await;
         let label = match &outcome {
@@ -1241,9 +1192,9 @@ pub enum Checkout {
 impl Pool {
     /// What a dial needs, with what clients of this database have shown of their secrets.
     pub fn target(&self, spec: &PoolSpec) -> Target {
-        let mut target = spec.target();
+        let mut target = spec.target.clone();
         let keyring = self.shared.keyring.lock();
-        let shown = keyring.get(&self.key.database, &spec.server_user);
+        let shown = keyring.get(&self.key.database, &spec.target.user);
         if target.secret.is_none() {
             target.secret = shown.map(|s| s.secret.clone());
         }
@@ -1294,7 +1245,7 @@ impl Pool {
     fn count_login(&self, conn: &ServerConn, spec: &PoolSpec) {
         let counters = &self.shared.counters;
         counters.count("server_logins_total", conn.proved);
-        let mode = spec.tls.as_ref().map_or(Mode::Disable, |c| c.mode);
+        let mode = spec.target.tls.as_ref().map_or(Mode::Disable, |c| c.mode);
         if conn.tls.is_some() {
             counters.count("tls_handshakes_total", "server");
         }
@@ -1311,7 +1262,7 @@ impl Pool {
     fn tell_new(&self, conn: &ServerConn, spec: &PoolSpec) {
         if spec.pgbouncer {
             let from = conn.stream.addresses().0.map_or_else(|| "unix".to_owned(), |a| a.to_string());
-            let who = Who::server(conn.serial, &self.key.database, &spec.server_user, &conn.host);
+            let who = Who::server(conn.serial, &self.key.database, &spec.target.user, &conn.host);
             journal::line(&self.shared, &who, format_args!("new connection to server (from {from})"));
         }
     }
@@ -1319,7 +1270,7 @@ impl Pool {
     fn who(&self, serial: u64, spec: &PoolSpec, host: usize) -> Who {
         let nowhere = HostAddr::Tcp { host: String::new(), port: 0 };
         let host = spec.hosts.get(host).unwrap_or(&nowhere);
-        Who::server(serial, &self.key.database, &spec.server_user, host)
+        Who::server(serial, &self.key.database, &spec.target.user, host)
     }
 
     /// A login that failed, in PgBouncer's words; of a replication connection it tells less.

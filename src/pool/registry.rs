@@ -133,7 +133,7 @@ impl Registry {
     fn forget_secrets(&self, services: &Pooling) {
         let all = self.all();
         let used: HashSet<(Arc<str>, Arc<str>)> =
-            all.iter().map(|p| (p.key.database.clone(), p.spec().server_user.clone())).collect();
+            all.iter().map(|p| (p.key.database.clone(), p.spec().server_user().clone())).collect();
         services.shared.keyring.lock().retain(|key| used.contains(key));
     }
 

@@ -257,7 +257,7 @@ async fn a_place_comes_back_when_the_server_has_closed_its_side() {
     let lease = pool.acquire(&client(&pool)).await.unwrap();
     pool.reconfigure({
         let mut spec = (*pool.spec()).clone();
-        spec.dbname = "moved".to_owned();
+        spec.target.dbname = "moved".to_owned();
         spec
     });
     lease.release_unused();

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::auth::require::{Channel, Permitted};
-use crate::auth::{ScramKeys, ServerAction, ServerAuth};
+use crate::auth::{ServerAction, ServerAuth};
 use crate::clock::Clock;
-use crate::config::resolved::{ChannelBinding, HostAddr, Keepalive, Secret, ServerMethod};
+use crate::config::resolved::{HostAddr, Keepalive};
 use crate::error::{Error, OpenFailure, ServerError};
 use crate::net::stream::Stream;
 use crate::net::tls::Handshakes;
@@ -22,29 +21,8 @@ use crate::relay::state::ServerState;
 use crate::server::conn::{Place, ServerConn};
 use crate::server::questions;
 use crate::server::secure::{Attempt, Failure, attempts, secure};
+use crate::server::target::Target;
 use crate::tls::Connector;
-
-/// Everything that a dial needs; resolved when the pool is made.
-#[derive(Debug, Clone)]
-pub struct Target {
-    pub dbname: String,
-    pub user: Arc<str>,
-    pub secret: Option<Secret>,
-    /// Keys of a client that proved the same secret, where that is a verifier.
-    pub keys: Option<ScramKeys>,
-    pub startup: Vec<(String, String)>,
-    pub on_connect: Vec<String>,
-    pub keepalive: Keepalive,
-    pub timeout: Duration,
-    pub max_message: u32,
-    /// `None` is plain text.
-    pub tls: Option<Arc<Connector>>,
-    /// In which ways the server may ask for a proof.
-    pub require_auth: Vec<ServerMethod>,
-    /// A password may be sent as it is where nothing vouches for the server.
-    pub cleartext: bool,
-    pub binding: ChannelBinding,
-}
 
 /// Bytes of a login in all, and again of each answer to a statement of `on_connect`. A login of PostgreSQL's brings some
 /// hundred.

@@ -7,3 +7,4 @@ pub mod own;
 pub mod questions;
 pub mod repair;
 mod secure;
+pub mod target;

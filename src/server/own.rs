@@ -14,7 +14,8 @@ use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::server::close::{self, Goodbye};
 use crate::server::conn::{Place, ServerConn};
-use crate::server::connect::{self, Target};
+use crate::server::connect;
+use crate::server::target::Target;
 
 /// `application_name` of what asks a server now and then.
 pub const APPLICATION: &str = "howdah";
