@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use subtle::ConstantTimeEq;
 
-use crate::clients::handle::Link;
+use crate::clients::link::Link;
 use crate::config::compat::Peers;
 use crate::proto::encode;
 use crate::server::connect::dial;
@@ -44,9 +44,9 @@ pub async fn request(services: &Arc<Services>, pid: i32, key: &[u8]) {
             wait.notify_one();
             "waiting"
         }
-        Some(Link::Own(pool, to)) => {
+        Some(Link::Own(connection)) => {
             if claim(services) {
-                delivery = Some(pool.cancel_own(&to));
+                delivery = Some(connection.cancel());
                 "forwarded"
             } else {
                 "dropped"

@@ -25,8 +25,7 @@
 //!
 //! # The layers
 //!
-//! A module names only those on lower floors. `tests/layering.rs` reads this table and holds the sources to it, and has the
-//! list of what does not keep to it yet.
+//! A module names only those on lower floors. `tests/layering.rs` reads this table and holds the sources to it.
 //!
 //! | floor | module | job | I/O |
 //! |---|---|---|---|
@@ -60,6 +59,7 @@
 //! | 2 | [`clock`] | the time, as everything that decides is given it | clock |
 //! | 1 | [`tls`] | certificates, keys, what of a peer's is accepted; rustls' configurations | none |
 //! | 1 | [`session_state`] | the kinds of state that a session has, and what can become of each | none |
+//! | 1 | [`ids`] | numbers by which the pool knows connections and places in its queue | none |
 //! | 1 | [`number`] | conversions of numbers, none of which wraps | none |
 //! | 1 | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
 //!
@@ -113,6 +113,7 @@ pub mod directory;
 pub mod doctor;
 pub mod error;
 pub mod fleet;
+pub mod ids;
 pub mod journal;
 pub mod lookup;
 pub mod metrics;

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use super::session::last_words;
 use crate::clients::Places;
-use crate::clients::handle::{ClientCtl, ClientState, Link, Signal};
+use crate::clients::handle::{ClientCtl, ClientState, Signal};
+use crate::clients::link::Link;
 use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, Profile, Role};
 use crate::error::Error;

@@ -9,13 +9,12 @@ use std::time::Instant;
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
+use super::link::{Cancels, Link};
 use crate::clock::Clock;
 use crate::error::{Error, Shutdown};
+use crate::ids::ConnId;
 use crate::net::stream::{Peer, Stream};
-use crate::pool::core::{ConnId, WaiterId};
-use crate::pool::{CancelTarget, Pool};
 use crate::proto::startup::Replication;
 use crate::tls::Agreed;
 
@@ -67,19 +66,6 @@ impl ClientState {
             _ => Self::Idle,
         }
     }
-}
-
-/// Where a cancel for this client has to go.
-#[derive(Debug, Clone)]
-pub enum Link {
-    None,
-    Waiting(Arc<Pool>, WaiterId),
-    /// Stays after the lease has ended: the pool knows by the lease's number that it has.
-    Leased(Arc<Pool>, ConnId, u64),
-    /// A connection that is this client's alone.
-    Own(Arc<Pool>, Arc<CancelTarget>),
-    /// A command of the console that waits.
-    Console(Arc<Notify>),
 }
 
 /// What a CancelRequest must name; before protocol 3.2 it is of four bytes, which need no place of their own.
@@ -233,10 +219,10 @@ impl ClientCtl {
 
     /// A lease of `pool` began; the pool's count of references is touched only when it is another pool.
     #[inline]
-    pub fn set_lease(&self, pool: &Arc<Pool>, id: ConnId, lease: u64) {
+    pub fn set_lease<P: Cancels + 'static>(&self, pool: &Arc<P>, id: ConnId, lease: u64) {
         let mut link = self.link.lock();
         if let Link::Leased(p, i, l) = &mut *link
-            && Arc::ptr_eq(p, pool)
+            && std::ptr::addr_eq(Arc::as_ptr(p), Arc::as_ptr(pool))
         {
             *i = id;
             *l = lease;

@@ -2,6 +2,7 @@
 //! take.
 
 pub mod handle;
+pub mod link;
 pub mod registry;
 pub mod strangers;
 

@@ -18,20 +18,7 @@ use smallvec::SmallVec;
 
 use crate::control::Hold;
 use crate::error::{Error, OpenFailure};
-
-/// A tracked connection; `generation` tells a reused slot from its predecessor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnId {
-    index: u32,
-    generation: u32,
-}
-
-/// A place in the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct WaiterId {
-    index: u32,
-    generation: u32,
-}
+pub use crate::ids::{ConnId, WaiterId};
 
 /// The part of the settings that the core decides by.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 
 use super::inspect::Server;
 use super::ledger::{LimitKey, Room};
+use super::links::OwnLink;
 use super::{Pool, PoolSpec, registry};
-use crate::clients::handle::{ClientCtl, ClientState, Link};
+use crate::clients::handle::{ClientCtl, ClientState};
+use crate::clients::link::Link;
 use crate::clock::Clock;
 use crate::config::resolved::HostAddr;
 use crate::control::Hold;
@@ -176,7 +178,7 @@ impl Pool {
         began: Instant,
     ) -> Own {
         let facts = self.arrived(&mut conn, spec, began);
-        ctl.set_link(Link::Own(self.clone(), Arc::new(facts.cancel.clone())));
+        ctl.set_link(Link::Own(Arc::new(OwnLink { pool: self.clone(), to: facts.cancel.clone() })));
         self.own.lock().push(Server {
             state: ServerState::Leased,
             since: Clock::now(),

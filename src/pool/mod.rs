@@ -13,6 +13,7 @@ pub mod holders;
 pub mod inspect;
 pub mod lease;
 pub mod ledger;
+mod links;
 pub mod pins;
 pub mod pooling;
 pub mod registry;

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::core::{Acquire, WaitEnd, WaiterId};
 use super::{Lease, Pool};
-use crate::clients::handle::{ClientCtl, ClientState, Link};
+use crate::clients::handle::{ClientCtl, ClientState};
+use crate::clients::link::Link;
 use crate::clock::Clock;
 use crate::error::Error;
 
