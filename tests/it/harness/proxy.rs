@@ -179,11 +179,22 @@ impl Howdah {
         signal(name, &[self.pid()]).expect("a signal can be sent");
     }
 
-    /// Waits for the end of the process; kills it and fails after `timeout`.
+    /// Waits until all that the process has printed is read. A child of its own that lives on may keep the outputs open.
+    fn await_end_of_log(&self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut lines = self.log.lock();
+        while lines.1 > 0 && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            lines = self.log.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for the end of the process, and kills it and fails after `timeout`; then its log is whole.
     pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait().expect("our own child") {
+                self.await_end_of_log();
                 return status;
             }
             if Instant::now() > deadline {

@@ -177,8 +177,10 @@ fn nothing_is_leaked_after_a_load() {
         scrape(&howdah).value("howdah_pool_servers", &labels).unwrap_or(0.0)
     };
     eventually("all is idle", || servers("active") + servers("repairing") + servers("closing") == 0.0);
-    let idle = servers("idle");
-    eventually("the server counts as many", || harness::connections(&cluster, "app") as f64 == idle);
+    // What a client has left in the middle may be closed after that.
+    eventually("the server counts as many", || {
+        harness::connections(&cluster, "app") as f64 == servers("idle")
+    });
     let e = scrape(&howdah);
     for kind in ["lease", "socket"] {
         assert_eq!(e.value("howdah_leaked_connections", &[("kind", kind)]), Some(0.0), "{kind}");
