@@ -1,4 +1,4 @@
-//! What tests/pooler-bugs.md names exists. A program of its own, because it only reads the sources.
+//! What tests/pooler-bugs.md and tests/faults.md name exists. A program of its own, because it only reads the sources.
 
 use std::path::{Path, PathBuf};
 
@@ -13,27 +13,60 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn every_row_names_tests_that_exist_or_a_reason() {
+fn page(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("the page")
+}
+
+/// All sources and tests, one behind the other.
+fn code() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
     sources(&root.join("tests"), &mut files);
-    let code: String = files.iter().map(|f| std::fs::read_to_string(f).expect("a source")).collect();
-    let page = std::fs::read_to_string(root.join("tests/pooler-bugs.md")).expect("the page");
-    let mut rows = Vec::new();
-    for line in page.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| row")) {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [row, _, shown] = cells[..] else { panic!("three cells: {line}") };
-        assert!(!shown.is_empty(), "{row}");
+    files.iter().map(|f| std::fs::read_to_string(f).expect("a source")).collect()
+}
+
+/// The cells of each row of a page's tables, without their heads.
+fn rows(page: &str) -> Vec<Vec<&str>> {
+    let heads = ["row", "what went wrong elsewhere"];
+    let rows = page.lines().filter_map(|l| l.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|l| l.split(" | ").collect())
+        .filter(|cells: &Vec<&str>| !cells.first().is_some_and(|c| heads.contains(c)))
+        .collect()
+}
+
+/// The last cell of each row names tests that exist.
+fn names_tests(rows: &[Vec<&str>]) {
+    let code = code();
+    for row in rows {
+        let shown = row.last().expect("cells");
+        assert!(!shown.is_empty(), "{row:?}");
         for name in shown.split('`').skip(1).step_by(2) {
-            assert!(is_a_test(&code, name), "row {row}: no test {name}");
+            assert!(is_a_test(&code, name), "{row:?}: no test {name}");
         }
-        rows.push(row.to_owned());
     }
+}
+
+#[test]
+fn every_row_names_tests_that_exist_or_a_reason() {
+    let page = page("tests/pooler-bugs.md");
+    let rows = rows(&page);
+    names_tests(&rows);
     let wanted: Vec<String> =
         (1..=45).map(|n| n.to_string()).chain((47..=54).map(|n| format!("F{n}"))).collect();
-    assert_eq!(rows, wanted);
+    assert_eq!(rows.iter().map(|cells| cells[0]).collect::<Vec<_>>(), wanted);
+    assert!(rows.iter().all(|cells| cells.len() == 3));
+}
+
+#[test]
+fn every_fault_names_tests_that_exist_or_a_reason() {
+    let page = page("tests/faults.md");
+    let (faults, bugs): (Vec<_>, Vec<_>) = rows(&page).into_iter().partition(|cells| cells.len() == 4);
+    names_tests(&faults);
+    names_tests(&bugs);
+    let wanted: Vec<String> = (1..=75).map(|n| format!("F{n}")).collect();
+    assert_eq!(faults.iter().map(|cells| cells[0]).collect::<Vec<_>>(), wanted);
+    assert!(bugs.iter().all(|cells| cells.len() == 2));
 }
 
 /// A test of a module, or of the runtime.
