@@ -40,6 +40,7 @@
 //! | 10 | [`services`] | the parts of one running Howdah; nothing is global | none |
 //! | 9 | [`pool`] | `core` decides who gets which connection (no I/O); the rest does it; `ledger` holds limits that pools share; `adapt` moves sizes (no I/O) | tasks |
 //! | 8 | [`monitor`] | who is primary and how far replicas are behind; `core` says what answers mean (no I/O) | through `server` |
+//! | 8 | [`listener`] | LISTEN of many clients through one connection; `core` says who hears what (no I/O) | asks servers |
 //! | 8 | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
 //! | 7 | [`server`] | dial and login, an idle connection's health, questions of our own, repair | sockets |
 //! | 7 | [`journal`] | what the log tells of clients: the errors that they were told, and the lines of PgBouncer's log | none |
@@ -115,6 +116,7 @@ pub mod error;
 pub mod fleet;
 pub mod ids;
 pub mod journal;
+pub mod listener;
 pub mod lookup;
 pub mod metrics;
 pub mod monitor;

@@ -16,6 +16,7 @@ use crate::config::resolved::Secret;
 use crate::directory::PamPlaces;
 use crate::error::Error;
 use crate::journal::told::Told;
+use crate::listener::Listeners;
 use crate::lookup::Lookups;
 use crate::metrics::Histogram;
 use crate::metrics::advice::Look;
@@ -60,6 +61,7 @@ pub struct Services {
     derivations: Arc<tokio::sync::Semaphore>,
     pub derived: Derived,
     pub lookups: Lookups,
+    pub listeners: Listeners,
     pub pam: PamPlaces,
     /// Clients that were accepted and are not gone; a drain waits for it.
     pub gone: tokio::sync::Notify,
@@ -130,6 +132,7 @@ impl Services {
             derivations,
             derived: Derived::default(),
             lookups: Lookups::default(),
+            listeners: Listeners::default(),
             pam,
             gone: tokio::sync::Notify::new(),
             follows: OnConfig::default(),

@@ -57,6 +57,8 @@ impl Kind {
 pub enum Way {
     /// It goes with its client to the next connection.
     Follow,
+    /// A listener hears for all clients: see `listener`. For channels alone.
+    Share,
     /// Its client keeps the connection until the state is gone.
     Pin,
     /// It is dropped, and the client is warned.

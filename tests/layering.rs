@@ -49,6 +49,7 @@ const RULES: &[Rule] = &[
     core("net/buffer.rs", &[]),
     core("queries", &["proto"]),
     core("relay", &["error", "net", "proto", "queries", "relay"]),
+    core("listener/core.rs", &["proto"]),
     core("monitor/core.rs", &[]),
     core("monitor/names.rs", &[]),
     core("console/command.rs", &["config", "error"]),

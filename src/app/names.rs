@@ -60,6 +60,7 @@ async fn look(names: &mut Names, name: &str, services: &Arc<Services>) {
             tracing::warn!(name, "a host name leads to other addresses: connections to the old ones drain");
             let is = |h: &HostAddr| matches!(h, HostAddr::Tcp { host, .. } if host == name);
             services.monitor.moved(&is);
+            services.listeners.end(&is, "the name of its host leads to other addresses now");
             for pool in services.pools.all() {
                 if pool.spec().hosts.iter().any(is) {
                     pool.reconnect();

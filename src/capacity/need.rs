@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::config::resolved::{Budget, Database, HostAddr, Role};
+use crate::config::resolved::{Budget, Database, HostAddr, PoolMode, Role};
+use crate::session_state::Way;
 
 use super::facts::Facts;
 
@@ -15,6 +16,8 @@ const CHECKS: &str = "checks";
 const MONITOR: &str = "monitor";
 /// Where users are looked up.
 const AUTH_QUERY: &str = "auth_query";
+/// Where clients listen through one connection (`session_listen = "share"`), from the first LISTEN on.
+const LISTENER: &str = "listener";
 /// Of a fleet.
 const CONTROL: &str = "control";
 
@@ -158,6 +161,13 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
             }
         }
     }
+    for database in config.databases.values().filter(|d| may_share(config, d)) {
+        for host in database.roles.get(&Role::Primary).map_or(&[][..], |servers| servers.hosts.as_slice()) {
+            if let Some(need) = found.get_mut(host) {
+                need.own_kinds.push(LISTENER);
+            }
+        }
+    }
     for need in found.values_mut() {
         need.own_kinds.extend(config.fleet.budget.map(|_| CONTROL));
         need.own = crate::number::count(need.own_kinds.len());
@@ -167,6 +177,16 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
         need.open_ended.retain(|d| !need.database_limits.contains_key(d));
     }
     found.into_values().collect()
+}
+
+/// Whether a client of this database can make a listener necessary.
+fn may_share(config: &Config, database: &Database) -> bool {
+    let nobody = config.users.is_empty().then(String::new);
+    let shares = |user: &String| {
+        let s = config.pool_settings(database, user, Role::Primary);
+        s.reset_state && s.mode != PoolMode::Session && s.session.ways.listen == Way::Share
+    };
+    config.users.keys().any(shares) || nobody.as_ref().is_some_and(shares)
 }
 
 fn blank(config: &Config, host: &HostAddr) -> HostNeed {

@@ -22,7 +22,7 @@ use crate::proto::frame;
 use crate::proto::pipeline::TxStatus;
 use crate::relay::down::{self, Down};
 use crate::relay::parting::{self, PATIENCE, Parting, Step};
-use crate::relay::state::{ClientProto, Env, ErrorBody, Pinned, Retry};
+use crate::relay::state::{ClientProto, Env, Pinned, Retry};
 use crate::relay::up::{self, Up};
 use crate::services::Services;
 use crate::shared::Shared;
@@ -345,7 +345,7 @@ impl Flow<'_> {
         self.timers.client_turn = None;
         self.timers.cancelled = None;
         self.timers.copy_failed = false;
-        self.proto.own_cancel = None;
+        self.proto.words.clear_cancel();
     }
 
     /// Why its client keeps the connection between transactions, where that is what its session holds.
@@ -741,8 +741,7 @@ impl Flow<'_> {
         let e = Error::QueryTimeout { ran, limit };
         self.services.told.in_session(self.ctl, &e);
         let message = encode::error_response(&report(&e));
-        let body = message.get(frame::HEADER..).map(Into::into);
-        self.proto.own_cancel = body.map(|b| Box::new(ErrorBody(b)));
+        self.proto.words.set_cancel(message.get(frame::HEADER..).map(Into::into));
     }
 
     fn cancel_query(&mut self, now: Instant, ran: Duration, limit: Duration) {

@@ -1,6 +1,7 @@
 //! Clients: login, session, and the loop that moves the bytes between a client and its server.
 
 mod authenticate;
+mod channels;
 pub mod flow;
 mod held;
 pub mod login;
@@ -11,3 +12,4 @@ mod progress;
 pub mod replication;
 mod route;
 pub mod session;
+mod shared;

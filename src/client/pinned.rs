@@ -18,14 +18,15 @@ impl Session {
     /// Asks what the session holds, gives the connection back if nothing keeps it, and keeps it else.
     pub(super) async fn settle(&mut self, mut lease: Lease) -> Option<Goodbye> {
         let reserved = lease.conn().and_then(|c| c.state.reserved.take());
-        let kinds = match self.ask(&mut lease).await {
-            Ok(held) => self.hot.session.to_pin(&held),
+        let held = match self.ask(&mut lease).await {
+            Ok(held) => held,
             Err(why) => return self.not_told(lease, why).await,
         };
+        let shares = self.shares(&mut lease);
+        let kinds = self.hot.session.to_pin(&held, shares);
         if kinds.is_empty() {
             drop(reserved);
-            self.hand_back(lease);
-            return None;
+            return self.let_go(lease, &held, shares, false).await;
         }
         let pool = lease.pool().clone();
         let pin = match reserved.map_or_else(|| pool.pins.places.take(), Ok) {
@@ -55,21 +56,47 @@ impl Session {
             if !matches!(end, End::Check) {
                 return Box::pin(self.finish(lease, end)).await;
             }
-            kinds = match self.ask(&mut lease).await {
-                Ok(held) => self.hot.session.to_pin(&held),
+            let held = match self.ask(&mut lease).await {
+                Ok(held) => held,
                 Err(why) => return self.not_told(lease, why).await,
             };
+            let shares = self.shares(&mut lease);
+            kinds = self.hot.session.to_pin(&held, shares);
             if kinds.is_empty() {
                 drop(pin);
                 if let Some(conn) = lease.conn() {
                     conn.state.pinned = None;
                 }
-                self.hand_back_rested(lease);
-                return None;
+                return self.let_go(lease, &held, shares, true).await;
             }
             pin.hold(&kinds);
             self.reset_transaction();
         }
+    }
+
+    /// Nothing keeps the connection with its client; what it listens to moves to the listener. `rested`: all that was
+    /// done before the last transaction is booked.
+    async fn let_go(
+        &mut self,
+        mut lease: Lease,
+        held: &Holdings,
+        shares: bool,
+        rested: bool,
+    ) -> Option<Goodbye> {
+        let mark = if shares {
+            match Box::pin(self.share(&mut lease, held)).await {
+                Ok(mark) => mark,
+                Err(lost) => return Box::pin(self.hears_no_more(lease, &lost)).await,
+            }
+        } else {
+            None
+        };
+        if rested {
+            self.hand_back_rested(lease);
+        } else {
+            self.hand_back(lease);
+        }
+        Box::pin(self.await_mark(mark)).await
     }
 
     /// The client gets its answer first.

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use super::flow::{self, End, Flow, Silent, Timers};
 use super::held::Front;
 use super::route::{Route, Unserved};
+use super::shared::Shared;
 use super::{observe, params};
 use crate::clients::Places;
 use crate::clients::handle::{ClientCtl, ClientState, Signal};
@@ -59,6 +60,8 @@ pub struct Session {
     pub(super) hot: Arc<HotSettings>,
     /// Where its database has several servers to choose from.
     pub(super) route: Option<Box<Route>>,
+    /// Where it listens, and the listener hears for it.
+    pub(super) shared: Option<Box<Shared>>,
 }
 
 /// Looks for the end of a client that waits, where nothing more is read from it.
@@ -141,6 +144,7 @@ impl Session {
             places: None,
             hot,
             route: None,
+            shared: None,
         }
     }
 
@@ -204,7 +208,9 @@ impl Session {
                 }
             }
             self.proto.statements.settle();
-            if let Err(why) = self.flush().await {
+            let written =
+                if self.shared.is_none() { self.flush().await } else { Box::pin(self.flush_heard()).await };
+            if let Err(why) = written {
                 return Next::End(why);
             }
             if let Some(e) = self.boundary_signal() {
@@ -221,7 +227,7 @@ impl Session {
         }
     }
 
-    async fn flush(&mut self) -> Result<(), Goodbye> {
+    pub(super) async fn flush(&mut self) -> Result<(), Goodbye> {
         if !self.down.has_output() {
             return Ok(());
         }
@@ -232,9 +238,10 @@ impl Session {
             Poll::Ready(Ok(n)) => n as u64,
             Poll::Ready(Err(_)) => return Err("write_error"),
             Poll::Pending => {
-                let limit = self.services.shared.config().limits.client_write_timeout;
-                Box::pin(flow::flush(&mut self.down, stream, &self.ctl, &self.services.shared, limit, false))
-                    .await?
+                let (shared, limit) =
+                    (&self.services.shared, self.services.shared.config().limits.client_write_timeout);
+                let flushing = Box::pin(flow::flush(&mut self.down, stream, &self.ctl, shared, limit, false));
+                Self::unless_deaf(self.shared.as_deref(), flushing).await?
             }
         };
         self.proto.stats.to_client += n;
@@ -251,6 +258,10 @@ impl Session {
         }
     }
 
+    pub(super) fn down_lane(&mut self) -> &mut Lane {
+        &mut self.down
+    }
+
     /// What ends a session between transactions.
     fn boundary_signal(&self) -> Option<Error> {
         if !self.ctl.any_signal() {
@@ -265,19 +276,19 @@ impl Session {
     }
 
     async fn read_idle(&mut self) -> Result<(), Goodbye> {
-        let idle_limit = self.hot.client_idle;
-        let since = idle_limit.map(|l| {
+        let due = self.hot.client_idle.map(|l| {
             let now = Clock::now();
             self.ctl.set_deadline(self.services.shared.clock.deadline(now, l));
-            now
+            now + l
         });
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
         let (up, ctl, services) = (&mut self.up, &self.ctl, &self.services);
+        let shared = self.shared.as_deref();
         let shard = ctl.shard();
         let read = std::future::poll_fn(|cx| {
             ctl.waker.register(cx.waker());
-            if let (Some(l), Some(t)) = (idle_limit, since)
-                && Clock::now() >= t + l
+            if let Some(at) = due
+                && Clock::now() >= at
             {
                 return Poll::Ready(Err("client_idle_timeout"));
             }
@@ -285,7 +296,7 @@ impl Session {
                 Poll::Ready(Ok(0)) => Poll::Ready(Err("eof")),
                 Poll::Ready(Ok(n)) => Poll::Ready(Ok(n)),
                 Poll::Ready(Err(_)) => Poll::Ready(Err("read_error")),
-                Poll::Pending if ctl.any_signal() => Poll::Ready(Ok(0)),
+                Poll::Pending if ctl.any_signal() || Self::has_news(shared) => Poll::Ready(Ok(0)),
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -296,7 +307,7 @@ impl Session {
                 Ok(())
             }
             Err("client_idle_timeout") => {
-                let limit = idle_limit.unwrap_or_default();
+                let limit = self.hot.client_idle.unwrap_or_default();
                 self.services.shared.counters.count("timeouts_total", "client_idle_timeout");
                 self.farewell(&Error::ClientIdleTimeout { idle: limit, limit }).await;
                 Err("client_idle_timeout")
@@ -415,6 +426,12 @@ impl Session {
                 Err(out) => return out,
             }
         }
+        if self.shared.is_some() {
+            match Box::pin(self.recall(lease)).await {
+                Ok(l) => lease = l,
+                Err(out) => return out,
+            }
+        }
         if self.status() != TxStatus::Idle {
             match Box::pin(self.begin_held(lease)).await {
                 Ok(l) => lease = l,
@@ -491,7 +508,7 @@ impl Session {
     /// Forgets what belonged to one transaction, and returns its figures.
     pub(super) fn reset_transaction(&mut self) -> TxStats {
         self.proto.end_transaction();
-        if let Some(told) = self.proto.told.take() {
+        if let Some(told) = self.proto.words.take() {
             self.book_told(&told);
         }
         std::mem::take(&mut self.proto.stats)

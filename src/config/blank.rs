@@ -83,6 +83,7 @@ pub(super) fn blank(origin: &str, profile: Profile) -> Config {
             max_prepared_statements: 0,
             max_client_statements: None,
             max_client_statement_memory: 0,
+            listen_buffer: 0,
             max_server_statement_memory: 0,
             max_statement_memory: 0,
             buffer_size: 0,

@@ -32,6 +32,8 @@ pub struct Limits {
     pub max_client_statements: Option<u32>,
     /// Bytes of the names and texts of the statements that one client may hold.
     pub max_client_statement_memory: usize,
+    /// Of the notifications that wait for one client.
+    pub listen_buffer: usize,
     /// Bytes of the texts of the statements that are kept on one server connection.
     pub max_server_statement_memory: usize,
     /// Bytes of the names and texts of all statements there are.

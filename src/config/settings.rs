@@ -76,6 +76,7 @@ fn channel_binding(word: &str) -> ChannelBinding {
 fn way(word: &str) -> Way {
     match word {
         "pin" => Way::Pin,
+        "share" => Way::Share,
         "reset" => Way::Reset,
         _ => Way::Follow,
     }
@@ -444,6 +445,11 @@ settings! {
     max_client_statements: GLOBAL, Kind::Limit { max: COUNT }, Is("0"),
         "some clients close none, as PostgreSQL lets them; max_client_statement_memory stops a leak",
         Live, NATIVE, Config |c, Limit(v)| c.limits.max_client_statements = *v;
+    /// Notifications that may wait for one client, which takes them too slowly (`session_listen = "share"`). One with more
+    /// is ended.
+    listen_buffer: GLOBAL, Kind::Bytes { min: 1 << 14, max: 1 << 30 }, Is("1MB"),
+        "room for a hundred of the longest notifications; PostgreSQL keeps them for all until the slowest has read them",
+        Live, NATIVE, Config |c, Bytes(v)| c.limits.listen_buffer = usize::try_from(*v).unwrap_or(usize::MAX);
     /// Memory that the prepared statements of one client may take, names and texts; a text that others have as well counts
     /// for each. A Parse that goes beyond is refused.
     max_client_statement_memory: GLOBAL, Kind::Bytes { min: 1 << 16, max: 1 << 40 }, Is("64MB"),
@@ -890,9 +896,10 @@ settings! {
     session_statements: ANY, Kind::Word(&["follow", "pin", "reset"]), Is("follow"),
         "a client finds what it has prepared, as on a connection of its own",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.statements = Some(way(v));
-    /// The same of LISTEN.
-    session_listen: ANY, Kind::Word(&["pin", "reset"]), Is("pin"),
-        "a client that listens hears what it listens to; it costs a connection, within max_pins",
+    /// The same of LISTEN. `share`: one connection of Howdah's own to the database's primary listens for all clients, and a
+    /// client that listens keeps no connection. Where a client has another client_encoding than its database, it is pinned.
+    session_listen: ANY, Kind::Word(&["share", "pin", "reset"]), Is("share"),
+        "a client that listens hears what it listens to, and thousands of them cost one server connection",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.listen = Some(way(v));
     /// The same of temporary objects, cursors WITH HOLD and advisory locks of the session.
     session_objects: ANY, Kind::Word(&["pin", "reset"]), Is("pin"),

@@ -132,7 +132,9 @@ impl Operator<'_> {
             None => control.set_halt(Hold::Paused),
         }
         self.follow(database);
-        let waited = self.until(|| self.pools(database).iter().all(|p| p.is_empty())).await;
+        let listeners = &self.services.listeners;
+        let gone = || self.pools(database).iter().all(|p| p.is_empty()) && listeners.let_go(database);
+        let waited = self.until(gone).await;
         if waited.is_err() {
             self.undo(database);
         }
@@ -207,7 +209,9 @@ impl Operator<'_> {
                 killed.push(c.id);
             }
         });
-        self.until(|| killed.iter().all(|id| self.services.clients.get(*id).is_none())).await?;
+        let listeners = &self.services.listeners;
+        let gone = |id: &u64| self.services.clients.get(*id).is_none();
+        self.until(|| killed.iter().all(gone) && listeners.let_go(database)).await?;
         Ok(Answer::done("KILL"))
     }
 

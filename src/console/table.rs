@@ -65,6 +65,7 @@ pub const SHOWS: &[Show] = &[
     show("DNS_ZONES", Stats, internal::DNS_ZONES, internal::dns_zones),
     show("FDS", Admin, internal::FDS, internal::fds),
     show("HOLDERS", Stats, see::HOLDERS, see::holders),
+    show("LISTENERS", Stats, see::LISTENERS, see::listeners),
     show("LISTS", Stats, internal::LISTS, internal::lists),
     show("MEM", Stats, internal::MEM, internal::mem),
     show("PEERS", Stats, internal::PEERS, internal::peers),

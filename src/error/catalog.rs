@@ -73,6 +73,9 @@ samples! {
     Error::NoPinLeftBehind { .. } => Error::NoPinLeftBehind { kinds: vec![Kind::Lock], taken: 5, bound: 5 };
     Error::PinIdleTimeout { .. } =>
         Error::PinIdleTimeout { kinds: vec![Kind::Cursor], idle: OVER, limit: LIMIT };
+    Error::ListenerLost { .. } =>
+        Error::ListenerLost { reason: "the server closed the connection".to_owned() };
+    Error::ListenBuffer { .. } => Error::ListenBuffer { messages: 131, bytes: 1_048_700, limit: 1_048_576 };
     Error::SessionUnknown { .. } =>
         Error::SessionUnknown { reason: "The server has not answered in time".to_owned(), limit: SECOND };
     Error::TooManyStatements { .. } => Error::TooManyStatements { limit: 10_000 };

@@ -176,6 +176,11 @@ pub enum Error {
     NoPinLeftBehind { kinds: Vec<Kind>, taken: usize, bound: usize },
     #[error("a client was idle for {idle:?} while it kept a connection because of {}", list(kinds))]
     PinIdleTimeout { kinds: Vec<Kind>, idle: Duration, limit: Duration },
+    /// Nobody hears for the client what it listens to.
+    #[error("a client that listens hears no more: {reason}")]
+    ListenerLost { reason: String },
+    #[error("{messages} notifications of {bytes} bytes wait for a client; listen_buffer is {limit}")]
+    ListenBuffer { messages: usize, bytes: usize, limit: usize },
     #[error("the server did not say what a transaction has left in its session: {reason}")]
     SessionUnknown { reason: String, limit: Duration },
     #[error("client holds {limit} prepared statements already")]

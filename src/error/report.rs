@@ -183,6 +183,31 @@ pub fn report(error: &Error) -> Report {
             ),
             "Drop, close or unlock what the session holds before it is idle, or raise pin_idle_timeout.",
         ),
+        Error::ListenerLost { reason } => h(
+            d(
+                r(
+                    F,
+                    S::ADMIN_SHUTDOWN,
+                    "listener_lost",
+                    "terminating connection: it listens, and notifications may have been missed".to_owned(),
+                ),
+                format!("The listener of its database: {reason}."),
+            ),
+            "Connect and LISTEN again. SHOW LISTENERS lists the listeners; session_listen = \"pin\" gives each client that \
+             listens a server connection of its own.",
+        ),
+        Error::ListenBuffer { messages, bytes, limit } => h(
+            d(
+                r(
+                    F,
+                    S::PROGRAM_LIMIT_EXCEEDED,
+                    "listen_buffer",
+                    "terminating connection: it takes its notifications too slowly".to_owned(),
+                ),
+                format!("{messages} notifications of {bytes} bytes waited for it; listen_buffer is {limit}."),
+            ),
+            "Read notifications as they come, or raise listen_buffer.",
+        ),
         Error::SessionUnknown { reason, limit } => h(
             d(
                 r(

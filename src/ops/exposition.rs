@@ -41,6 +41,15 @@ fn whole(out: &mut Series<'_>, s: &Snapshot) {
         out.put("howdah_session_state_total", &[mark, application], *n as f64);
     }
     out.put("howdah_log_lines_dropped_total", &[], s.log_dropped as f64);
+    for l in &s.listeners {
+        let labels = [&*l.database, &l.host.to_string()];
+        out.put("howdah_listener_clients", &labels, l.clients as f64);
+        out.put("howdah_listener_channels", &labels, l.channels as f64);
+    }
+    let [opened, lost, delivered] = s.listened;
+    out.put("howdah_listeners_opened_total", &[], opened as f64);
+    out.put("howdah_listeners_lost_total", &[], lost as f64);
+    out.put("howdah_notifications_delivered_total", &[], delivered as f64);
     out.put("howdah_restart_needed", &[], s.restart_needed.len() as f64);
     out.put("howdah_draining", &[], f64::from(u8::from(s.draining)));
     out.put("howdah_clients_connected", &[], s.clients.connected as f64);

@@ -34,6 +34,9 @@ pub(super) struct Snapshot {
     pub(super) draining: bool,
     /// Settings that need a restart to come into force.
     pub(super) restart_needed: Vec<&'static str>,
+    pub(super) listeners: Vec<crate::listener::Row>,
+    /// Listeners that were opened and lost, and what they delivered.
+    pub(super) listened: [u64; 3],
     pub(super) log_dropped: u64,
     pub(super) marks: std::collections::BTreeMap<(&'static str, String), u64>,
     pub(super) holders: Vec<Holder>,
@@ -232,6 +235,11 @@ impl Snapshot {
             strangers_limit: config.limits.max_login_connections,
             draining: services.draining.load(Ordering::Relaxed),
             restart_needed: services.restart_needed.lock().clone(),
+            listeners: services.listeners.rows(),
+            listened: {
+                let t = services.listeners.totals();
+                [&t.opened, &t.lost, &t.delivered].map(|n| n.load(Ordering::Relaxed))
+            },
             marks: services.marks.lock().clone(),
             log_dropped: services.log_dropped.get().map_or(0, |c| c.load(Ordering::Relaxed)),
             logins: services.logins.lock().clone(),

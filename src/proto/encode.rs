@@ -16,6 +16,7 @@ use pgwire::messages::startup::{
     SASLResponse, SecretKey,
 };
 
+use super::frame;
 use super::pipeline::TxStatus;
 use crate::error::{Error, Report};
 
@@ -97,8 +98,8 @@ pub fn parameter_status(name: &str, value: &str) -> Result<Vec<u8>, Error> {
 
 /// ParameterStatus with a value of any bytes, as a server has sent it: neither has a zero byte in it.
 pub fn write_parameter_status(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.push(super::frame::be::PARAMETER_STATUS);
-    out.extend_from_slice(&super::frame::length(name.len() + value.len() + 2));
+    out.push(frame::be::PARAMETER_STATUS);
+    out.extend_from_slice(&frame::length(name.len() + value.len() + 2));
     out.extend_from_slice(name.as_bytes());
     out.push(0);
     out.extend_from_slice(value);
@@ -162,6 +163,18 @@ pub fn sasl_response(data: &[u8]) -> Result<Vec<u8>, Error> {
 pub fn query(sql: &str) -> Result<Vec<u8>, Error> {
     no_zero(sql)?;
     pgwire_encode(&Query::new(sql.to_owned()))
+}
+
+/// Query, of bytes in the encoding that the server expects.
+pub fn query_bytes(sql: &[u8]) -> Result<Vec<u8>, Error> {
+    if sql.contains(&0) {
+        return Err(Error::Internal("a zero byte in a query".to_owned()));
+    }
+    let mut message = vec![frame::fe::QUERY];
+    message.extend_from_slice(&frame::length(sql.len() + 1));
+    message.extend_from_slice(sql);
+    message.push(0);
+    Ok(message)
 }
 
 /// Parse; the empty name is the unnamed statement.

@@ -3,6 +3,7 @@
 //! A look at texts and completion tags only *suspects*. What a session holds is asked of the server, in one statement
 //! ([`question`]), and the answer ([`Holdings`]) is the whole truth for that connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::params::ParamSet;
@@ -25,10 +26,11 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Kinds that are held and keep the connection with their client.
-    pub fn to_pin(&self, held: &Holdings) -> Vec<Kind> {
+    /// Kinds that are held and keep the connection with their client. `shares`: channels move to the listener.
+    pub fn to_pin(&self, held: &Holdings, shares: bool) -> Vec<Kind> {
         // A statement that could not be made again pins, too.
-        held.kinds().into_iter().filter(|k| self.ways.of(*k) != Way::Reset).collect()
+        let stays = |k: &Kind| self.ways.of(*k) != Way::Reset && !(shares && *k == Kind::Channel);
+        held.kinds().into_iter().filter(stays).collect()
     }
 
     /// Kinds that are held and are dropped.
@@ -67,6 +69,11 @@ impl Holdings {
         }
     }
 
+    /// The channels that it listens to, in the encoding of the database.
+    pub fn channels(&self) -> Vec<Arc<[u8]>> {
+        self.0.iter().filter(|(k, _)| *k == Kind::Channel).map(|(_, name)| name.as_slice().into()).collect()
+    }
+
     /// Its kinds, each once.
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<Kind> = self.0.iter().map(|(k, _)| *k).collect();
@@ -75,7 +82,7 @@ impl Holdings {
     }
 }
 
-/// Rows of one kind that are asked for: what is more tells nothing more.
+/// Rows of one kind that are asked for: what is more tells nothing more, except of channels.
 const MOST: usize = 1000;
 
 /// Asks what the session holds. Three columns: a letter for the kind, what it is, and the text of a statement, both for
@@ -90,7 +97,7 @@ pub fn question() -> String {
     format!(
         "(SELECT 's', {name}, {} FROM pg_catalog.pg_prepared_statements WHERE from_sql LIMIT {MOST}) \
          UNION ALL (SELECT 'c', {name}, '' FROM pg_catalog.pg_cursors WHERE is_holdable LIMIT {MOST}) \
-         UNION ALL (SELECT 'n', {}, '' FROM pg_catalog.pg_listening_channels() AS c(channel) LIMIT {MOST}) \
+         UNION ALL (SELECT 'n', {}, '' FROM pg_catalog.pg_listening_channels() AS c(channel)) \
          UNION ALL (SELECT 't', {}, '' FROM {temporary} LIMIT {MOST}) \
          UNION ALL (SELECT 'l', {}, '' FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
          AND granted AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() LIMIT {MOST})",

@@ -15,6 +15,18 @@ pub use effects::{
 };
 use lexer::{Lexer, Token};
 
+/// A name as a quoted identifier.
+pub fn write_identifier(out: &mut Vec<u8>, name: &[u8]) {
+    out.push(b'"');
+    for b in name {
+        if *b == b'"' {
+            out.push(b'"');
+        }
+        out.push(*b);
+    }
+    out.push(b'"');
+}
+
 /// What the SETs and RESETs of a text are about, as far as they outlive its transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sets {

@@ -176,7 +176,12 @@ fn step(
             }
         }
         // Whoever holds the connection listens.
-        be::NOTIFICATION => down.forward(h.total),
+        be::NOTIFICATION => {
+            if !whole(down, h)? {
+                return Ok(false);
+            }
+            notification(down, h, c, s);
+        }
         be::NOTICE => {
             s.own_flush.keeps_back = false;
             if matches!(s.pipeline.front(), Some(Expect::OwnQuery)) {
@@ -243,6 +248,26 @@ fn pass(down: &mut Lane, h: Header, reply: &Reply) {
     match reply {
         Reply::Forward => down.forward(h.total),
         Reply::Swallow | Reply::Replace(_) => down.discard(h.total),
+    }
+}
+
+/// One that a client has sent itself comes from the process id that its driver knows, that of its cancel key.
+fn notification(down: &mut Lane, h: Header, c: &ClientProto, s: &ServerState) {
+    const PID: usize = 4;
+    let message = down.unscanned().get(..h.total).unwrap_or_default();
+    let sender = message.get(frame::HEADER..frame::HEADER + PID);
+    let own = sender.is_some_and(|pid| pid == s.pid.to_be_bytes());
+    match u32::try_from(c.id) {
+        Ok(id) if own => {
+            let rest = message.get(frame::HEADER + PID..).unwrap_or_default().to_vec();
+            let head = message.get(..frame::HEADER).unwrap_or_default().to_vec();
+            down.discard(h.total);
+            let out = down.insert();
+            out.extend_from_slice(&head);
+            out.extend_from_slice(&id.to_be_bytes());
+            out.extend_from_slice(&rest);
+        }
+        _ => down.forward(h.total),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::tx_stats::TxStats;
-use crate::error::Error;
+use super::words::Words;
 use crate::proto::holdings::{Holdings, Rules};
 use crate::proto::params::{self, Excess, ParamSet};
 use crate::proto::pipeline::Pipeline;
@@ -26,6 +26,8 @@ pub enum Unnamed {
 /// What is known of one server connection.
 #[derive(Debug)]
 pub struct ServerState {
+    /// The server's process.
+    pub pid: i32,
     pub pipeline: Pipeline,
     pub statements: ServerStatements,
     pub unnamed: Unnamed,
@@ -177,6 +179,7 @@ const MAX_IN_FLIGHT: usize = 32_768;
 impl ServerState {
     pub fn new(defaults: Arc<ParamSet>, nothing: Arc<ParamSet>) -> Self {
         Self {
+            pid: 0,
             pipeline: Pipeline::default(),
             statements: ServerStatements::default(),
             unnamed: Unnamed::Nobody,
@@ -398,10 +401,6 @@ pub enum Retry {
     Now,
 }
 
-/// The body of an ErrorResponse. Few clients have one, and all have room for where it is.
-#[derive(Debug)]
-pub struct ErrorBody(pub Box<[u8]>);
-
 /// A client's name, and the statement that the server gives up with it.
 pub type Deallocating = (Box<[u8]>, Option<Arc<Statement>>);
 
@@ -456,13 +455,11 @@ pub struct ClientProto {
     pub retry: Retry,
     /// A Terminate was read.
     pub terminating: bool,
-    /// Howdah has cancelled its query: the server's 57014 is replaced by this body.
-    pub own_cancel: Option<Box<ErrorBody>>,
+    /// What Howdah says to it in its server's place.
+    pub words: Words,
     /// DEALLOCATE of this name was forwarded, and takes this statement off the server.
     pub deallocating: DeallocatingQueue,
     pub stats: TxStats,
-    /// Errors that it was told in place of what it sent, until they are counted and logged.
-    pub told: Option<Box<Vec<Error>>>,
 }
 
 impl ClientProto {
@@ -523,10 +520,9 @@ impl ClientProto {
             replay: Vec::new(),
             retry: Retry::No,
             terminating: false,
-            own_cancel: None,
+            words: Words::default(),
             deallocating: DeallocatingQueue::default(),
             stats: TxStats::default(),
-            told: None,
         }
     }
 
@@ -543,15 +539,7 @@ impl ClientProto {
         self.forget_sets();
         self.statements.settle();
         self.deallocating.clear();
-        self.own_cancel = None;
-    }
-
-    /// It was told this error. Of a batch that is nothing but errors a part is enough.
-    pub fn is_told(&mut self, e: Error) {
-        let told = self.told.get_or_insert_default();
-        if told.len() < 16 {
-            told.push(e);
-        }
+        self.words.clear_cancel();
     }
 }
 

@@ -366,7 +366,7 @@ fn provoke(up: &mut Lane, total: usize, c: &mut ClientProto, s: &mut ServerState
     let message = encode::error_response(&report(&error));
     let body = message.get(frame::HEADER..).unwrap_or_default();
     s.pipeline.sent(Expect::Provoked(body.into()));
-    c.is_told(error);
+    c.words.tell(error);
 }
 
 /// The same in place of a simple Query.

@@ -252,7 +252,7 @@ async fn open_inner(
             reason: "the fleet's control connection was lost during the login".to_owned(),
         }));
     }
-    let state = ServerState::new(Arc::new(defaults), nothing);
+    let state = ServerState { pid, ..ServerState::new(Arc::new(defaults), nothing) };
     let user = t.user.clone();
     let tls = t.tls.clone().filter(|_| l.stream.tls().is_some());
     let mut conn = ServerConn::new(l.stream, state, host.clone(), user, pid, key, Clock::now(), epoch, place);

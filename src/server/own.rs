@@ -23,8 +23,10 @@ pub const APPLICATION: &str = "howdah";
 pub const MONITOR: &str = "howdah monitor";
 /// Of `auth_query`.
 pub const AUTH_QUERY: &str = "howdah auth_query";
+/// Of a listener.
+pub const LISTENER: &str = "howdah listener";
 /// By these a fleet knows its own connections in `pg_stat_activity`; control connections have names of their own.
-pub const NAMES: [&str; 3] = [APPLICATION, MONITOR, AUTH_QUERY];
+pub const NAMES: [&str; 4] = [APPLICATION, MONITOR, AUTH_QUERY, LISTENER];
 
 /// More than any question of ours is answered with; a server that says more is not believed.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;

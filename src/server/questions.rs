@@ -67,6 +67,19 @@ async fn queries<S: AsRef<str>>(conn: &mut ServerConn, texts: &[S]) -> Result<Ve
     ask_all(conn, out, texts.len()).await
 }
 
+/// Runs texts of our own, whose bytes are in the client's encoding; none of them may fail. What is heard meanwhile is
+/// kept.
+pub async fn run(conn: &mut ServerConn, texts: &[Vec<u8>]) -> Result<(), Broken> {
+    let mut out = Vec::new();
+    for text in texts {
+        out.extend_from_slice(&encode::query_bytes(text).map_err(|_| "parameter_encoding")?);
+    }
+    match ask_all(conn, out, texts.len()).await?.into_iter().find_map(|a| a.error) {
+        None => Ok(()),
+        Some(e) => Err(Broken { label: "listen_refused", bound: Some(e.summary().into()) }),
+    }
+}
+
 /// Both questions in one write: what is set, and what else the session holds.
 pub async fn ask_everything(
     conn: &mut ServerConn,
@@ -170,7 +183,8 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
     let mut answers = Vec::new();
     let (mut answer, mut kept) = (Answer::default(), 0);
     let mut buf = Vec::new();
-    while answers.len() < n {
+    // Behind the last answer a part of a notification may have come; nobody else would know what its rest is.
+    while answers.len() < n || !buf.is_empty() {
         match conn.stream.read_some(&mut buf).await {
             Ok(0) => return Err("eof".into()),
             Ok(_) => {}
@@ -232,7 +246,7 @@ async fn ask_all(conn: &mut ServerConn, queries: Vec<u8>, n: usize) -> Result<Ve
         }
         buf.drain(..at);
     }
-    if buf.is_empty() { Ok(answers) } else { Err("protocol".into()) }
+    if answers.len() == n { Ok(answers) } else { Err("protocol".into()) }
 }
 
 /// The values of a DataRow.

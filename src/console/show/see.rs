@@ -47,6 +47,15 @@ pub(in crate::console) fn queries(view: &View) -> Vec<Row> {
         .collect()
 }
 
+pub(in crate::console) const LISTENERS: &[Column] =
+    &[text("database"), text("host"), big("channels"), big("clients")];
+
+/// Connections of Howdah's own that listen for clients (`session_listen = "share"`).
+pub(in crate::console) fn listeners(view: &View) -> Vec<Row> {
+    let all = view.services.listeners.rows();
+    all.iter().map(|l| row![&l.database, l.host.to_string(), l.channels, l.clients]).collect()
+}
+
 /// Times in microseconds.
 pub(in crate::console) const HOLDERS: &[Column] = &[
     text("database"),

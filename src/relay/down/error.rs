@@ -99,9 +99,7 @@ pub(super) fn error(
             emit_local(down, c, s);
             return Ok(true);
         }
-        Reply::Forward if e.sqlstate() == b"57014" && c.own_cancel.is_some() => {
-            c.own_cancel.take().map(|b| b.0)
-        }
+        Reply::Forward if e.sqlstate() == b"57014" => c.words.take_cancel().or(renamed),
         Reply::Forward => renamed,
     };
     match replacement {

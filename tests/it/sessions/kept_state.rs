@@ -299,7 +299,7 @@ const PINS: &[(&str, &str, &str, &str, &str, &str)] = &[
 #[test]
 fn what_cannot_follow_keeps_the_connection_until_it_is_gone() {
     let Some(cluster) = shared(MAJOR) else { return };
-    let howdah = start(cluster, "", "pool_size = 2", "");
+    let howdah = start(cluster, "", "pool_size = 2\nsession_listen = \"pin\"", "");
     let pins = |kind: &str| metric(&howdah, "howdah_pins_total", &[("kind", kind)]);
     let taken = || metric(&howdah, "howdah_pool_pins", &[]);
     for (kind, leaving, question, own, others, ends) in PINS {
@@ -367,7 +367,7 @@ fn a_kept_connection_follows_its_clients_parameters() {
 #[test]
 fn no_more_clients_than_max_pins_keep_a_connection() {
     let Some(cluster) = shared(MAJOR) else { return };
-    let howdah = start(cluster, "", "pool_size = 4\nmax_pins = 1", "");
+    let howdah = start(cluster, "", "pool_size = 4\nmax_pins = 1\nsession_listen = \"pin\"", "");
     let (mut first, mut second) = (app(&howdah), app(&howdah));
     run(&mut first, "CREATE TEMP TABLE mine (x int)");
     eventually("the connection is kept", || metric(&howdah, "howdah_pool_pins", &[]) == 1.0);
@@ -404,11 +404,11 @@ fn no_more_clients_than_max_pins_keep_a_connection() {
     });
 }
 
-/// An idle client hears of what it listens to at once.
+/// An idle client that keeps its connection hears of what it listens to at once.
 #[test]
-fn a_client_that_listens_hears() {
+fn a_client_that_listens_and_is_pinned_hears() {
     let Some(cluster) = shared(MAJOR) else { return };
-    let howdah = start(cluster, "", "pool_size = 2", "");
+    let howdah = start(cluster, "", "pool_size = 2\nsession_listen = \"pin\"", "");
     let mut raw = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
     assert_eq!(tags(&raw.ask(&msg::query("LISTEN news"))), "CZ");
     let mut other = app(&howdah);

@@ -3,6 +3,7 @@
 mod bounds;
 mod kept_state;
 mod leaks;
+mod listen;
 mod modes;
 mod parameters;
 mod random_programs;

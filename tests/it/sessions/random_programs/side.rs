@@ -28,8 +28,7 @@ pub const OBSERVE: &str = "SELECT current_user, session_user, \
      WHERE locktype LIKE 'advis%' AND pid = pg_backend_pid())";
 
 /// Whether a session holds what would keep a connection with its client.
-const HOLDS: &str = "SELECT (SELECT count(*) FROM pg_listening_channels()) \
-    + (SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = pg_my_temp_schema() \
+const HOLDS: &str = "SELECT (SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = pg_my_temp_schema() \
        AND refobjid <> 0) \
     + (SELECT count(*) FROM pg_cursors WHERE is_holdable) \
     + (SELECT count(*) FROM pg_locks WHERE locktype LIKE 'advis%' AND pid = pg_backend_pid())";
