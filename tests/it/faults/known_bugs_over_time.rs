@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::program::resident;
 use crate::harness::proxy::Howdah;
 use crate::harness::wire::Dsn;
 use crate::harness::wire::msg;
@@ -266,12 +267,6 @@ fn everything_at_its_smallest() {
     assert!(connections(cluster, "app") <= 1);
 }
 
-fn resident(howdah: &Howdah) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", howdah.pid())).expect("a process");
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("a line").to_owned();
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
-}
-
 /// Rows of 100 MB down and up, several at one time: they are streamed, and what they took comes back.
 #[test]
 fn large_rows_leave_no_memory_behind() {
@@ -282,7 +277,7 @@ fn large_rows_leave_no_memory_behind() {
     for c in &mut clients {
         c.select("select 1");
     }
-    let before = resident(&howdah);
+    let before = resident(howdah.pid());
     let most = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for client in &mut clients {
@@ -298,7 +293,7 @@ fn large_rows_leave_no_memory_behind() {
                     assert!(n > 0, "it ended");
                     read += n;
                     tail = chunk[n.saturating_sub(6)..n].to_vec();
-                    most.fetch_max(resident(howdah) as usize, Ordering::Relaxed);
+                    most.fetch_max(resident(howdah.pid()) as usize, Ordering::Relaxed);
                 }
             });
         }
@@ -309,7 +304,7 @@ fn large_rows_leave_no_memory_behind() {
     println!("{before} kB before, at most {most} kB");
     assert!(most < before + 16 * 1024, "{before} kB became {most} kB while the rows passed");
     // A fifth more, and 4 MB for what an allocator keeps.
-    eventually("it comes back", || resident(&howdah) <= before + before / 5 + 4 * 1024);
+    eventually("it comes back", || resident(howdah.pid()) <= before + before / 5 + 4 * 1024);
 }
 
 /// The password of a role changes on the server under load, and the configuration follows by a reload: nobody

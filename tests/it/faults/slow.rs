@@ -3,17 +3,11 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::harness::program::resident;
 use crate::harness::rig::{Rig, Witness, plan};
 use crate::harness::wire::msg;
 use crate::harness::wire::raw::Raw;
 use crate::harness::{self, shared};
-
-/// Resident memory of a process, in kB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
-}
 
 #[test]
 fn reader_that_stops_on_a_large_result() {

@@ -1,12 +1,11 @@
-//! What the feature tests share: configurations in one line, the ops port, sessions that panic with reasons.
+//! What the feature tests share: configurations in one line, and sessions that panic with reasons.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::exposition::Exposition;
+use super::ops_port::scrape;
 use crate::harness::proxy::Howdah;
 use crate::harness::{Client, Cluster, Target};
 use howdah::demo::wire::{Error, ServerError};
@@ -47,27 +46,24 @@ pub fn refusal<T>(result: Result<T, Error>) -> ServerError {
     }
 }
 
+/// What a client's query gives; panics with the query where it fails.
+pub fn value(client: &mut Client, sql: &str) -> String {
+    client.value(sql).unwrap_or_else(|e| panic!("{sql}: {e}"))
+}
+
+/// The same where what it gives does not matter.
+pub fn run(client: &mut Client, sql: &str) {
+    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
 /// The process id of the server that this client has now.
 pub fn backend(client: &mut Client) -> String {
     client.value("SELECT pg_backend_pid()").expect("an answer")
 }
 
-/// The body of an answer of the ops port.
-pub fn http(address: SocketAddr, path: &str) -> String {
-    let mut s = TcpStream::connect(address).expect("the ops port accepts");
-    s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    s.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
-    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    body.to_owned()
-}
-
 /// The sum of the series of this name that have these labels, whatever else they have.
 pub fn metric(howdah: &Howdah, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let text = http(howdah.ops_address(), "/metrics");
-    let scrape = Exposition::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"));
+    let scrape = scrape(howdah);
     let fits = |l: &std::collections::BTreeMap<String, String>| {
         labels.iter().all(|(n, v)| l.get(*n).is_some_and(|have| have == v))
     };
@@ -109,23 +105,4 @@ impl Drop for Running {
         drop(self.0.kill());
         drop(self.0.wait());
     }
-}
-
-/// The built program with nothing of the caller's `HOWDAH_*`.
-pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
-    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("HOWDAH_")) {
-        if name != "HOWDAH_PG_BIN" {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-/// Command lines of all processes that mention `path`.
-pub fn processes_with(path: &Path) -> Vec<String> {
-    let wanted = path.display().to_string();
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = entries.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
-    lines.map(|l| String::from_utf8_lossy(&l).replace('\0', " ")).filter(|l| l.contains(&wanted)).collect()
 }

@@ -9,7 +9,9 @@ mod app;
 pub mod certs;
 pub mod exposition;
 mod left_out;
+pub mod ops_port;
 pub mod partition;
+pub mod program;
 pub mod proxy;
 pub mod replicas;
 pub mod rig;
@@ -21,10 +23,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-pub use app::{
-    Running, app, app_with, backend, config, http, metric, processes_with, program, refusal, start,
-};
+pub use app::{Running, app, app_with, backend, config, metric, refusal, run, start, value};
 pub(crate) use left_out::{left_out, root};
+pub use ops_port::http;
+pub use program::{processes_with, program};
 
 pub use howdah::demo::install::Install;
 pub use howdah::demo::postgres::{Cluster, Options, SUPERUSER, Stop};

@@ -1,10 +1,9 @@
 //! The command line as people and scripts meet it: check, flags, variables, a pgbouncer.ini, the demo.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::Output;
 use std::time::Duration;
 
+use crate::harness::program::{Dir, output};
 use crate::harness::{
     self, Client, Install, Running, Target, app_options, cluster, eventually, free_port, left_out,
     processes_with, program, shared,
@@ -12,25 +11,8 @@ use crate::harness::{
 
 const MAJOR: u32 = 15;
 
-struct Dir(tempfile::TempDir);
-
-impl Dir {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        path
-    }
-}
-
 fn check(path: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } =
-        program().arg("check").arg(path).args(arguments).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (status.code(), text(stdout), text(stderr))
+    output(program().arg("check").arg(path).args(arguments))
 }
 
 fn local(port: u16) -> SocketAddr {

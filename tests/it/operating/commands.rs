@@ -3,38 +3,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::harness::program::{Dir, output};
 use crate::harness::{self, Client, Running, Target, app_options, cluster, free_port, program, shared};
 
 const MAJOR: u32 = 15;
 
-struct Dir(tempfile::TempDir);
-
-impl Dir {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary directory"))
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
-        let path = self.0.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        // Secrets that everybody can read are worth a warning of their own.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
-        path
-    }
-}
-
-/// Exit code, standard output and standard error.
-fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let out = command.output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (out.status.code(), text(out.stdout), text(out.stderr))
-}
-
 fn howdah(arguments: &[&str]) -> (Option<i32>, String, String) {
-    run(program().args(arguments))
+    output(program().args(arguments))
 }
 
 fn path(path: &Path) -> &str {
@@ -181,7 +157,7 @@ fn a_variable_with_a_mistake_is_told_what_it_may_have_meant() {
         ("HOWDAH_DATABASES_APP_HOST", "HOWDAH_DATABASES__NAME__KEY, with two underscores"),
         ("HOWDAH_QUERY_TIMEOT", "did you mean `HOWDAH_QUERY_TIMEOUT`?"),
     ] {
-        let err = run(program().arg("check").env(name, "1")).2;
+        let err = output(program().arg("check").env(name, "1")).2;
         assert!(err.lines().any(|l| l.contains(&format!("variable {name}: ")) && l.contains(part)), "{err}");
     }
 }
@@ -201,7 +177,7 @@ fn variables_alone_serve() {
     assert_eq!(client.value("SELECT current_user").expect("it"), "app");
     drop(running);
     // What is missing is told with the names of variables.
-    let (code, _, err) = run(program().arg("check").env("HOWDAH_AUTH_METHOD", "trust"));
+    let (code, _, err) = output(program().arg("check").env("HOWDAH_AUTH_METHOD", "trust"));
     assert_eq!(code, Some(2));
     assert!(err.contains("there is no database") && err.contains("HOWDAH_DATABASES__NAME__HOST"), "{err}");
 }

@@ -11,7 +11,7 @@ use crate::harness::replicas::{Replay, Trio, eligible};
 use crate::harness::wire::raw::Raw;
 use crate::harness::wire::{Dsn, msg};
 use crate::harness::{
-    self, Client, Cluster, Options, app, app_options, cluster, eventually, http, metric, program, start,
+    self, Client, Cluster, Options, app, app_options, cluster, eventually, http, metric, program, run, start,
 };
 use howdah::doctor::Code;
 
@@ -53,10 +53,6 @@ scenarios! {
 #[test]
 fn every_piece_of_advice_has_a_scenario() {
     assert_eq!(COVERED, Code::ALL);
-}
-
-fn run(client: &mut Client, sql: &str) {
-    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
 fn owner(cluster: &Cluster) -> Client {

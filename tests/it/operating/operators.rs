@@ -2,12 +2,13 @@
 //! serves is counted.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use crate::harness::proxy::Howdah;
 use crate::harness::replicas::{Replay, Trio, eligible};
-use crate::harness::{self, Client, Stop, app_options, cluster, config, eventually, metric, refusal, shared};
+use crate::harness::{
+    self, Client, Stop, app_options, cluster, config, eventually, metric, ops_port, refusal, shared,
+};
 use howdah::demo::wire::ServerError;
 use serde_json::Value;
 
@@ -17,14 +18,8 @@ const BOSS: &str = "[users.boss]\n";
 
 /// Status and JSON.
 fn get(howdah: &Howdah, path: &str) -> (u16, Value) {
-    let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
-    s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    s.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    (status, serde_json::from_str(body).expect("JSON"))
+    let (status, body) = ops_port::get(howdah, path);
+    (status, serde_json::from_str(&body).expect("JSON"))
 }
 
 fn console(howdah: &Howdah) -> Client {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::harness::certs::Lab;
 use crate::harness::exposition::Exposition;
+use crate::harness::ops_port::{get, scrape};
 use crate::harness::proxy::Howdah;
 use crate::harness::{self, Cluster, SUPERUSER, Stop, app_options, cluster, eventually, left_out, shared};
 
@@ -19,24 +20,6 @@ fn howdah_before(cluster: &Cluster, more: &str) -> Howdah {
          admin_users = [\"app\"]\n{more}\n[users.app]\n[databases.app]\nhost = \"{}\"\npool_size = 3\n",
         cluster.tcp()
     ))
-}
-
-/// Status and body.
-fn get(howdah: &Howdah, path: &str) -> (u16, String) {
-    let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
-    s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    s.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    (status, body.to_owned())
-}
-
-fn scrape(howdah: &Howdah) -> Exposition {
-    let (status, text) = get(howdah, "/metrics");
-    assert_eq!(status, 200, "{text}");
-    Exposition::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 
 fn stats(howdah: &Howdah) -> serde_json::Value {

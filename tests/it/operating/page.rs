@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::harness::ops_port::json;
 use crate::harness::proxy::Howdah;
 use crate::harness::{self, app_options, cluster, eventually, left_out, shared};
 use serde_json::Value;
@@ -31,15 +32,6 @@ fn get(howdah: &Howdah, path: &str) -> (String, String) {
     s.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
     (head.to_owned(), body.to_owned())
-}
-
-fn json(howdah: &Howdah, path: &str) -> Value {
-    let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
-    s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    s.read_to_string(&mut answer).expect("an answer");
-    serde_json::from_str(answer.split_once("\r\n\r\n").expect("a header").1).expect("JSON")
 }
 
 /// The page's document after it has asked twice at least, and what the browser said meanwhile.

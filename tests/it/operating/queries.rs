@@ -1,9 +1,9 @@
 //! Statistics of statements: what /queries says is what the clients sent and what PostgreSQL's own
 //! pg_stat_statements counted.
 
-use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
+use crate::harness::ops_port::json;
 use crate::harness::proxy::Howdah;
 use crate::harness::{self, Cluster, app_options, cluster, eventually};
 use serde_json::Value;
@@ -31,14 +31,7 @@ fn howdah_before(cluster: &Cluster, more: &str) -> Howdah {
 }
 
 fn queries(howdah: &Howdah) -> Value {
-    let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
-    s.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    s.write_all(b"GET /queries HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    s.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
-    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    serde_json::from_str(body).expect("JSON")
+    json(howdah, "/queries")
 }
 
 fn find<'a>(json: &'a Value, text: &str) -> Option<&'a Value> {

@@ -1,10 +1,10 @@
 //! Why a client waits, told by everything that can tell it; what was forgotten; whether a database is known to be out
 //! of reach; who may ask.
 
-use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use crate::harness::exposition::Exposition;
+use crate::harness::ops_port::{get_with, json, scrape};
 use crate::harness::proxy::Howdah;
 use crate::harness::{self, Cluster, Stop, app_options, cluster, eventually, shared};
 use serde_json::Value;
@@ -19,26 +19,6 @@ fn howdah_before(cluster: &Cluster, global: &str, database: &str) -> Howdah {
          {global}\n[users.app]\n[databases.app]\nhost = \"{}\"\n{database}\n",
         cluster.tcp()
     ))
-}
-
-fn get_with(howdah: &Howdah, path: &str, header: &str) -> (u16, String) {
-    let mut s = std::net::TcpStream::connect(howdah.ops_address()).expect("the ops port accepts");
-    s.set_read_timeout(Some(LONG)).expect("a timeout");
-    write!(s, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}Connection: close\r\n\r\n")
-        .expect("a request");
-    let mut answer = String::new();
-    s.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    (status, body.to_owned())
-}
-
-fn json(howdah: &Howdah, path: &str) -> Value {
-    serde_json::from_str(&get_with(howdah, path, "").1).expect("JSON")
-}
-
-fn scrape(howdah: &Howdah) -> Exposition {
-    Exposition::parse(&get_with(howdah, "/metrics", "").1).unwrap_or_else(|why| panic!("{why}"))
 }
 
 #[test]

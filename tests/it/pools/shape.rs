@@ -10,14 +10,10 @@ use crate::harness::proxy::Howdah;
 use crate::harness::wire::fake::{Fake, Login};
 use crate::harness::{
     self, Client, Options, Stop, app, app_options, backend, cluster, config, connections, count, eventually,
-    metric, refusal, shared, start,
+    metric, refusal, run, shared, start,
 };
 
 const MAJOR: u32 = 15;
-
-fn run(client: &mut Client, sql: &str) {
-    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-}
 
 /// Clients that hold a transaction each.
 fn holders(howdah: &Howdah, n: usize) -> Vec<Client> {

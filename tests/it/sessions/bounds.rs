@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use crate::harness;
 use crate::harness::proxy::Howdah;
 use crate::harness::wire::Dsn;
 use crate::harness::wire::fake::{Fake, Login};
 use crate::harness::wire::fake_conn::FakeConn;
 use crate::harness::wire::msg;
 use crate::harness::wire::raw::{Raw, tags};
+use crate::harness::{self, program};
 use serde_json::Value;
 
 /// What the process may grow by. Everything that peers send in a test is a multiple of it.
@@ -19,9 +19,7 @@ const ROOM: u64 = 96 << 20;
 
 /// Resident bytes of the process.
 fn resident(howdah: &Howdah) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", howdah.pid())).expect("it runs");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("its resident memory");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    program::resident(howdah.pid()) << 10
 }
 
 fn grown(howdah: &Howdah, before: u64) -> u64 {

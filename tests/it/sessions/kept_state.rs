@@ -8,18 +8,11 @@ use crate::harness::wire::Dsn;
 use crate::harness::wire::msg;
 use crate::harness::wire::raw::{Raw, tags};
 use crate::harness::{
-    self, Client, app, app_options, app_with, backend, cluster, eventually, metric, refusal, shared, start,
+    self, Client, app, app_options, app_with, backend, cluster, eventually, metric, refusal, run, shared,
+    start, value,
 };
 
 const MAJOR: u32 = 15;
-
-fn value(client: &mut Client, sql: &str) -> String {
-    client.value(sql).unwrap_or_else(|e| panic!("{sql}: {e}"))
-}
-
-fn run(client: &mut Client, sql: &str) {
-    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-}
 
 /// The answer, or an error that contains what is expected of it: that something does not exist.
 fn finds(client: &mut Client, question: &str, expected: &str, who: &str) {

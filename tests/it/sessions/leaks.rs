@@ -7,8 +7,8 @@ use crate::harness::wire::Dsn;
 use crate::harness::wire::msg::{self, Frame};
 use crate::harness::wire::raw::{Raw, tags};
 use crate::harness::{
-    self, Client, Cluster, app, app_options, app_with, backend, cache, cluster, eventually, left_out, metric,
-    refusal, shared, start,
+    self, Cluster, app, app_options, app_with, backend, cache, cluster, eventually, left_out, metric,
+    refusal, run, shared, start, value,
 };
 
 const MAJOR: u32 = 15;
@@ -19,14 +19,6 @@ const RESET: &str = "session_parameters = \"reset\"\nsession_statements = \"rese
 
 fn one_server(cluster: &Cluster) -> Howdah {
     start(cluster, "", &format!("pool_size = 1\n{RESET}"), "")
-}
-
-fn value(client: &mut Client, sql: &str) -> String {
-    client.value(sql).unwrap_or_else(|e| panic!("{sql}: {e}"))
-}
-
-fn run(client: &mut Client, sql: &str) {
-    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
 /// What the first client leaves, by what the second would notice it, and the mark under which it is counted;

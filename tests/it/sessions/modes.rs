@@ -5,14 +5,10 @@ use std::time::Duration;
 
 use crate::harness::{
     self, Client, Cluster, app, app_options, app_with, backend, cluster, connections, count, eventually,
-    metric, refusal, shared, start,
+    metric, refusal, run, shared, start,
 };
 
 const MAJOR: u32 = 15;
-
-fn run(client: &mut Client, sql: &str) {
-    client.query(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-}
 
 fn show(client: &mut Client, name: &str) -> String {
     client.value(&format!("SHOW {name}")).unwrap_or_else(|e| panic!("{name}: {e}"))
