@@ -76,6 +76,18 @@ pub struct Database {
     pub tables: Vec<Table>,
     pub indexes: Vec<Index>,
     pub materialized: Vec<Materialized>,
+    /// Of the databases that Howdah offers and that mean this one, those whose pools ask what a transaction has left only
+    /// where its text shows a trace.
+    pub suspecting: Vec<String>,
+    pub hiding: Vec<Hiding>,
+}
+
+/// A function whose callers' texts do not show what it may leave in the session.
+#[derive(Debug, Clone, Default)]
+pub struct Hiding {
+    pub name: String,
+    /// What in its text, or of its language, says so.
+    pub trace: String,
 }
 
 #[derive(Debug, Clone, Default)]

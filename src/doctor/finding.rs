@@ -39,12 +39,13 @@ pub enum Code {
     PoolTooSmall,
     ReadsOnPrimary,
     ReplicationLag,
+    SessionStateHidden,
     StatementCacheThrash,
     StatisticsMissing,
 }
 
 impl Code {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CacheHitsLow,
         Self::CapacityTight,
         Self::CapacityTooLarge,
@@ -57,6 +58,7 @@ impl Code {
         Self::PoolTooSmall,
         Self::ReadsOnPrimary,
         Self::ReplicationLag,
+        Self::SessionStateHidden,
         Self::StatementCacheThrash,
         Self::StatisticsMissing,
     ];
@@ -75,6 +77,7 @@ impl Code {
             Self::PoolTooSmall => "pool_too_small",
             Self::ReadsOnPrimary => "reads_on_primary",
             Self::ReplicationLag => "replication_lag",
+            Self::SessionStateHidden => "session_state_hidden",
             Self::StatementCacheThrash => "statement_cache_thrash",
             Self::StatisticsMissing => "statistics_missing",
         }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::evidence::{Database, Index, Materialized, Table};
+use super::super::evidence::{Database, Hiding, Index, Materialized, Table};
 use super::{PATIENCE, get, query, text};
 use crate::capacity::ask;
-use crate::capacity::need::HostNeed;
+use crate::capacity::need::{HostNeed, PoolNeed};
 use crate::config::Config;
+use crate::config::resolved::PoolMode;
 use crate::server::own::{self, Own};
 use crate::services::Services;
 
@@ -43,7 +44,12 @@ async fn examined(
         tables: tables(own).await?,
         indexes: indexes(own).await?,
         materialized: Vec::new(),
+        suspecting: suspecting(config, need, name),
+        hiding: Vec::new(),
     };
+    if !database.suspecting.is_empty() && !database.in_recovery {
+        database.hiding = hiding(own).await?;
+    }
     if !database.in_recovery {
         let views = views(config, need, name);
         match materialized(own, &views, unasked, &format!("{}/{name}", need.host)).await {
@@ -84,6 +90,41 @@ async fn indexes(own: &mut Own) -> Result<Vec<Index>, String> {
         bytes: get(&rows, i, "bytes").unwrap_or_default(),
     };
     Ok((0..rows.rows.len()).map(index).collect())
+}
+
+/// Databases whose pools follow session state, and look for it only where a statement's text shows a trace.
+fn suspecting(config: &Config, need: &HostNeed, dbname: &str) -> Vec<String> {
+    let suspects = |p: &&PoolNeed| {
+        config.databases.get(&p.database).is_some_and(|d| {
+            let s = config.pool_settings(d, &p.user, p.role);
+            s.reset_state && s.mode != PoolMode::Session && !s.session.always
+        })
+    };
+    let pools = need.pools.iter().filter(|p| p.dbname == dbname).filter(suspects);
+    let mut names: Vec<String> = pools.map(|p| p.database.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Functions of users that may leave something in the session: by their text, or because it cannot be read. What
+/// belongs to an extension is its author's to know; what lasts for a transaction is gone behind it.
+async fn hiding(own: &mut Own) -> Result<Vec<Hiding>, String> {
+    let functions = r"SELECT name, trace FROM (SELECT p.oid::regprocedure AS name, CASE
+         WHEN l.lanname NOT IN ('sql', 'plpgsql') THEN 'is written in ' || l.lanname
+         WHEN regexp_replace(d, 'set_config\s*\([^()]*,\s*true\s*\)', '', 'gi') ~* '\mset_config\M' THEN 'calls set_config'
+         WHEN d ~* '\mpg_(try_)?advisory_lock(_shared)?\M' THEN 'takes advisory locks'
+         WHEN d ~* '(;|\$|\mbegin|\mthen|\melse|\mloop)\s*(set\s+(?!local\M)|reset\s)' THEN 'has SET or RESET'
+         WHEN l.lanname = 'plpgsql' AND d ~* '\mexecute\M' THEN 'has EXECUTE'
+         END AS trace FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+         CROSS JOIN LATERAL (SELECT CASE WHEN p.prokind IN ('f', 'p') THEN pg_get_functiondef(p.oid) END AS d) AS def
+         WHERE p.prokind IN ('f', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+         AND n.nspname NOT LIKE 'pg\_temp%' AND NOT EXISTS (SELECT FROM pg_depend e WHERE
+         e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')) AS f
+         WHERE trace IS NOT NULL ORDER BY name::text";
+    let rows = query(own, functions).await?;
+    let one = |i| Hiding { name: text(&rows, i, "name"), trace: text(&rows, i, "trace") };
+    Ok((0..rows.rows.len()).map(one).collect())
 }
 
 /// The schedules of a database of this host.

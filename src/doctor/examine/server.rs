@@ -1,6 +1,6 @@
 //! What a server's catalogues say.
 
-use super::super::evidence::{Database, Host, Materialized, Scanned, Table};
+use super::super::evidence::{Database, Hiding, Host, Materialized, Scanned, Table};
 use super::super::finding::{Code, Finding, Step, Urgency};
 use crate::capacity::check::Severity;
 
@@ -143,6 +143,7 @@ pub(super) fn database(d: &Database, scanned: &[&Scanned], found: &mut Vec<Findi
         steps: sql.map(|sql| Step::sql(&d.host, Some(&d.name), sql)).into_iter().collect(),
     };
     found.extend(cache_hits(d));
+    found.extend(d.suspecting.iter().filter_map(|offered| hidden_state(d, offered)));
     for t in &d.tables {
         let planned: Vec<_> = scanned.iter().filter(|s| s.table == t.name).copied().collect();
         if let Some((evidence, change, sql)) = index_missing(t, &planned) {
@@ -172,6 +173,38 @@ pub(super) fn database(d: &Database, scanned: &[&Scanned], found: &mut Vec<Findi
         let (evidence, change) = (stale(m), sql.clone());
         found.push(of(Urgency::Medium, Code::MaterializedViewStale, &m.name, evidence, change, Some(sql)));
     }
+}
+
+/// So many functions are named.
+const NAMED: usize = 5;
+
+/// A database of Howdah's whose functions may hide what they leave in a session.
+fn hidden_state(d: &Database, offered: &str) -> Option<Finding> {
+    if d.hiding.is_empty() {
+        return None;
+    }
+    let named = |h: &Hiding| format!("{} {}", h.name, h.trace);
+    let mut listed: Vec<String> = d.hiding.iter().take(NAMED).map(named).collect();
+    if d.hiding.len() > NAMED {
+        listed.push(format!("and {} more", d.hiding.len() - NAMED));
+    }
+    let line = "session_check = \"always\"";
+    Some(Finding {
+        urgency: Urgency::Medium,
+        code: Code::SessionStateHidden,
+        subject: format!("{}/{}", d.host, d.name),
+        database: Some(d.name.clone()),
+        evidence: format!(
+            "{} functions may change their session while the statement that calls them shows no trace of it: {}",
+            d.hiding.len(),
+            listed.join(", ")
+        ),
+        change: format!(
+            "{line} for {offered}, which asks the server behind every transaction; or let them change their \
+             transaction alone (SET LOCAL, set_config(..., true), pg_advisory_xact_lock)"
+        ),
+        steps: vec![Step::set_database(offered, line)],
+    })
 }
 
 fn stale(m: &Materialized) -> String {

@@ -46,6 +46,7 @@ scenarios! {
     pool_too_small: PoolTooSmall,
     reads_on_primary: ReadsOnPrimary,
     replication_lag: ReplicationLag,
+    session_state_hidden: SessionStateHidden,
     statement_cache_thrash: StatementCacheThrash,
     statistics_missing: StatisticsMissing,
 }
@@ -227,6 +228,45 @@ mod scenarios {
         let howdah = start(&cluster, "", &view("4s"), "");
         let advice = case.given(&howdah);
         assert_eq!(word(&advice, "change"), "REFRESH MATERIALIZED VIEW s.\"Sums\"");
+        apply(&advice, &mut [&mut cluster], &howdah);
+        case.removed(&howdah);
+        Some(())
+    }
+
+    pub(super) fn session_state_hidden(case: &mut Case) -> Option<()> {
+        let mut cluster = cluster(MAJOR, app_options())?;
+        let mut direct = owner(&cluster);
+        let body = |name: &str, language: &str, body: &str| {
+            format!("CREATE FUNCTION {name}() RETURNS void LANGUAGE {language} AS $f${body}$f$")
+        };
+        for harmless in [
+            body("counts", "sql", "UPDATE pg_class SET relname = relname WHERE false"),
+            body("in_its_transaction", "sql", "SELECT set_config('app.x', 'y', true)"),
+            body("locally", "plpgsql", "BEGIN SET LOCAL work_mem = '5MB'; END"),
+            body("locks_shortly", "sql", "SELECT pg_advisory_xact_lock(1)"),
+        ] {
+            run(&mut direct, &harmless);
+        }
+        let howdah = start(&cluster, "", "pool_size = 2", "");
+        case.absent(&howdah);
+        for hiding in [
+            body("a_set", "plpgsql", "BEGIN\n  SET work_mem = '5MB';\nEND"),
+            body("b_config", "sql", "SELECT set_config('app.x', 'y', false)"),
+            body("c_lock", "sql", "SELECT pg_try_advisory_lock(1)"),
+            body("d_any", "plpgsql", "BEGIN EXECUTE 'SELECT 1'; END"),
+        ] {
+            run(&mut direct, &hiding);
+        }
+        let advice = case.given(&howdah);
+        let evidence = word(&advice, "evidence");
+        for named in [
+            "a_set() has SET",
+            "b_config() calls set_config",
+            "c_lock() takes advisory",
+            "d_any() has EXECUTE",
+        ] {
+            assert!(evidence.starts_with("4 functions") && evidence.contains(named), "{evidence}");
+        }
         apply(&advice, &mut [&mut cluster], &howdah);
         case.removed(&howdah);
         Some(())
