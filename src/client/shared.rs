@@ -233,7 +233,7 @@ fn own(mark: &Mark) -> channels::Mark<'_> {
 fn home(pool: &Arc<Pool>, host: &HostAddr) -> Home {
     let (dials, key, at) = (pool.clone(), pool.key.clone(), host.clone());
     let open = async move {
-        let (services, spec) = (&dials.services, dials.spec());
+        let (pooling, spec) = (&dials.pooling, dials.spec());
         let mut target = dials.target(&spec);
         target.on_connect.clear();
         target.startup = vec![
@@ -241,21 +241,21 @@ fn home(pool: &Arc<Pool>, host: &HostAddr) -> Home {
             // Names and payloads stay as they are in the database; its clients have no other encoding.
             ("client_encoding".to_owned(), "SQL_ASCII".to_owned()),
         ];
-        let room = services.ledger.take(&[], services).map_err(|(k, _)| k.to_string())?;
-        let (nothing, beside) = (services.nothing.clone(), &services.handshakes.servers);
+        let room = pooling.ledger.take(&[], pooling).map_err(|(k, _)| k.to_string())?;
+        let (nothing, beside) = (pooling.nothing.clone(), &pooling.handshakes.servers);
         let opened = server::connect::open(at, &target, 0, Box::new(room), nothing, beside).await;
         opened.map_err(|f| f.error().to_string())
     };
-    let (services, host, dbname) = (pool.services.clone(), host.clone(), pool.target(&pool.spec()).dbname);
+    let (pooling, host, dbname) = (pool.pooling.clone(), host.clone(), pool.target(&pool.spec()).dbname);
     let check = move || {
         let gone = || format!("the configuration leads to another server than {host} now");
-        let config = services.config();
+        let config = pooling.config();
         let db = config.database(&key.database).ok_or_else(gone)?;
         let spec = PoolSpec::resolve(&config, &db, &key).ok_or_else(gone)?;
         if !spec.hosts.contains(&host) || db.dbname != dbname {
             return Err(gone());
         }
-        let routes = services.monitor.routes(&key.database).filter(|_| key.role == Role::Primary);
+        let routes = pooling.monitor.routes(&key.database).filter(|_| key.role == Role::Primary);
         match routes.as_ref().and_then(|r| r.primary()) {
             Some(primary) if primary.addr != host => {
                 Err(format!("the primary of the database is {} now", primary.addr))

@@ -47,11 +47,11 @@ impl Ticket {
 
     /// Takes the place if there is one, or asks for it.
     pub(super) fn look(self: &Arc<Self>) {
-        let services = &self.pool.services;
-        if services.shared.control.hold(&self.pool.key.database) != Hold::No {
-            return services.ledger.starve_ticket(self);
+        let pooling = &self.pool.pooling;
+        if pooling.shared.control.hold(&self.pool.key.database) != Hold::No {
+            return pooling.ledger.starve_ticket(self);
         }
-        match services.ledger.take(&self.wanted, services) {
+        match pooling.ledger.take(&self.wanted, pooling) {
             Ok(room) => {
                 // Who has left meanwhile leaves the place to the next, when `room` is dropped.
                 if let Some(send) = self.room.lock().take() {
@@ -59,7 +59,7 @@ impl Ticket {
                 }
             }
             Err((key, _)) => {
-                services.ledger.starve_ticket(self);
+                pooling.ledger.starve_ticket(self);
                 self.pool.make_room_for_own(&key);
             }
         }
@@ -84,19 +84,19 @@ impl Pool {
         let ticket = Arc::new(Ticket { pool: self.clone(), wanted, room: Mutex::new(Some(send)) });
         ticket.look();
         let limit = self.spec().wait_limit().0;
-        let services = self.services.clone();
+        let pooling = self.pooling.clone();
         let granted = async {
-            let held = || services.shared.control.hold(&self.key.database) != Hold::No;
+            let held = || pooling.shared.control.hold(&self.key.database) != Hold::No;
             let (mut receive, mut was_held) = (receive, held());
             loop {
                 // A RESUME gives nothing back that would make the ledger look.
-                let tick = services.shared.control.tick.notified();
+                let tick = pooling.shared.control.tick.notified();
                 tokio::select! {
                     room = &mut receive => return room.ok(),
                     () = tick => {
                         if std::mem::replace(&mut was_held, held())
                             && !was_held
-                            && services.ledger.forget_ticket(&ticket)
+                            && pooling.ledger.forget_ticket(&ticket)
                         {
                             ticket.look();
                         }

@@ -194,8 +194,7 @@ impl Pool {
             action,
             "leak_threshold"
         );
-        self.services
-            .event("leak", format!("pool {}: a transaction was left open ({action}): {h}", self.key));
+        self.pooling.event("leak", format!("pool {}: a transaction was left open ({action}): {h}", self.key));
         if end {
             h.ctl.signal(Signal::Leak);
         }
@@ -227,7 +226,7 @@ impl Pool {
                 told.exhausted = None;
                 drop(told);
                 let lasted = Clock::now().saturating_duration_since(since).as_secs_f64();
-                self.services
+                self.pooling
                     .event("recovered", format!("pool {}: nobody waits, after {lasted:.1} s", self.key));
             }
             _ => {}
@@ -254,21 +253,21 @@ impl Audit {
 
 /// Compares leases with the clients that there are, and the pools' places with the sockets that there are, which
 /// are counted where they are made and dropped. What differs only for a moment is no leak.
-pub fn audit(services: &Pooling) {
-    let pools = services.pools.all_and_gone();
+pub fn audit(pooling: &Pooling) {
+    let pools = pooling.pools.all_and_gone();
     let mut leases = Vec::new();
     for pool in &pools {
         for h in pool.holders() {
-            let lives = services.clients.get(h.ctl.id).is_some_and(|c| Arc::ptr_eq(&c, &h.ctl));
+            let lives = pooling.clients.get(h.ctl.id).is_some_and(|c| Arc::ptr_eq(&c, &h.ctl));
             if !lives && h.state != ClientState::Login {
                 leases.push((pool.key.clone(), h.lease));
             }
         }
     }
-    let sockets = services.shared.server_sockets.load(Ordering::Relaxed);
+    let sockets = pooling.shared.server_sockets.load(Ordering::Relaxed);
     let places: usize = pools.iter().map(|p| p.counts()).map(|c| c.tracked() - c.opening).sum();
     let differ = sockets.abs_diff(places);
-    let mut audit = services.audit.lock();
+    let mut audit = pooling.audit.lock();
     audit.leaked_leases = leases.iter().filter(|l| audit.leases.contains(l)).count();
     audit.leaked_sockets = differ.min(audit.sockets[0]).min(audit.sockets[1]);
     audit.sockets = [differ, audit.sockets[0]];

@@ -106,7 +106,7 @@ pub struct Room {
     /// [`AtHost::revoked`] when it was taken.
     revoked: u64,
     arrived: bool,
-    services: Weak<Pooling>,
+    pooling: Weak<Pooling>,
 }
 
 impl Ledger {
@@ -114,7 +114,7 @@ impl Ledger {
     pub fn take(
         &self,
         wanted: &[(LimitKey, Option<usize>)],
-        services: &Arc<Pooling>,
+        pooling: &Arc<Pooling>,
     ) -> Result<Room, (LimitKey, usize)> {
         let mut inner = self.inner.lock();
         for (key, limit) in wanted {
@@ -150,7 +150,7 @@ impl Ledger {
         for k in &keys {
             *inner.used.entry(k.clone()).or_insert(0) += 1;
         }
-        Ok(Room { keys, at, revoked, arrived: false, services: Arc::downgrade(services) })
+        Ok(Room { keys, at, revoked, arrived: false, pooling: Arc::downgrade(pooling) })
     }
 
     /// Bounds a host below its configured limit, or lifts that; the bound before is returned.
@@ -359,8 +359,8 @@ impl Ledger {
 
 impl Place for Room {
     fn arrived(&mut self) -> bool {
-        let (Some(services), Some(host)) = (self.services.upgrade(), &self.at) else { return true };
-        let mut inner = services.ledger.inner.lock();
+        let (Some(pooling), Some(host)) = (self.pooling.upgrade(), &self.at) else { return true };
+        let mut inner = pooling.ledger.inner.lock();
         let Some(p) = inner.places.get_mut(host) else { return true };
         if p.bounded && p.revoked != self.revoked {
             return false;
@@ -374,7 +374,7 @@ impl Place for Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        if let Some(s) = self.services.upgrade() {
+        if let Some(s) = self.pooling.upgrade() {
             let starved = s.ledger.give_back(self);
             s.ledger.let_look(starved);
         }

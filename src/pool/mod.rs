@@ -334,7 +334,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Pool {
     pub key: PoolKey,
-    pub services: Arc<Pooling>,
+    pub pooling: Arc<Pooling>,
     shared: Arc<Shared>,
     pub pins: Pins,
     inner: Mutex<Inner>,
@@ -378,8 +378,8 @@ pub struct LeaseReport {
 }
 
 impl Pool {
-    pub fn new(key: PoolKey, spec: PoolSpec, services: Arc<Pooling>) -> Arc<Self> {
-        let queries = Scope::new(services.shared.queries.clone(), key.database.clone());
+    pub fn new(key: PoolKey, spec: PoolSpec, pooling: Arc<Pooling>) -> Arc<Self> {
+        let queries = Scope::new(pooling.shared.queries.clone(), key.database.clone());
         queries.set_slow(spec.settings.slow_query_threshold, spec.settings.slow_query_sample_percent);
         let limiter = spec.limiter();
         Arc::new(Self {
@@ -407,8 +407,8 @@ impl Pool {
             greetings: Greetings::default(),
             pins: Pins::default(),
             key,
-            shared: services.shared.clone(),
-            services,
+            shared: pooling.shared.clone(),
+            pooling,
         })
     }
 
@@ -625,11 +625,11 @@ impl Pool {
             .into_iter()
             // The pool's own size is told anyway.
             .filter(|(k, _)| !matches!(k, LimitKey::Pool(_)) || !self.own.lock().is_empty())
-            .find_map(|(k, l)| l.filter(|l| self.services.ledger.used(&k) >= *l).map(|l| (k, l)))
+            .find_map(|(k, l)| l.filter(|l| self.pooling.ledger.used(&k) >= *l).map(|l| (k, l)))
             .or_else(|| {
                 let host = self.current_host()?;
                 let lacks = self.demand(Clock::now()).1 > 0;
-                (lacks && self.services.ledger.out_of_places(&host)).then_some((LimitKey::Fleet(host), 0))
+                (lacks && self.pooling.ledger.out_of_places(&host)).then_some((LimitKey::Fleet(host), 0))
             })
     }
 
@@ -851,7 +851,7 @@ impl Pool {
             let Some(index) = self.dialable(&spec, now) else {
                 return opens;
             };
-            match self.services.ledger.take(&spec.wanted(index), &self.services) {
+            match self.pooling.ledger.take(&spec.wanted(index), &self.pooling) {
                 Ok(room) => {
                     let mut inner = self.inner.lock();
                     // Somebody else may have looked meanwhile.
@@ -876,7 +876,7 @@ impl Pool {
                     opens = true;
                 }
                 Err((key, _)) => {
-                    self.services.ledger.starve(self);
+                    self.pooling.ledger.starve(self);
                     registry::make_room(self, &key);
                     return opens;
                 }
@@ -931,7 +931,7 @@ impl Pool {
     /// The next host that may be dialled. One that is down for another pool is down for this one, too, and one that
     /// is not of the pool's role is none; the janitor looks again.
     fn dialable(&self, spec: &PoolSpec, now: Instant) -> Option<usize> {
-        self.in_turn(spec, |h| self.services.ledger.may_dial(h, now) && self.may_dial(h))
+        self.in_turn(spec, |h| self.pooling.ledger.may_dial(h, now) && self.may_dial(h))
     }
 
     fn in_turn(&self, spec: &PoolSpec, fits: impl Fn(&HostAddr) -> bool) -> Option<usize> {
@@ -1324,9 +1324,9 @@ impl Pool {
     fn arrived(&self, conn: &mut ServerConn, spec: &PoolSpec, began: Instant) -> inspect::Facts {
         self.count_login(conn, spec);
         self.failed_hosts.lock().clear();
-        self.services.ledger.host_reached(&conn.host);
+        self.pooling.ledger.host_reached(&conn.host);
         conn.counted = Some(Socket::new(&self.shared.server_sockets));
-        conn.serial = self.services.clients.next_id();
+        conn.serial = self.pooling.clients.next_id();
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
         self.tell_new(conn, spec);
         let mut inner = self.inner.lock();
@@ -1396,7 +1396,7 @@ impl Pool {
         tracing::warn!(pool = %self.key, %host, replication, error = %f.error(), "cannot open a server connection");
         if matches!(f, OpenFailure::Unreachable(_)) {
             let max = spec.settings.server_login_retry;
-            self.services.ledger.host_unreachable(host, Clock::now(), max, rand::random());
+            self.pooling.ledger.host_unreachable(host, Clock::now(), max, rand::random());
         }
         if spec.pgbouncer {
             self.tell_failure(f, spec, index, replication);

@@ -65,11 +65,11 @@ impl Registry {
     }
 
     /// The pool of this key; `None` when its database or role is not configured.
-    pub fn obtain(&self, key: &PoolKey, services: &Arc<Pooling>) -> Option<Arc<Pool>> {
+    pub fn obtain(&self, key: &PoolKey, pooling: &Arc<Pooling>) -> Option<Arc<Pool>> {
         if let Some(p) = self.get(key) {
             return Some(p);
         }
-        let config = services.shared.config();
+        let config = pooling.shared.config();
         let db = config.database(&key.database)?;
         let spec = PoolSpec::resolve(&config, &db, key)?;
         let mut pools = self.pools.write();
@@ -78,7 +78,7 @@ impl Registry {
             .entry(key.clone())
             .or_insert_with(|| {
                 new = true;
-                Pool::new(key.clone(), spec, services.clone())
+                Pool::new(key.clone(), spec, pooling.clone())
             })
             .clone();
         drop(pools);
@@ -100,9 +100,9 @@ impl Registry {
 
     /// Frees pools that nobody has used for as long as the configuration says: `pool_idle_timeout` for all that have no
     /// minimum, `autodb_idle_timeout` for those of databases that were made from a pattern.
-    pub fn free_idle(&self, services: &Pooling) {
-        let config = services.shared.config();
-        let now = services.shared.clock.ms(Clock::now());
+    pub fn free_idle(&self, pooling: &Pooling) {
+        let config = pooling.shared.config();
+        let now = pooling.shared.clock.ms(Clock::now());
         let limit = |key: &PoolKey| {
             let auto = !config.databases.contains_key(&*key.database);
             let of_auto = config.compat.login.autodb_idle.filter(|_| auto);
@@ -120,25 +120,25 @@ impl Registry {
             old
         });
         if !freed.is_empty() {
-            self.forget_secrets(services);
+            self.forget_secrets(pooling);
         }
         for pool in freed {
             self.remember(&pool);
-            services.shared.counters.count("pools_freed_total", "");
+            pooling.shared.counters.count("pools_freed_total", "");
             tracing::info!(target: "pgbouncer", "cleaning up idle pool {}/{}", pool.key.database, pool.key.user);
         }
     }
 
     /// What clients have shown of their secrets ends with the pools that it was for.
-    fn forget_secrets(&self, services: &Pooling) {
+    fn forget_secrets(&self, pooling: &Pooling) {
         let all = self.all();
         let used: HashSet<(Arc<str>, Arc<str>)> =
             all.iter().map(|p| (p.key.database.clone(), p.spec().server_user().clone())).collect();
-        services.shared.keyring.lock().retain(|key| used.contains(key));
+        pooling.shared.keyring.lock().retain(|key| used.contains(key));
     }
 
     /// Brings every pool to a new configuration; returns the keys of those that are gone.
-    pub fn reconfigure(&self, old: &Config, config: &Config, services: &Pooling) -> Vec<PoolKey> {
+    pub fn reconfigure(&self, old: &Config, config: &Config, pooling: &Pooling) -> Vec<PoolKey> {
         let mut gone = Vec::new();
         for pool in self.all() {
             let spec = config
@@ -166,7 +166,7 @@ impl Registry {
                 }
             }
         }
-        self.forget_secrets(services);
+        self.forget_secrets(pooling);
         gone
     }
 }
@@ -175,7 +175,7 @@ impl Registry {
 /// else, from the pool that uses most, the next one that is released.
 pub(super) fn make_room(needy: &Arc<Pool>, key: &LimitKey) {
     let sharing: Vec<Arc<Pool>> = needy
-        .services
+        .pooling
         .pools
         .all()
         .into_iter()

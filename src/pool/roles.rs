@@ -22,7 +22,7 @@ impl Pool {
 
     /// Its database's routes; asked for only where something is opened or lost.
     fn routes(&self) -> Option<Arc<Routes>> {
-        self.services.monitor.routes(&self.key.database)
+        self.pooling.monitor.routes(&self.key.database)
     }
 
     /// Whether a host has the role that this pool's servers must have, as far as anybody knows.
@@ -115,7 +115,7 @@ impl Registry {
             match (&pool.key.host, pool.key.role) {
                 (None, Role::Primary) if elected => {
                     if let Some(p) = routes.primary() {
-                        pool.services.ledger.host_reached(&p.addr);
+                        pool.pooling.ledger.host_reached(&p.addr);
                     }
                     if routes.primary_moved() {
                         pool.fence();
@@ -128,7 +128,7 @@ impl Registry {
                         continue;
                     };
                     if in_recovery {
-                        pool.services.ledger.host_reached(host);
+                        pool.pooling.ledger.host_reached(host);
                         pool.try_at_once();
                     } else {
                         pool.fence();

@@ -86,7 +86,7 @@ impl Pool {
             retry: spec.settings.server_login_retry,
             role: self.key.role,
             no_host_of_role: all(&|h| !self.may_dial(h)),
-            no_dial_yet: all(&|h| !self.services.ledger.may_dial(h, now)),
+            no_dial_yet: all(&|h| !self.pooling.ledger.may_dial(h, now)),
         })
     }
 }
@@ -100,15 +100,15 @@ impl Pool {
 }
 
 /// Why a database, in one role, takes no new clients or serves none of them.
-pub fn of_database(services: &Pooling, database: &str, role: Role) -> Option<Standstill> {
-    let control = &services.shared.control;
+pub fn of_database(pooling: &Pooling, database: &str, role: Role) -> Option<Standstill> {
+    let control = &pooling.shared.control;
     if let Some(held) = control.held(database) {
         return Some(held);
     }
     if control.is_disabled(database) {
         return Some(Standstill::Disabled);
     }
-    let pools: Vec<Arc<Pool>> = services
+    let pools: Vec<Arc<Pool>> = pooling
         .pools
         .all()
         .into_iter()
@@ -118,7 +118,7 @@ pub fn of_database(services: &Pooling, database: &str, role: Role) -> Option<Sta
         return None;
     }
     if role == Role::Replica
-        && let Some(routes) = services.monitor.routes(database)
+        && let Some(routes) = pooling.monitor.routes(database)
         && let Some(why) = no_replica(&routes, Clock::now())
     {
         return Some(why);
@@ -130,13 +130,13 @@ pub fn of_database(services: &Pooling, database: &str, role: Role) -> Option<Sta
 pub type Seen = (String, Role, Option<Standstill>);
 
 /// Every database in every role that it has.
-pub fn all(services: &Pooling) -> Vec<Seen> {
-    let config = services.shared.config();
+pub fn all(pooling: &Pooling) -> Vec<Seen> {
+    let config = pooling.shared.config();
     let mut found = Vec::new();
-    for database in services.databases() {
+    for database in pooling.databases() {
         let Some(db) = config.database(&database) else { continue };
         for role in db.roles.keys() {
-            found.push((database.clone(), *role, of_database(services, &database, *role)));
+            found.push((database.clone(), *role, of_database(pooling, &database, *role)));
         }
     }
     found

@@ -63,7 +63,7 @@ pub(crate) fn served_at(port: u16, size: usize) -> (Arc<Services>, Arc<Pool>) {
 }
 
 pub(crate) fn client(pool: &Pool) -> Arc<ClientCtl> {
-    let id = pool.services.clients.next_id();
+    let id = pool.pooling.clients.next_id();
     Arc::new(ClientCtl::new(
         id,
         Peer::Unix,
@@ -128,7 +128,7 @@ async fn an_aborted_dial_gives_its_place_back() {
     }
     let c = settled(&pool).await;
     assert!(c.idle <= 2, "{c:?}");
-    assert_eq!(pool.services.ledger.used(&LimitKey::Database("app".into())), c.idle);
+    assert_eq!(pool.pooling.ledger.used(&LimitKey::Database("app".into())), c.idle);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,7 +184,7 @@ async fn tasks_aborted_at_random_leave_the_pool_whole() {
     watching.store(false, Ordering::Relaxed);
     watcher.await.unwrap();
     assert!((1..=SIZE).contains(&c.idle), "{c:?}");
-    assert_eq!(pool.services.ledger.used(&LimitKey::Database("app".into())), c.idle);
+    assert_eq!(pool.pooling.ledger.used(&LimitKey::Database("app".into())), c.idle);
     // Nothing shrank: as many as ever can be held at once.
     let mut all = Vec::new();
     for _ in 0..SIZE {
@@ -263,7 +263,7 @@ async fn a_place_comes_back_when_the_server_has_closed_its_side() {
     lease.release_unused();
     let ((first, heard), listener) = tokio::time::timeout(soon, server).await.unwrap().unwrap();
     assert_eq!(heard, encode::TERMINATE);
-    assert_eq!((pool.counts().closing, pool.services.ledger.used(&database)), (1, 1));
+    assert_eq!((pool.counts().closing, pool.pooling.ledger.used(&database)), (1, 1));
     let ctl = client(&pool);
     let mut next = Box::pin(pool.acquire(&ctl));
     assert!(next.as_mut().now_or_never().is_none());
@@ -281,7 +281,7 @@ async fn a_place_comes_back_when_the_server_has_closed_its_side() {
     let mut lease = lease.unwrap();
     lease.conn().unwrap().stream.read_some(&mut Vec::new()).await.unwrap();
     lease.discard("eof", TxStats::default());
-    assert_eq!((pool.counts(), pool.services.ledger.used(&database)), (Counts::default(), 0));
+    assert_eq!((pool.counts(), pool.pooling.ledger.used(&database)), (Counts::default(), 0));
 }
 
 #[tokio::test]
@@ -302,7 +302,7 @@ async fn a_server_that_never_closes_its_side_does_not_keep_the_place() {
 #[tokio::test]
 async fn an_injected_leak_is_told() {
     let pool = pool(3).await;
-    let services = pool.services.clone();
+    let services = pool.pooling.clone();
     let leaked = || {
         (0..3).for_each(|_| holders::audit(&services));
         services.audit.lock().leaked()
