@@ -16,7 +16,7 @@ const CHECKS: &str = "checks";
 const MONITOR: &str = "monitor";
 /// Where users are looked up.
 const AUTH_QUERY: &str = "auth_query";
-/// Where clients listen through one connection (`session_listen = "share"`), from the first LISTEN on.
+/// Where clients listen through one connection (`session_listen = "share"`), and that is stated.
 const LISTENER: &str = "listener";
 /// Of a fleet.
 const CONTROL: &str = "control";
@@ -179,8 +179,12 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
     found.into_values().collect()
 }
 
-/// Whether a client of this database can make a listener necessary.
+/// Whether a client of this database can make a listener necessary, and the configuration says so itself. By default it
+/// is one connection out of what `safety_margin` leaves: most databases have no client that listens.
 fn may_share(config: &Config, database: &Database) -> bool {
+    if !config.notes.settings.get("session_listen").is_some_and(|s| s.stated) {
+        return false;
+    }
     let nobody = config.users.is_empty().then(String::new);
     let shares = |user: &String| {
         let s = config.pool_settings(database, user, Role::Primary);

@@ -13,21 +13,22 @@ fn config(text: &str) -> Config {
 }
 
 fn need(text: &str) -> HostNeed {
-    let text = format!("auth_method = \"trust\"\nsession_listen = \"pin\"\n{text}");
+    let text = format!("auth_method = \"trust\"\n{text}");
     needs(&config(&text)).remove(0)
 }
 
 #[test]
-fn a_listener_is_counted_where_clients_can_make_one_necessary() {
+fn a_listener_is_counted_where_it_is_stated_and_clients_can_make_one_necessary() {
     let own = |lines: &str| {
         let text = format!(
             "auth_method = \"trust\"\n{lines}\npool_size = 5\n[users.app]\n[databases.one]\nhost = \"db\"\n[databases.two]\nhost = \"db\"\n"
         );
         needs(&config(&text)).remove(0).own_kinds
     };
-    assert_eq!(own(""), ["checks", "listener", "listener"]);
+    assert_eq!(own("session_listen = \"share\""), ["checks", "listener", "listener"]);
+    assert_eq!(own(""), ["checks"]);
     assert_eq!(own("session_listen = \"pin\""), ["checks"]);
-    assert_eq!(own("pool_mode = \"session\""), ["checks"]);
+    assert_eq!(own("session_listen = \"share\"\npool_mode = \"session\""), ["checks"]);
 }
 
 fn pool(lines: &str) -> HostNeed {

@@ -898,6 +898,8 @@ settings! {
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.statements = Some(way(v));
     /// The same of LISTEN. `share`: one connection of Howdah's own to the database's primary listens for all clients, and a
     /// client that listens keeps no connection. Where a client has another client_encoding than its database, it is pinned.
+    /// Where `share` is stated at the top level, capacity counts that connection for each database; by default it is one of
+    /// those that safety_margin leaves.
     session_listen: ANY, Kind::Word(&["share", "pin", "reset"]), Is("share"),
         "a client that listens hears what it listens to, and thousands of them cost one server connection",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.listen = Some(way(v));

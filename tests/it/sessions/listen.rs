@@ -406,3 +406,98 @@ fn what_nobody_wants_any_more_is_given_up() {
     assert_eq!(metric(&howdah, "howdah_listeners_opened_total", &[]), 2.0);
     assert_eq!(metric(&howdah, "howdah_listeners_lost_total", &[]), 0.0);
 }
+
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |n| n.parse().unwrap_or_else(|e| panic!("{variable}: {e}")))
+}
+
+/// Reads from each socket what is there, until each client has heard so many notifications; what they say is checked by
+/// `check` with the client's number.
+fn all_hear(clients: &mut [Raw], each: &[usize], limit: Duration, check: impl Fn(usize, usize, &Frame)) {
+    let until = Instant::now() + limit;
+    for (n, raw) in clients.iter_mut().enumerate() {
+        for i in 0..each[n] {
+            let left = until.saturating_duration_since(Instant::now());
+            let frame =
+                raw.next_within(left).unwrap_or_else(|e| panic!("client {n}, notification {i}: {e:?}"));
+            check(n, i, &frame);
+        }
+    }
+}
+
+/// `HOWDAH_TEST_LISTENERS` clients on a tenth as many channels and one server connection, so many notifications a second
+/// in all for a minute: each client gets each of its channel's once and in order. Then all of them on one channel, and one
+/// notification a second.
+#[test]
+#[ignore = "long: make soak"]
+fn soak_ten_thousand_clients_listen_through_one_connection() {
+    let n = number("HOWDAH_TEST_LISTENERS", 10_000);
+    let seconds = number("HOWDAH_TEST_SECONDS", 60);
+    let (channels, rate) = (n / 10, n / 10);
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let options = app_options().setting("fsync", "off");
+    let Some(cluster) = cluster(MAJOR, options) else { return };
+    let howdah = start(
+        &cluster,
+        "log_connections = false\nlog_disconnections = false\nmax_client_connections = 12000\n",
+        "pool_size = 1\nquery_wait_timeout = \"5min\"",
+        "",
+    );
+    let dsn = Dsn::local(howdah.port(), "app", "app");
+    let began = Instant::now();
+    let mut clients: Vec<Raw> = (0..n)
+        .map(|c| {
+            let mut raw = Raw::login(&dsn);
+            raw.patience = Duration::from_secs(60);
+            ok(&mut raw, &format!("LISTEN c{}", c % channels));
+            raw
+        })
+        .collect();
+    println!("{n} clients listen after {:.1?}", began.elapsed());
+    listens(&howdah, channels as f64, n as f64);
+    let mut sender = cluster.connect("app", "app").expect("a direct session");
+    let began = Instant::now();
+    let total = rate * seconds;
+    let mut sent = vec![0_usize; channels];
+    for i in 0..total {
+        let due = Duration::from_secs_f64(i as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        // Not in turn: a step that shares no factor with the number of channels.
+        let c = (i * 7919) % channels;
+        run(&mut sender, &format!("NOTIFY c{c}, '{}'", sent[c]));
+        sent[c] += 1;
+    }
+    let each: Vec<usize> = (0..n).map(|c| sent[c % channels]).collect();
+    all_hear(&mut clients, &each, Duration::from_secs(60), |n, i, frame| {
+        let (_, channel, text) = heard(frame);
+        assert_eq!((channel, text), (format!("c{}", n % channels), i.to_string()));
+    });
+    println!(
+        "{total} notifications, {} in all, heard after {:.1?}",
+        each.iter().sum::<usize>(),
+        began.elapsed()
+    );
+
+    for raw in &mut clients {
+        ok(raw, "UNLISTEN *; LISTEN everybody");
+    }
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let each = vec![1; n];
+    for i in 0..seconds {
+        std::thread::sleep(Duration::from_secs(i as u64).saturating_sub(began.elapsed()));
+        let sent = Instant::now();
+        run(&mut sender, &format!("NOTIFY everybody, '{i}'"));
+        all_hear(&mut clients, &each, Duration::from_secs(60), |_, _, frame| {
+            let (_, channel, text) = heard(frame);
+            assert_eq!((channel.as_str(), text), ("everybody", i.to_string()));
+        });
+        slowest = slowest.max(sent.elapsed());
+    }
+    println!("one notification to {n} clients was heard by the last one within {slowest:.1?}");
+    for raw in &mut clients {
+        raw.expect_silence(Duration::from_millis(1));
+    }
+    assert_eq!(metric(&howdah, "howdah_listen_clients_ended_total", &[]), 0.0);
+    assert_eq!(count(&cluster, "application_name = 'howdah listener'"), 1);
+}

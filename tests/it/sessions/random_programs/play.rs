@@ -48,6 +48,7 @@ impl fmt::Display for Difference {
 
 const CONFIG: &str = r#"
 listen = ["127.0.0.1:{port}"]
+ops_listen = "off"
 auth_method = "trust"
 log_connections = false
 log_disconnections = false
