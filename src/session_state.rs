@@ -63,6 +63,8 @@ pub enum Way {
     Pin,
     /// It is dropped, and the client is warned.
     Reset,
+    /// A statement that makes it is refused.
+    Reject,
 }
 
 /// The ways of one pool.

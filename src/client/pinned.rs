@@ -22,6 +22,10 @@ impl Session {
             Ok(held) => held,
             Err(why) => return self.not_told(lease, why).await,
         };
+        let refused = self.hot.session.to_reject(&held);
+        if !refused.is_empty() {
+            return self.ended(lease, Error::SessionStateRejectedBehind { kinds: refused }).await;
+        }
         let shares = self.shares(&mut lease);
         let kinds = self.hot.session.to_pin(&held, shares);
         if kinds.is_empty() {
@@ -60,6 +64,10 @@ impl Session {
                 Ok(held) => held,
                 Err(why) => return self.not_told(lease, why).await,
             };
+            let refused = self.hot.session.to_reject(&held);
+            if !refused.is_empty() {
+                return self.ended(lease, Error::SessionStateRejectedBehind { kinds: refused }).await;
+            }
             let shares = self.shares(&mut lease);
             kinds = self.hot.session.to_pin(&held, shares);
             if kinds.is_empty() {

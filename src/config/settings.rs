@@ -78,6 +78,7 @@ fn way(word: &str) -> Way {
         "pin" => Way::Pin,
         "share" => Way::Share,
         "reset" => Way::Reset,
+        "reject" => Way::Reject,
         _ => Way::Follow,
     }
 }
@@ -892,19 +893,20 @@ settings! {
         "a client finds what it has set, as on a connection of its own",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.parameters = Some(way(v));
     /// The same of statements of PREPARE. `pin`: their client keeps its server connection until they are gone. A statement
-    /// that cannot be prepared again from its text pins where it would follow.
-    session_statements: ANY, Kind::Word(&["follow", "pin", "reset"]), Is("follow"),
+    /// that cannot be prepared again from its text pins where it would follow. `reject`: a statement that shows in its text what
+    /// it leaves is refused; where a function has hidden it, its client is ended.
+    session_statements: ANY, Kind::Word(&["follow", "pin", "reset", "reject"]), Is("follow"),
         "a client finds what it has prepared, as on a connection of its own",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.statements = Some(way(v));
     /// The same of LISTEN. `share`: one connection of Howdah's own to the database's primary listens for all clients, and a
     /// client that listens keeps no connection. Where a client has another client_encoding than its database, it is pinned.
     /// Where `share` is stated at the top level, capacity counts that connection for each database; by default it is one of
     /// those that safety_margin leaves.
-    session_listen: ANY, Kind::Word(&["share", "pin", "reset"]), Is("share"),
+    session_listen: ANY, Kind::Word(&["share", "pin", "reset", "reject"]), Is("share"),
         "a client that listens hears what it listens to, and thousands of them cost one server connection",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.listen = Some(way(v));
     /// The same of temporary objects, cursors WITH HOLD and advisory locks of the session.
-    session_objects: ANY, Kind::Word(&["pin", "reset"]), Is("pin"),
+    session_objects: ANY, Kind::Word(&["pin", "reset", "reject"]), Is("pin"),
         "they exist on one connection alone; a client that has them keeps it, within max_pins",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.objects = Some(way(v));
     /// When a server is asked what a transaction has left in its session. `suspected`: where a completion tag or a trace in

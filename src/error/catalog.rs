@@ -71,6 +71,8 @@ samples! {
     Error::StatementTooLarge { .. } => Error::StatementTooLarge { size: 2_000_000, limit: 1_048_576 };
     Error::NoPinLeft { .. } => Error::NoPinLeft { kinds: vec![Kind::Temporary], taken: 5, bound: 5 };
     Error::NoPinLeftBehind { .. } => Error::NoPinLeftBehind { kinds: vec![Kind::Lock], taken: 5, bound: 5 };
+    Error::SessionStateRejected { .. } => Error::SessionStateRejected { kinds: vec![Kind::Temporary] };
+    Error::SessionStateRejectedBehind { .. } => Error::SessionStateRejectedBehind { kinds: vec![Kind::Lock] };
     Error::PinIdleTimeout { .. } =>
         Error::PinIdleTimeout { kinds: vec![Kind::Cursor], idle: OVER, limit: LIMIT };
     Error::ListenerLost { .. } =>

@@ -174,6 +174,12 @@ pub enum Error {
     /// The same, found out when it was made.
     #[error("no pin is left for {}, which a transaction has left: {taken} of {bound} are taken", list(kinds))]
     NoPinLeftBehind { kinds: Vec<Kind>, taken: usize, bound: usize },
+    /// What the statement makes is refused by the pool's settings.
+    #[error("{} are refused", list(kinds))]
+    SessionStateRejected { kinds: Vec<Kind> },
+    /// The same, found out when it was made.
+    #[error("{}, which a transaction has left, are refused", list(kinds))]
+    SessionStateRejectedBehind { kinds: Vec<Kind> },
     #[error("a client was idle for {idle:?} while it kept a connection because of {}", list(kinds))]
     PinIdleTimeout { kinds: Vec<Kind>, idle: Duration, limit: Duration },
     /// Nobody hears for the client what it listens to.

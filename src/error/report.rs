@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::session_state::list;
+use crate::session_state::{Kind, list};
 
 use super::{Error, PoolFigures, SqlState, Standstill};
 
@@ -41,6 +41,15 @@ pub struct Report {
 const PINS_HINT: &str = "Raise max_pins (half of pool_size where it is not stated), and pool_size with it. SHOW HOLDERS \
                          names the clients that keep connections. Or let such state be dropped behind each transaction: \
                          session_objects, session_listen or session_statements = \"reset\".";
+
+const REJECT_HINT: &str = "Do without them, use a session pool, or have the setting changed to \"pin\" (\"follow\" for \
+                           session_statements, \"share\" for session_listen).";
+
+fn reject_setting(kinds: &[Kind]) -> String {
+    let mut settings: Vec<_> = kinds.iter().map(|k| format!("{} = \"reject\"", k.setting())).collect();
+    settings.dedup();
+    format!("The pool has {}.", settings.join(" and "))
+}
 
 fn pins_taken(taken: usize, bound: usize) -> String {
     format!("{taken} of {bound} clients that may keep one (max_pins) do so in this pool.")
@@ -170,6 +179,36 @@ pub fn report(error: &Error) -> Report {
                 format!("{} What the transaction has left is gone with its server connection.", pins_taken(*taken, *bound)),
             ),
             PINS_HINT,
+        ),
+        Error::SessionStateRejected { kinds } => h(
+            d(
+                r(
+                    E,
+                    S::FEATURE_NOT_SUPPORTED,
+                    "session_state_rejected",
+                    format!("refused: {} are not kept for clients of this pool", list(kinds)),
+                ),
+                reject_setting(kinds),
+            ),
+            REJECT_HINT,
+        ),
+        Error::SessionStateRejectedBehind { kinds } => h(
+            d(
+                r(
+                    F,
+                    S::FEATURE_NOT_SUPPORTED,
+                    "session_state_rejected_behind",
+                    format!(
+                        "terminating connection: the transaction has left {}, which are not kept for clients of this pool",
+                        list(kinds)
+                    ),
+                ),
+                format!(
+                    "{} What the transaction has left is gone with its server connection.",
+                    reject_setting(kinds)
+                ),
+            ),
+            REJECT_HINT,
         ),
         Error::PinIdleTimeout { kinds, idle, limit } => h(
             d(

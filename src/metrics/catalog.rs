@@ -122,6 +122,8 @@ pub const CODES: &[&str] = &[
     "statement_too_large",
     "no_pin_left",
     "no_pin_left_behind",
+    "session_state_rejected",
+    "session_state_rejected_behind",
     "pin_idle_timeout",
     "listener_lost",
     "listen_buffer",

@@ -29,13 +29,20 @@ impl Rules {
     /// Kinds that are held and keep the connection with their client. `shares`: channels move to the listener.
     pub fn to_pin(&self, held: &Holdings, shares: bool) -> Vec<Kind> {
         // A statement that could not be made again pins, too.
-        let stays = |k: &Kind| self.ways.of(*k) != Way::Reset && !(shares && *k == Kind::Channel);
+        let stays = |k: &Kind| {
+            !(matches!(self.ways.of(*k), Way::Reset | Way::Reject) || shares && *k == Kind::Channel)
+        };
         held.kinds().into_iter().filter(stays).collect()
     }
 
     /// Kinds that are held and are dropped.
     pub fn to_drop(&self, held: &Holdings) -> Vec<Kind> {
         held.kinds().into_iter().filter(|k| self.ways.of(*k) == Way::Reset).collect()
+    }
+
+    /// Kinds that are held although they are refused: a function has made them, say.
+    pub fn to_reject(&self, held: &Holdings) -> Vec<Kind> {
+        held.kinds().into_iter().filter(|k| self.ways.of(*k) == Way::Reject).collect()
     }
 
     /// The mark under which the connection is reset once its client gives it back. `was` is the mark of the commands

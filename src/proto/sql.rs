@@ -11,7 +11,7 @@ pub mod fingerprint;
 pub mod lexer;
 
 pub use effects::{
-    TextEffects, application_parameters, deallocate_name, effects, executes, needs_look, prepare_of,
+    TextEffects, application_parameters, deallocate_name, effects, executes, needs_look, prepare_of, prepares,
 };
 use lexer::{Lexer, Token};
 

@@ -50,6 +50,16 @@ pub(super) fn awaits_block(effects: Effects, s: &mut ServerState, env: &Env<'_>)
     matters && s.pipeline.status() == TxStatus::Idle && s.must_wait(Stalled::ByFailure)
 }
 
+/// What a setting refuses whatever is free.
+fn rejected(text: &[u8], effects: Effects, env: &Env<'_>) -> Option<Error> {
+    let mut kinds = if effects.would_pin() { effects.pinning() } else { Vec::new() };
+    kinds.retain(|k| env.ways.of(*k) == Way::Reject);
+    if env.ways.statements == Way::Reject && sql::prepares(text) {
+        kinds.push(Kind::Statement);
+    }
+    (!kinds.is_empty()).then_some(Error::SessionStateRejected { kinds })
+}
+
 /// Takes a pin for a statement that would keep the connection with its client, and says why it is refused before it runs
 /// where there is none.
 pub(super) fn refused_pin(
@@ -58,7 +68,13 @@ pub(super) fn refused_pin(
     s: &mut ServerState,
     env: &Env<'_>,
 ) -> Option<Error> {
-    if !env.asks || !effects.would_pin() || s.pinned.is_some() || s.reserved.is_some() {
+    if !env.asks {
+        return None;
+    }
+    if let Some(refused) = rejected(text, effects, env) {
+        return Some(refused);
+    }
+    if !effects.would_pin() || s.pinned.is_some() || s.reserved.is_some() {
         return None;
     }
     let kinds: Vec<Kind> = effects.pinning().into_iter().filter(|k| env.ways.of(*k) == Way::Pin).collect();

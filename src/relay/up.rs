@@ -533,8 +533,9 @@ fn parse(
     let (name, body) = (Box::<[u8]>::from(name), Box::<[u8]>::from(body));
     // What an EXECUTE does depends on what is prepared when it runs.
     let marks = classify
-        && frame::cstr(&body)
-            .is_some_and(|(text, _)| effects_of(text, s, env) != Effects::default() || sql::executes(text));
+        && frame::cstr(&body).is_some_and(|(text, _)| {
+            effects_of(text, s, env) != Effects::default() || sql::executes(text) || sql::prepares(text)
+        });
     named_parse(up, h, name, &body, marks, c, s, env);
     Ok(true)
 }

@@ -93,6 +93,7 @@ pub fn needs_look(sql: &[u8]) -> bool {
         }
         Some(b'e' | b'E') if begins(text, b"explain") || begins(text, b"execute") => true,
         Some(b'l' | b'L') if begins(text, b"listen") => true,
+        Some(b'p' | b'P') if begins(text, b"prepare") => true,
         _ if has_trace(text) => true,
         _ => super::needs_classification(text),
     }
@@ -129,6 +130,22 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 /// Whether a text may run what PREPARE has prepared.
 pub fn executes(sql: &[u8]) -> bool {
     contains(sql, b"execute")
+}
+
+/// Whether a text has a statement PREPARE, other than PREPARE TRANSACTION.
+pub fn prepares(sql: &[u8]) -> bool {
+    let mut lexer = Lexer::new(sql);
+    let mut begins = true;
+    while let Some(t) = lexer.next_token() {
+        if begins && t.is_word(b"prepare") {
+            let mut next = lexer;
+            if next.next_token().is_some_and(|t| !t.is_word(b"transaction")) {
+                return true;
+            }
+        }
+        begins = t == Token::Semicolon;
+    }
+    false
 }
 
 /// Traces that may stand anywhere, in names, literals and bodies of functions.
@@ -445,6 +462,18 @@ mod tests {
             ("begin; do $$ begin set app.x = 1; end $$", vec!["app.x"]),
         ] {
             assert_eq!(application_parameters(sql.as_bytes()), names, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_prepare_is_found_among_statements() {
+        for (sql, prepares_one) in [
+            ("prepare a as select 1", true),
+            ("/* x */ select 1; PREPARE a(int) AS select $1", true),
+            ("prepare transaction 'x'", false),
+            ("select 'prepare'; deallocate prepare a", false),
+        ] {
+            assert_eq!(prepares(sql.as_bytes()), prepares_one, "{sql}");
         }
     }
 

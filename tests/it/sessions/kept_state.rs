@@ -609,3 +609,45 @@ fn ways_can_differ_and_nobody_meets_what_is_reset() {
         assert_eq!(value(&mut mine, "EXECUTE mine"), "7", "{sql}");
     }
 }
+
+/// What is refused is refused before it runs, and what only the question finds ends its client.
+#[test]
+fn what_is_stated_to_be_refused_is_not_kept() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let ways = ["statements", "listen", "objects"].map(|w| format!("session_{w} = \"reject\"\n")).concat();
+    let howdah = start(cluster, "", &format!("pool_size = 1\n{ways}"), "");
+    let (mut mine, mut other) = (app(&howdah), app(&howdah));
+    for (sql, setting) in [
+        ("PREPARE mine AS SELECT 1", "session_statements"),
+        ("SELECT 1; PREPARE mine AS SELECT 1", "session_statements"),
+        ("LISTEN mine", "session_listen"),
+        ("CREATE TEMP TABLE mine (x int)", "session_objects"),
+        ("DECLARE mine CURSOR WITH HOLD FOR SELECT 1", "session_objects"),
+        ("SELECT pg_advisory_lock(1)", "session_objects"),
+    ] {
+        let e = refusal(mine.query(sql));
+        assert_eq!(e.code, "0A000", "{sql}: {e}");
+        assert!(e.detail.as_deref().is_some_and(|d| d.contains(setting)), "{sql}: {e:?}");
+        assert_eq!(value(&mut mine, "SELECT 1"), "1");
+    }
+    let mut raw = Raw::login(&Dsn::local(howdah.port(), "app", "app"));
+    for sql in ["PREPARE mine AS SELECT 1", "LISTEN mine"] {
+        let batch = [
+            msg::parse("s", sql, &[]),
+            msg::bind("", "s", &[], &[], &[]),
+            msg::execute("", 0),
+            msg::sync(),
+            msg::close(b'S', "s"),
+            msg::sync(),
+        ];
+        let heard = raw.ask(&batch.concat());
+        assert_eq!(tags(&heard), "1EZ", "{sql}");
+        raw.expect("3Z");
+    }
+    run(&mut mine, "SELECT pg_advisory_xact_lock(1)");
+    run(&mut mine, "DO $$ BEGIN EXECUTE 'CREATE TE' || 'MP TABLE mine (x int)'; END $$");
+    let e = refusal(mine.query("SELECT 1"));
+    assert!(e.severity == "FATAL" && e.to_string().contains("has left temporary objects"), "{e}");
+    let temporary = "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()";
+    assert_eq!(value(&mut other, temporary), "0");
+}
