@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use super::login::{gone, message};
+use super::dialogue::{gone, message};
 use super::progress::Progress;
 use crate::auth::access::{self, Caller, Identity};
 use crate::auth::failures::{self, Claim, Standing};

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rand::RngCore;
-use zeroize::Zeroize as _;
 
 use super::authenticate::{Arrival, authenticate};
+use super::dialogue::gone;
 use super::params;
 use super::progress::Progress;
 use super::replication::{self, Walsender};
@@ -29,11 +29,11 @@ use crate::net::stream::{Peer, Stream};
 use crate::pool::greeting::Greeting;
 use crate::pool::spelling::Spelling;
 use crate::pool::{Pool, PoolKey};
+use crate::proto::encode;
 use crate::proto::params::ParamSet;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::session::shown;
 use crate::proto::startup::{self, FirstPacket, Replication, Startup};
-use crate::proto::{encode, frame};
 use crate::relay::state::{ClientProto, TxStats};
 use crate::services::Services;
 use crate::tls::{Acceptor, Mode};
@@ -433,10 +433,6 @@ async fn admit(
     Ok(Admitted::Session(Box::new(session), places))
 }
 
-pub(super) fn gone<E>(_: E) -> Error {
-    Error::ClientLeft { at: "answer" }
-}
-
 /// What can be refused before anybody is asked for a password.
 ///
 /// The console is for those who come when nothing else works: neither a full Howdah nor one that is shutting down
@@ -484,28 +480,6 @@ fn is_ourselves(stream: &Stream, user: &str) -> bool {
     const OURSELVES: &str = "pgbouncer";
     let Some((uid, _)) = stream.unix_peer().filter(|_| user == OURSELVES) else { return false };
     std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == uid)
-}
-
-/// The next message of a client that is not logged in: short, whatever it says.
-pub(super) async fn message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(u8, Vec<u8>), Error> {
-    loop {
-        let h = frame::header(buf, crate::number::count(crate::auth::MAX_PASSWORD_MESSAGE + 4))
-            .map_err(|b| Error::ProtocolViolation(format!("invalid message length {}", b.length)))?;
-        if let Some(h) = h
-            && buf.len() >= h.total
-        {
-            let rest = buf.split_off(h.total);
-            let mut m = std::mem::replace(buf, rest);
-            let body = m.split_off(frame::HEADER);
-            // It may have been a password.
-            m.zeroize();
-            return Ok((h.tag, body));
-        }
-        match stream.read_some(buf).await {
-            Ok(n) if n > 0 => {}
-            _ => return Err(Error::ClientLeft { at: "password" }),
-        }
-    }
 }
 
 type Belongs<'c> = (Cow<'c, Database>, Arc<Pool>, Box<Places>);

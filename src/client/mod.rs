@@ -2,6 +2,7 @@
 
 mod authenticate;
 mod channels;
+mod dialogue;
 pub mod flow;
 mod held;
 pub mod login;
