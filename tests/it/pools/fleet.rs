@@ -358,7 +358,8 @@ fn a_queue_at_an_instance_that_has_its_share_wakes_it_now_and_then() {
     let queued = || metric(&howdah, "howdah_pool_queued_total", &[]);
     let (began, looked, before) = (Instant::now(), looks(), queued());
     eventually("many have queued", || queued() >= before + 2000.0 && began.elapsed().as_millis() > 500);
-    let (looked, most) = (looks() - looked, began.elapsed().as_secs_f64() / 0.050 + 1.0);
+    // A look that happens to find nobody in the queue is not rested from: a few more than one in 50 ms.
+    let (looked, most) = (looks() - looked, began.elapsed().as_secs_f64() / 0.050 + 5.0);
     println!("{looked} looks, at most {most:.0}, for {} clients in the queue", queued() - before);
     assert!(looked <= most, "{looked} looks in {:?}", began.elapsed());
     assert_eq!(servers(&howdah), 2);
