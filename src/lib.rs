@@ -64,6 +64,39 @@
 //! | 1 | [`number`] | conversions of numbers, none of which wraps | none |
 //! | 1 | [`demo`] | a private PostgreSQL, a tiny client and a workload; knows nothing of the rest | processes |
 //!
+//! # Words
+//!
+//! One word for one thing, and PostgreSQL's or PgBouncer's where they have one.
+//!
+//! | word | what it is |
+//! |---|---|
+//! | client | an application's connection to Howdah, from its login to its end |
+//! | server | a PostgreSQL server, or a pooler behind this one; *host* is its address |
+//! | server connection | one of Howdah's connections to a server |
+//! | connection of Howdah's own | a server connection that no client gets: a question of the monitor, a lookup, the listener |
+//! | pool | the server connections of one database, user and role |
+//! | role | of a pool: primary, replica or admin; in SQL, PostgreSQL's own meaning |
+//! | lease | a server connection in the hands of one client |
+//! | place | the right to be one more: of clients, logins, server connections or pins |
+//! | ledger | limits of server connections that several pools share |
+//! | boundary | the server owes nothing, and no transaction is open |
+//! | batch | messages of the extended protocol up to their Sync |
+//! | pipeline | the answers that a server connection still owes, in order |
+//! | to provoke | to have the server fail by a message that must fail, so that it skips to the Sync itself |
+//! | repair | to bring a server connection back to its boundary: cancel, drain, roll back, reset |
+//! | mark | the reason why a server connection must be reset before another client gets it |
+//! | view | the parameters that a server or a client was told of last, by ParameterStatus |
+//! | named, overrides | what a client named in its startup packet; what is in force for it |
+//! | applied, doubtful | what is set on a server connection for its client; what may be |
+//! | suspicion, question | a trace of session state in a text or tag; what the server is asked about it |
+//! | holdings | what a session holds besides parameters: statements, channels, temporary objects, cursors, locks |
+//! | way | what becomes of a kind of state: follow, share, pin, reset, reject |
+//! | pin | a client keeps its server connection because of what its session holds |
+//! | statement, text | what a Parse or PREPARE makes; the SQL of it |
+//! | shape | the types of a statement's parameters and its columns |
+//! | drain | to let clients go one by one before the process ends or reloads |
+//! | core | a file or module that decides and does nothing |
+//!
 //! # What must always hold
 //!
 //! * **One owner per fact.** What a server owes and its transaction status are known by

@@ -88,6 +88,21 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("relay/up.rs", "one scan: a function for each message of a frontend"),
 ];
 
+/// Lines that a function may have.
+const LONG_FUNCTION: usize = 80;
+
+/// Functions that are longer, each with the reason.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    ("error/report.rs report", "a table: one row for each error"),
+    ("error/console.rs row", "a table: one row for each error of the console"),
+    ("config/blank.rs blank", "a table: one line for each setting"),
+    ("relay/down.rs step", "one arm for each message of a server"),
+    ("relay/down/error.rs error", "one error, which every account of what was sent must hear of"),
+    ("relay/up.rs bind", "one message, which is rewritten while it is read"),
+    ("relay/up.rs parse", "one message, which is kept, renamed, answered or sent on"),
+    ("client/flow.rs watch_time", "every clock of a lease, in the order in which they end it"),
+];
+
 /// Statics, each with the reason.
 const STATICS: &[(&str, &str)] = &[
     ("demo/process.rs", "numbers the ports that a test run has taken"),
@@ -123,7 +138,8 @@ fn without_tests(text: &str) -> &str {
 }
 
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = std::env::var_os("HOWDAH_SOURCES").map_or(here, PathBuf::from);
     let mut paths = Vec::new();
     files(&root, &mut paths);
     let found: Vec<Source> = paths
@@ -312,4 +328,118 @@ fn long_files_have_a_reason() {
         assert!(sources.iter().any(|s| s.path == *path), "{path} is gone");
     }
     report(&problems);
+}
+
+/// The functions of a file: where each begins, its name, and its lines.
+fn functions(s: &Source) -> Vec<(usize, String, usize)> {
+    let mut found = Vec::new();
+    for (at, line) in s.code.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let head = line.trim_start().split("fn ").next().unwrap_or_default();
+        let is_head = head
+            .split_whitespace()
+            .all(|w| ["pub", "const", "async", "pub(super)", "pub(crate)", "pub(in", "crate)"].contains(&w));
+        if !line.contains("fn ") || !is_head {
+            continue;
+        }
+        let name = line.split("fn ").nth(1).unwrap_or_default();
+        let name = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let rest = s.code.get(at..).unwrap_or_default();
+        let declared = rest.iter().take_while(|l| !l.contains('{')).any(|l| l.trim_end().ends_with(';'));
+        let end = format!("{}}}", " ".repeat(indent));
+        match rest.iter().position(|l| *l == end) {
+            Some(lines) if !declared => found.push((at + 1, name, lines + 1)),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn long_functions_have_a_reason() {
+    let mut problems = Vec::new();
+    let mut met = Vec::new();
+    for s in sources() {
+        for (at, name, lines) in functions(&s) {
+            let key = format!("{} {name}", s.path);
+            let listed = LONG_FUNCTIONS.iter().any(|(f, _)| *f == key);
+            if lines > LONG_FUNCTION && !listed {
+                problems.push(format!("src/{}:{at}: {name} has {lines} lines and no reason", s.path));
+            } else if lines > LONG_FUNCTION {
+                met.push(key);
+            }
+        }
+    }
+    let short = LONG_FUNCTIONS.iter().filter(|(f, _)| !met.iter().any(|m| m == f));
+    problems.extend(short.map(|(f, _)| format!("src/{f}: is not long any more")));
+    report(&problems);
+}
+
+/// Every name of a file, a folder or an item in the answers for newcomers.
+#[test]
+fn what_newcomers_are_told_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("CONTRIBUTING.md")).expect("a text");
+    let (_, answers) = text.split_once("## Where to look first").expect("the answers");
+    let answers = answers.split("\n## ").next().unwrap_or_default();
+    let mut code = String::new();
+    for s in sources() {
+        code.push_str(&s.code.join("\n"));
+    }
+    let mut names = 0;
+    for name in answers.split('`').skip(1).step_by(2) {
+        if name.contains(' ') {
+            // A command.
+            continue;
+        }
+        names += 1;
+        let exists = if name.contains('/') { root.join(name).exists() } else { code.contains(name) };
+        assert!(exists, "`{name}` is in no source, and is no file");
+    }
+    assert!(names > 15, "the answers have {names} names");
+}
+
+/// For people: `cargo test --test layering -- --ignored --nocapture numbers`; `HOWDAH_SOURCES` names another `src`.
+#[test]
+#[ignore = "prints numbers, and holds nothing"]
+fn numbers_of_the_house() {
+    let sources = sources();
+    let part = |mut all: Vec<usize>, percent: usize| {
+        all.sort_unstable();
+        all.get(all.len() * percent / 100).copied().unwrap_or_default()
+    };
+    let lengths: Vec<usize> = sources.iter().map(|s| s.code.len()).collect();
+    println!(
+        "{} files, median {} lines, p90 {}",
+        lengths.len(),
+        part(lengths.clone(), 50),
+        part(lengths.clone(), 90)
+    );
+    let mut long: Vec<(usize, String)> = Vec::new();
+    let mut methods: Vec<(String, usize)> = Vec::new();
+    let mut public = 0;
+    for s in &sources {
+        long.extend(functions(s).into_iter().map(|(_, name, lines)| (lines, format!("{} {name}", s.path))));
+        let mut of: Option<String> = None;
+        for line in &s.code {
+            public += usize::from(line.trim_start().starts_with("pub ") && !line.contains("pub mod "));
+            if let Some(head) = line.strip_prefix("impl").filter(|l| !l.contains(" for ")) {
+                let name = head.trim_start_matches(|c: char| c != ' ').trim_start();
+                of = Some(name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            } else if line == "}" {
+                of = None;
+            }
+            if let Some(of) = of.as_ref().filter(|_| line.starts_with("    ") && line.contains("fn ")) {
+                match methods.iter_mut().find(|(name, _)| name == of) {
+                    Some((_, n)) => *n += 1,
+                    None => methods.push((of.clone(), 1)),
+                }
+            }
+        }
+    }
+    long.sort_by(|a, b| b.cmp(a));
+    methods.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    println!("longest functions: {:?}", long.iter().take(8).collect::<Vec<_>>());
+    println!("most methods: {:?}", methods.iter().take(6).collect::<Vec<_>>());
+    println!("{public} pub items; {} modules, each in a cycle of 1 (the floors)", floors().len());
 }

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 
 use super::flow::{self, End, Flow, Silent, Timers};
 use super::held::Front;
+use super::listening::Listening;
 use super::route::{Route, Unserved};
-use super::shared::Shared;
 use super::{observe, params};
 use crate::clients::Places;
 use crate::clients::handle::{ClientCtl, ClientState, Signal};
@@ -61,7 +61,7 @@ pub struct Session {
     /// Where its database has several servers to choose from.
     pub(super) route: Option<Box<Route>>,
     /// Where it listens, and the listener hears for it.
-    pub(super) shared: Option<Box<Shared>>,
+    pub(super) listening: Option<Box<Listening>>,
 }
 
 /// Looks for the end of a client that waits, where nothing more is read from it.
@@ -144,7 +144,7 @@ impl Session {
             places: None,
             hot,
             route: None,
-            shared: None,
+            listening: None,
         }
     }
 
@@ -208,8 +208,11 @@ impl Session {
                 }
             }
             self.proto.statements.settle();
-            let written =
-                if self.shared.is_none() { self.flush().await } else { Box::pin(self.flush_heard()).await };
+            let written = if self.listening.is_none() {
+                self.flush().await
+            } else {
+                Box::pin(self.flush_heard()).await
+            };
             if let Err(why) = written {
                 return Next::End(why);
             }
@@ -241,7 +244,7 @@ impl Session {
                 let (shared, limit) =
                     (&self.services.shared, self.services.shared.config().limits.client_write_timeout);
                 let flushing = Box::pin(flow::flush(&mut self.down, stream, &self.ctl, shared, limit, false));
-                Self::unless_deaf(self.shared.as_deref(), flushing).await?
+                Self::unless_deaf(self.listening.as_deref(), flushing).await?
             }
         };
         self.proto.stats.to_client += n;
@@ -283,7 +286,7 @@ impl Session {
         });
         let Some(stream) = &mut self.stream else { return Err("no_stream") };
         let (up, ctl, services) = (&mut self.up, &self.ctl, &self.services);
-        let shared = self.shared.as_deref();
+        let listening = self.listening.as_deref();
         let shard = ctl.shard();
         let read = std::future::poll_fn(|cx| {
             ctl.waker.register(cx.waker());
@@ -296,7 +299,7 @@ impl Session {
                 Poll::Ready(Ok(0)) => Poll::Ready(Err("eof")),
                 Poll::Ready(Ok(n)) => Poll::Ready(Ok(n)),
                 Poll::Ready(Err(_)) => Poll::Ready(Err("read_error")),
-                Poll::Pending if ctl.any_signal() || Self::has_news(shared) => Poll::Ready(Ok(0)),
+                Poll::Pending if ctl.any_signal() || Self::has_news(listening) => Poll::Ready(Ok(0)),
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -426,7 +429,7 @@ impl Session {
                 Err(out) => return out,
             }
         }
-        if self.shared.is_some() {
+        if self.listening.is_some() {
             match Box::pin(self.recall(lease)).await {
                 Ok(l) => lease = l,
                 Err(out) => return out,

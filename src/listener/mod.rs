@@ -3,7 +3,7 @@
 //! A client's LISTEN and UNLISTEN run on the server connection that it has for their transaction, and so does all else:
 //! while a client has a server connection, that connection listens for it. Behind the transaction the client's channels
 //! move to the listener, and before its next one they move back. [`core`] says how nothing is lost or doubled on the way;
-//! `client::shared` does the client's part.
+//! `client::listening` does the client's part.
 
 pub mod core;
 pub mod inbox;

@@ -27,7 +27,7 @@ const PORTION: usize = 64 * 1024;
 
 /// A client that listens.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Listening {
     part: Subscription,
     /// The listener hears for it, and not its server connection.
     away: bool,
@@ -54,16 +54,16 @@ impl Session {
 
     /// What the listener has heard goes to the client, as far as that is little. `Err`: it hears no more.
     pub(super) fn hear(&mut self) -> Result<bool, Error> {
-        let Some(shared) = &self.shared else { return Ok(false) };
-        if !shared.away {
+        let Some(listening) = &self.listening else { return Ok(false) };
+        if !listening.away {
             let reason = "its server connection was lost while that listened for it".into();
             return Err(self.deaf(&Lost(reason)));
         }
         // Not in the middle of what it takes for a transaction.
-        if !shared.part.inbox.has_stirred() || self.status() != TxStatus::Idle {
+        if !listening.part.inbox.has_stirred() || self.status() != TxStatus::Idle {
             return Ok(false);
         }
-        let inbox = shared.part.inbox.clone();
+        let inbox = listening.part.inbox.clone();
         inbox.take(self.down_lane().insert(), PORTION);
         match inbox.ended() {
             None => Ok(inbox.has_stirred()),
@@ -77,8 +77,8 @@ impl Session {
 
     /// Whether the listener has something for it, for a task that waits.
     #[inline]
-    pub(super) fn has_news(shared: Option<&Shared>) -> bool {
-        shared.is_some_and(|s| s.away && s.part.inbox.has_stirred())
+    pub(super) fn has_news(listening: Option<&Listening>) -> bool {
+        listening.is_some_and(|s| s.away && s.part.inbox.has_stirred())
     }
 
     /// Writes what is owed, and what the listener has heard.
@@ -103,12 +103,12 @@ impl Session {
 
     /// Waits for a write, which ends where the client takes too little for too long.
     pub(super) fn unless_deaf<'a, T: 'a>(
-        shared: Option<&'a Shared>,
+        listening: Option<&'a Listening>,
         mut what: BoxFuture<'a, Result<T, Goodbye>>,
     ) -> BoxFuture<'a, Result<T, Goodbye>> {
-        let Some(shared) = shared else { return what };
+        let Some(listening) = listening else { return what };
         Box::pin(std::future::poll_fn(move |cx| match what.as_mut().poll(cx) {
-            Poll::Pending if matches!(shared.part.inbox.ended(), Some(Ended::Slow { .. })) => {
+            Poll::Pending if matches!(listening.part.inbox.ended(), Some(Ended::Slow { .. })) => {
                 Poll::Ready(Err("listen_buffer"))
             }
             other => other,
@@ -125,7 +125,7 @@ impl Session {
     /// Before a transaction: its server connection listens for it, and all that was heard before is with the client.
     pub(super) async fn recall(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
         // A standby takes no LISTEN, and nobody can send a notification there.
-        if self.shared.is_none() || lease.pool().key.role == Role::Replica {
+        if self.listening.is_none() || lease.pool().key.role == Role::Replica {
             return Ok(lease);
         }
         let answer = self.flush_at_once();
@@ -141,21 +141,21 @@ impl Session {
         if !rules.asks && self.hot.mode != PoolMode::Session {
             return Err(Lost("a reload has changed what becomes of its session state".into()));
         }
-        let Some(shared) = &mut self.shared else { return Ok(()) };
+        let Some(listening) = &mut self.listening else { return Ok(()) };
         let Some(conn) = lease.conn() else { return Err(Lost("there is no server connection".into())) };
-        if !takes_them_as_they_are(&conn.state) && shared.part.channels.iter().any(|c| !c.is_ascii()) {
+        if !takes_them_as_they_are(&conn.state) && listening.part.channels.iter().any(|c| !c.is_ascii()) {
             return Err(Lost("its client_encoding is not that of the database any more".into()));
         }
-        let mark = shared.part.mark(Turn::Ends);
-        let begun = channels::begin(conn, &shared.part.channels, own(&mark));
+        let mark = listening.part.mark(Turn::Ends);
+        let begun = channels::begin(conn, &listening.part.channels, own(&mark));
         let behind = match tokio::time::timeout(rules.timeout, begun).await {
             Ok(Ok(behind)) => behind,
             Ok(Err(why)) => return Err(Lost(format!("LISTEN on a server connection: {why}").into())),
             Err(_) => return Err(late(rules.timeout)),
         };
-        arrived(&shared.part, mark, rules.timeout).await?;
-        shared.away = false;
-        let inbox = shared.part.inbox.clone();
+        arrived(&listening.part, mark, rules.timeout).await?;
+        listening.away = false;
+        let inbox = listening.part.inbox.clone();
         if let Some(Ended::Slow { bytes, limit, .. }) = inbox.ended() {
             return Err(Lost(format!("{bytes} bytes waited for it, and listen_buffer is {limit}").into()));
         }
@@ -171,13 +171,13 @@ impl Session {
     pub(super) async fn share(&mut self, lease: &mut Lease, held: &Holdings) -> Result<Option<Mark>, Lost> {
         let names = held.channels();
         if names.is_empty() {
-            self.shared = None;
+            self.listening = None;
             return Ok(None);
         }
         let pool = lease.pool().clone();
         let Some(conn) = lease.conn() else { return Err(Lost("there is no server connection".into())) };
         let limit = self.hot.session.timeout;
-        let old = self.shared.take().map(|s| s.part);
+        let old = self.listening.take().map(|s| s.part);
         // A listener may have to be opened first.
         let most = limit + pool.spec().settings.server_connect_timeout;
         let client = listener::Client {
@@ -200,14 +200,14 @@ impl Session {
             Err(_) => return Err(late(limit)),
         };
         self.down_lane().insert().extend_from_slice(&before);
-        self.shared = Some(Box::new(Shared { part, away: true }));
+        self.listening = Some(Box::new(Listening { part, away: true }));
         Ok(Some(mark))
     }
 
     /// Until the listener has come to the mark, it is not known that it hears for the client.
     pub(super) async fn await_mark(&mut self, mark: Option<Mark>) -> Option<Goodbye> {
-        let (Some(mark), Some(shared)) = (mark, &self.shared) else { return None };
-        let lost = arrived(&shared.part, mark, self.hot.session.timeout).await.err()?;
+        let (Some(mark), Some(listening)) = (mark, &self.listening) else { return None };
+        let lost = arrived(&listening.part, mark, self.hot.session.timeout).await.err()?;
         let e = self.deaf(&lost);
         self.count_error(report(&e).code);
         self.farewell(&e).await;
