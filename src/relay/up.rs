@@ -593,7 +593,9 @@ fn named_parse(
         Known::New(env.interner.private(body, marks))
     } else {
         // In a transaction the server has to say itself whether it takes it: what is refused later could not be mended.
-        let answerable = s.pipeline.server_at_boundary();
+        // PgBouncer answers it all the same, which its profile does, too.
+        let as_pgbouncer = || !env.asks && s.pipeline.is_empty() && s.pipeline.status() != TxStatus::Failed;
+        let answerable = s.pipeline.server_at_boundary() || as_pgbouncer();
         env.interner.look(body, &under(c, &s.view, env), marks, sent, answerable)
     };
     up.discard(h.total);
