@@ -293,6 +293,11 @@ impl Flow<'_> {
                 return Some(End::Server(Error::ServerProtocol { host, reason: bad.0 }));
             }
         }
+        if self.proto.retry == Retry::NeedsSync {
+            let conn = self.lease.conn()?;
+            up::end_for_retry(self.up, self.proto, &mut conn.state);
+            return None;
+        }
         if self.proto.retry == Retry::Now {
             self.proto.retry = Retry::No;
             self.services.shared.counters.count("statements_reprepared_total", "");

@@ -395,6 +395,8 @@ impl ServerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     No,
+    /// Its error came, and its client has only asked for the answer: a Sync of Howdah's own has to end it first.
+    NeedsSync,
     /// Its error came; the ReadyForQuery behind it is awaited.
     Waiting,
     /// To be sent again.

@@ -71,19 +71,27 @@ fn keep_for_replay(up: &Lane, c: &mut ClientProto, s: &ServerState, env: &Env<'_
     }
 }
 
-/// The bytes up to and with the first Sync, if it is there and not far.
+/// The bytes up to and with the first Sync, if it is there and not far; or one message and a Flush, where that is all.
 fn first_batch(bytes: &[u8]) -> Option<&[u8]> {
     let mut at = 0;
-    loop {
+    for n in 0.. {
         let h = frame::header(bytes.get(at..)?, crate::number::count(REPLAY)).ok()??;
         at += h.total;
         if at > REPLAY {
             return None;
         }
-        if h.tag == fe::SYNC {
+        if h.tag == fe::SYNC || n == 1 && h.tag == fe::FLUSH && at == bytes.len() {
             return bytes.get(..at);
         }
     }
+    None
+}
+
+/// Ends a batch that is to be sent again and has no Sync.
+pub fn end_for_retry(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
+    c.retry = Retry::Waiting;
+    up.insert().extend_from_slice(encode::SYNC);
+    s.pipeline.sent(Expect::OwnSync);
 }
 
 /// Deals with everything in `up`.

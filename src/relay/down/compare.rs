@@ -12,7 +12,10 @@ use crate::relay::up::is_own;
 /// can be sent again if it refuses the rest.
 pub(super) fn of_unseen(h: Header, c: &ClientProto, s: &ServerState) -> bool {
     let Some(Expect::Describe(id)) = s.pipeline.front() else { return false };
-    h.total <= WHOLE && !c.replay.is_empty() && c.statements.is_unseen(*id) && s.pipeline.is_last_batch()
+    h.total <= WHOLE
+        && !c.replay.is_empty()
+        && c.statements.is_unseen(*id)
+        && (s.pipeline.is_last_batch() || s.pipeline.len() == 1)
 }
 
 /// A server describes a text that was parsed before and is parsed anew; `false` asks for more bytes.

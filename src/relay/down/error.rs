@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{BadServer, WHOLE, emit_local, pass, whole};
 use crate::net::lane::Lane;
+use crate::proto::encode;
 use crate::proto::frame::{self, Header, be};
 use crate::proto::holdings;
 use crate::proto::pipeline::{Expect, Reply};
@@ -70,7 +71,9 @@ pub(super) fn error(
         Some(id) => c.statements.is_unseen(id),
         None => false,
     };
-    if again && !c.replay.is_empty() && s.pipeline.retry_batch() {
+    // Nothing but this one message was sent, and a Flush.
+    let flushed = undone.len() == 1 && s.pipeline.is_empty() && c.replay.ends_with(encode::FLUSH);
+    if again && !c.replay.is_empty() && (s.pipeline.retry_batch() || flushed) {
         if let Some(old) = failed.filter(|_| e.sqlstate() != b"26000").and_then(|id| c.statements.by_id(id)) {
             let now = env.interner.now();
             c.statements.renew(&old, &env.interner.renewed(&old, now));
@@ -78,7 +81,7 @@ pub(super) fn error(
         // The server has lost a statement that it had, and nothing has run: the client need not know.
         undo(undone, c, s);
         s.calls.forget(executes);
-        c.retry = Retry::Waiting;
+        c.retry = if flushed { Retry::NeedsSync } else { Retry::Waiting };
         down.discard(h.total);
         return Ok(true);
     }

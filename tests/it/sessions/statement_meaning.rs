@@ -110,6 +110,19 @@ fn a_column_more_in_a_transaction(s: &mut Stage) {
     }
 }
 
+/// Some drivers ask for the answers to Parse and Describe by a Flush.
+fn a_column_more_and_a_flush(s: &mut Stage) {
+    let mut old = s.client();
+    s.prepare(&mut old, "SELECT * FROM t");
+    s.change("ALTER TABLE t ADD c int");
+    let mut new = s.client();
+    let asked = [msg::parse("s", "SELECT * FROM t", &[]), msg::describe(b'S', "s"), msg::flush()];
+    new.put(&asked.concat());
+    let frames = new.until(b'T');
+    s.heard.extend(heard(&frames));
+    s.run(&mut new, &[]);
+}
+
 fn a_column_more_in_one_batch(s: &mut Stage) {
     let mut old = s.client();
     s.prepare(&mut old, "SELECT * FROM t");
@@ -217,6 +230,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("a restarted application", a_restarted_application),
     ("another type within a second", another_type_within_a_second),
     ("a column more, in a transaction", a_column_more_in_a_transaction),
+    ("a column more, and a Flush", a_column_more_and_a_flush),
     ("a column more, in one batch", a_column_more_in_one_batch),
     ("types change through the pool", types_change_through_the_pool),
     ("a table that comes first on the path", a_table_that_comes_first_on_the_path),
