@@ -25,7 +25,7 @@
 //!
 //! # The layers
 //!
-//! A module names only those on lower floors. `tests/layering.rs` reads this table and holds the sources to it.
+//! A module may use only modules on lower floors. `tests/layering.rs` checks the sources against this table.
 //!
 //! | floor | module | job | I/O |
 //! |---|---|---|---|
@@ -44,7 +44,7 @@
 //! | 8 | [`lookup`] | `auth_query`: secrets of users that are not listed, on a connection of its own | asks servers |
 //! | 7 | [`server`] | dial and login, an idle connection's health, questions of our own, repair | sockets |
 //! | 7 | [`journal`] | what the log tells of clients: the errors that they were told, and the lines of PgBouncer's log | none |
-//! | 6 | [`clients`] | who is here: what others may know of a client and how they wake it; places of clients and strangers | none |
+//! | 6 | [`clients`] | the connected clients and how others reach them; the places that bound clients and logins | none |
 //! | 5 | [`shared`] | the clock, counters, buffers, interners, and the configuration in force | none |
 //! | 5 | [`relay`] | what passes between one client and one server, decided message by message: `up` and `down` | none |
 //! | 4 | [`queries`] | statistics of statements by their fingerprints | none |

@@ -179,8 +179,9 @@ pub fn needs(config: &Config) -> Vec<HostNeed> {
     found.into_values().collect()
 }
 
-/// Whether a client of this database can make a listener necessary, and the configuration says so itself. By default it
-/// is one connection out of what `safety_margin` leaves: most databases have no client that listens.
+/// Whether to count a listener for this database: its clients may need one, and the configuration states
+/// `session_listen` itself. Where it does not, the listener uses one of the connections that `safety_margin` leaves free,
+/// because most databases have no client that listens.
 fn may_share(config: &Config, database: &Database) -> bool {
     if !config.notes.settings.get("session_listen").is_some_and(|s| s.stated) {
         return false;

@@ -358,7 +358,7 @@ impl Flow<'_> {
         self.lease.conn()?.state.pinned.as_deref()
     }
 
-    /// Behind a transaction of a client that keeps its connection.
+    /// After a transaction of a client that keeps its connection.
     fn check_pinned(&mut self, busy: bool) -> Option<End> {
         if busy {
             return None;

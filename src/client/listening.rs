@@ -1,8 +1,9 @@
-//! A client's channels, which the listener hears for it while it has no server connection (`session_listen = "share"`).
-//! See [`crate::listener`].
+//! A client that listens. While it has no server connection, the listener receives its notifications
+//! (`session_listen = "share"`). See [`crate::listener`].
 
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -12,28 +13,28 @@ use crate::config::resolved::{HostAddr, PoolMode, Role};
 use crate::error::{Error, report};
 use crate::listener::core::Turn;
 use crate::listener::inbox::Ended;
-use crate::listener::{self, Home, Lost, Mark, Subscription};
+use crate::listener::{self, Fence, Home, Lost, Subscription};
 use crate::pool::{Lease, Pool, PoolSpec};
 use crate::proto::holdings::Holdings;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::sql::TextEffects;
+use crate::relay::broken::Broken;
 use crate::relay::state::{ServerState, TxStats};
 use crate::server;
-
 use crate::session_state::Way;
 
-/// Bytes that are taken from an inbox at one time; the rest stays there, where it is counted.
+/// Bytes to take from an inbox at a time. The rest stays in the inbox, where `listen_buffer` counts it.
 const PORTION: usize = 64 * 1024;
 
 /// A client that listens.
 #[derive(Debug)]
 pub(super) struct Listening {
     part: Subscription,
-    /// The listener hears for it, and not its server connection.
+    /// The listener receives its notifications now, not its server connection.
     away: bool,
 }
 
-/// The notifications of the listener are in the encoding of the database.
+/// Whether the client can take notifications as the listener gets them, in the encoding of the database.
 fn takes_them_as_they_are(state: &ServerState) -> bool {
     let of = |name| state.view.get(name).unwrap_or_default();
     let (client, server) = (of("client_encoding"), of("server_encoding"));
@@ -41,7 +42,7 @@ fn takes_them_as_they_are(state: &ServerState) -> bool {
 }
 
 impl Session {
-    /// Whether the channels that its session holds on this server connection move to the listener.
+    /// Whether the channels of this server connection's session move to the listener after the transaction.
     pub(super) fn shares(&self, lease: &mut Lease) -> bool {
         let rules = &self.hot.session;
         rules.asks
@@ -52,14 +53,15 @@ impl Session {
 
     // ---- without a server connection
 
-    /// What the listener has heard goes to the client, as far as that is little. `Err`: it hears no more.
+    /// Passes a part of what the listener has received to the client; true if there is more. `Err`: the client cannot be
+    /// served any longer.
     pub(super) fn hear(&mut self) -> Result<bool, Error> {
         let Some(listening) = &self.listening else { return Ok(false) };
         if !listening.away {
             let reason = "its server connection was lost while that listened for it".into();
             return Err(self.deaf(&Lost(reason)));
         }
-        // Not in the middle of what it takes for a transaction.
+        // Not while the client believes that it is in a transaction.
         if !listening.part.inbox.has_stirred() || self.status() != TxStatus::Idle {
             return Ok(false);
         }
@@ -81,18 +83,15 @@ impl Session {
         listening.is_some_and(|s| s.away && s.part.inbox.has_stirred())
     }
 
-    /// Writes what is owed, and what the listener has heard.
+    /// Writes what the client is owed, and what the listener has received for it.
     pub(super) async fn flush_heard(&mut self) -> Result<(), Goodbye> {
         loop {
             let heard = self.hear();
             let written = self.flush().await;
-            // Where it takes too little, it is told why it ends.
+            // A client that reads too slowly is told why its connection ends.
             let heard = if written.is_err() { self.hear() } else { heard };
             if let Err(e) = heard {
-                let code = report(&e).code;
-                self.count_error(code);
-                self.farewell(&e).await;
-                return Err(code);
+                return Err(self.ends_with(&e).await);
             }
             written?;
             if heard == Ok(false) {
@@ -101,7 +100,7 @@ impl Session {
         }
     }
 
-    /// Waits for a write, which ends where the client takes too little for too long.
+    /// Waits for a write to the client, and gives up when the client's inbox has overflowed.
     pub(super) fn unless_deaf<'a, T: 'a>(
         listening: Option<&'a Listening>,
         mut what: BoxFuture<'a, Result<T, Goodbye>>,
@@ -122,14 +121,14 @@ impl Session {
 
     // ---- with one
 
-    /// Before a transaction: its server connection listens for it, and all that was heard before is with the client.
+    /// Before a transaction: the server connection listens for the client from here on. What the listener has received
+    /// before goes to the client first.
     pub(super) async fn recall(&mut self, mut lease: Lease) -> Result<Lease, Option<Goodbye>> {
-        // A standby takes no LISTEN, and nobody can send a notification there.
+        // A standby refuses LISTEN.
         if self.listening.is_none() || lease.pool().key.role == Role::Replica {
             return Ok(lease);
         }
-        let answer = self.flush_at_once();
-        answer.await;
+        self.flush_at_once().await;
         match self.recalled(&mut lease).await {
             Ok(()) => Ok(lease),
             Err(lost) => Err(self.hears_no_more(lease, &lost).await),
@@ -146,14 +145,10 @@ impl Session {
         if !takes_them_as_they_are(&conn.state) && listening.part.channels.iter().any(|c| !c.is_ascii()) {
             return Err(Lost("its client_encoding is not that of the database any more".into()));
         }
-        let mark = listening.part.mark(Turn::Ends);
-        let begun = channels::begin(conn, &listening.part.channels, own(&mark));
-        let behind = match tokio::time::timeout(rules.timeout, begun).await {
-            Ok(Ok(behind)) => behind,
-            Ok(Err(why)) => return Err(Lost(format!("LISTEN on a server connection: {why}").into())),
-            Err(_) => return Err(late(rules.timeout)),
-        };
-        arrived(&listening.part, mark, rules.timeout).await?;
+        let fence = listening.part.fence(Turn::Ends);
+        let begun = channels::begin(conn, &listening.part.channels, &fence);
+        let behind = in_time(rules.timeout, "LISTEN", begun).await?;
+        arrived(&listening.part, fence, rules.timeout).await?;
         listening.away = false;
         let inbox = listening.part.inbox.clone();
         if let Some(Ended::Slow { bytes, limit, .. }) = inbox.ended() {
@@ -162,13 +157,13 @@ impl Session {
         let out = self.down_lane().insert();
         inbox.take(out, usize::MAX);
         out.extend_from_slice(&behind);
-        // What has become of its channels is asked behind the transaction.
+        // So that the server is asked after the transaction which channels are left.
         self.proto.effects.add(TextEffects::HIDDEN);
         Ok(())
     }
 
-    /// Behind a transaction: the listener hears for the client from here on. The mark is to be awaited.
-    pub(super) async fn share(&mut self, lease: &mut Lease, held: &Holdings) -> Result<Option<Mark>, Lost> {
+    /// After a transaction: the listener receives the client's notifications from here on. The caller awaits the fence.
+    pub(super) async fn share(&mut self, lease: &mut Lease, held: &Holdings) -> Result<Option<Fence>, Lost> {
         let names = held.channels();
         if names.is_empty() {
             self.listening = None;
@@ -192,44 +187,41 @@ impl Session {
         };
         let wanted = self.services.listeners.want(old, client, names);
         let part = tokio::time::timeout(most, wanted).await.map_err(|_| late(most))??;
-        let mark = part.mark(Turn::Begins);
-        let ended = channels::end(conn, &part.channels, own(&mark));
-        let before = match tokio::time::timeout(limit, ended).await {
-            Ok(Ok(before)) => before,
-            Ok(Err(why)) => return Err(Lost(format!("UNLISTEN on a server connection: {why}").into())),
-            Err(_) => return Err(late(limit)),
-        };
+        let fence = part.fence(Turn::Begins);
+        let before = in_time(limit, "UNLISTEN", channels::end(conn, &part.channels, &fence)).await?;
         self.down_lane().insert().extend_from_slice(&before);
         self.listening = Some(Box::new(Listening { part, away: true }));
-        Ok(Some(mark))
+        Ok(Some(fence))
     }
 
-    /// Until the listener has come to the mark, it is not known that it hears for the client.
-    pub(super) async fn await_mark(&mut self, mark: Option<Mark>) -> Option<Goodbye> {
-        let (Some(mark), Some(listening)) = (mark, &self.listening) else { return None };
-        let lost = arrived(&listening.part, mark, self.hot.session.timeout).await.err()?;
+    /// Waits until the listener has reached the fence. Before that, the client could miss a notification.
+    pub(super) async fn await_fence(&mut self, fence: Option<Fence>) -> Option<Goodbye> {
+        let (Some(fence), Some(listening)) = (fence, &self.listening) else { return None };
+        let lost = arrived(&listening.part, fence, self.hot.session.timeout).await.err()?;
         let e = self.deaf(&lost);
-        self.count_error(report(&e).code);
-        self.farewell(&e).await;
-        Some(report(&e).code)
+        Some(self.ends_with(&e).await)
     }
 
-    /// The server connection is closed, for it may listen.
+    /// Ends the client, and closes the server connection, which may still listen.
     pub(super) async fn hears_no_more(&mut self, lease: Lease, lost: &Lost) -> Option<Goodbye> {
         let e = self.deaf(lost);
-        let code = report(&e).code;
-        self.count_error(code);
-        lease.discard(code, TxStats::default());
-        self.farewell(&e).await;
-        Some(code)
+        lease.discard(report(&e).code, TxStats::default());
+        Some(self.ends_with(&e).await)
     }
 }
 
-fn own(mark: &Mark) -> channels::Mark<'_> {
-    channels::Mark { channel: &mark.channel, text: &mark.text }
+/// Runs a change of channels on a server connection within a time limit. `what` names the statement in the error.
+async fn in_time(
+    limit: Duration,
+    what: &str,
+    said: impl Future<Output = Result<Vec<u8>, Broken>>,
+) -> Result<Vec<u8>, Lost> {
+    let said = tokio::time::timeout(limit, said).await.map_err(|_| late(limit))?;
+    said.map_err(|why| Lost(format!("{what} on a server connection: {why}").into()))
 }
 
-/// A listener logs in as the pool whose client was the first to listen, where that client has its server connection.
+/// How to open a listener: it logs in as the pool whose client was the first to listen, on the host of that client's server
+/// connection.
 fn home(pool: &Arc<Pool>, host: &HostAddr) -> Home {
     let (dials, key, at) = (pool.clone(), pool.key.clone(), host.clone());
     let open = async move {
@@ -238,7 +230,7 @@ fn home(pool: &Arc<Pool>, host: &HostAddr) -> Home {
         target.on_connect.clear();
         target.startup = vec![
             ("application_name".to_owned(), server::own::LISTENER.to_owned()),
-            // Names and payloads stay as they are in the database; its clients have no other encoding.
+            // So that the server does not convert names and payloads: the clients have the encoding of the database.
             ("client_encoding".to_owned(), "SQL_ASCII".to_owned()),
         ];
         let room = pooling.ledger.take(&[], pooling).map_err(|(k, _)| k.to_string())?;
@@ -266,11 +258,11 @@ fn home(pool: &Arc<Pool>, host: &HostAddr) -> Home {
     Home { open: Box::pin(open), check: Box::new(check) }
 }
 
-async fn arrived(part: &Subscription, mark: Mark, limit: std::time::Duration) -> Result<(), Lost> {
-    tokio::time::timeout(limit, part.came(mark)).await.unwrap_or_else(|_| Err(late(limit)))
+async fn arrived(part: &Subscription, fence: Fence, limit: Duration) -> Result<(), Lost> {
+    tokio::time::timeout(limit, part.came(fence)).await.unwrap_or_else(|_| Err(late(limit)))
 }
 
-fn late(limit: std::time::Duration) -> Lost {
+fn late(limit: Duration) -> Lost {
     let limit = limit.as_secs_f64();
     Lost(format!("it was not in step within {limit:.3} s (session_check_timeout)").into())
 }

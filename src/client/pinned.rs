@@ -1,4 +1,4 @@
-//! Behind a transaction that may have left something in its server's session: the server is asked what, and what cannot
+//! After a transaction that may have left something in its server's session: the server is asked what, and what cannot
 //! go with the client keeps the connection with it until it is gone. See [`crate::proto::holdings`].
 
 use super::flow::End;
@@ -18,19 +18,13 @@ impl Session {
     /// Asks what the session holds, gives the connection back if nothing keeps it, and keeps it else.
     pub(super) async fn settle(&mut self, mut lease: Lease) -> Option<Goodbye> {
         let reserved = lease.conn().and_then(|c| c.state.reserved.take());
-        let held = match self.ask(&mut lease).await {
-            Ok(held) => held,
-            Err(why) => return self.not_told(lease, why).await,
+        let (mut lease, held, kinds) = match self.left(lease).await {
+            Ok(left) => left,
+            Err(out) => return out,
         };
-        let refused = self.hot.session.to_reject(&held);
-        if !refused.is_empty() {
-            return self.ended(lease, Error::SessionStateRejectedBehind { kinds: refused }).await;
-        }
-        let shares = self.shares(&mut lease);
-        let kinds = self.hot.session.to_pin(&held, shares);
         if kinds.is_empty() {
             drop(reserved);
-            return self.let_go(lease, &held, shares, false).await;
+            return self.let_go(lease, &held, false).await;
         }
         let pool = lease.pool().clone();
         let pin = match reserved.map_or_else(|| pool.pins.places.take(), Ok) {
@@ -60,40 +54,45 @@ impl Session {
             if !matches!(end, End::Check) {
                 return Box::pin(self.finish(lease, end)).await;
             }
-            let held = match self.ask(&mut lease).await {
-                Ok(held) => held,
-                Err(why) => return self.not_told(lease, why).await,
+            let held;
+            (lease, held, kinds) = match self.left(lease).await {
+                Ok(left) => left,
+                Err(out) => return out,
             };
-            let refused = self.hot.session.to_reject(&held);
-            if !refused.is_empty() {
-                return self.ended(lease, Error::SessionStateRejectedBehind { kinds: refused }).await;
-            }
-            let shares = self.shares(&mut lease);
-            kinds = self.hot.session.to_pin(&held, shares);
             if kinds.is_empty() {
                 drop(pin);
                 if let Some(conn) = lease.conn() {
                     conn.state.pinned = None;
                 }
-                return self.let_go(lease, &held, shares, true).await;
+                return self.let_go(lease, &held, true).await;
             }
             pin.hold(&kinds);
             self.reset_transaction();
         }
     }
 
+    /// What a transaction has left in the session, and which kinds of it keep the connection with the client. `Err`: the
+    /// connection is gone, and this becomes of the session.
+    async fn left(&mut self, mut lease: Lease) -> Result<(Lease, Holdings, Vec<Kind>), Option<Goodbye>> {
+        let held = match self.ask(&mut lease).await {
+            Ok(held) => held,
+            Err(why) => return Err(self.not_told(lease, why).await),
+        };
+        let kinds = self.hot.session.to_reject(&held);
+        if !kinds.is_empty() {
+            return Err(self.ended(lease, Error::SessionStateRejectedBehind { kinds }).await);
+        }
+        let shares = self.shares(&mut lease);
+        let kinds = self.hot.session.to_pin(&held, shares);
+        Ok((lease, held, kinds))
+    }
+
     /// Nothing keeps the connection with its client; what it listens to moves to the listener. `rested`: all that was
     /// done before the last transaction is booked.
-    async fn let_go(
-        &mut self,
-        mut lease: Lease,
-        held: &Holdings,
-        shares: bool,
-        rested: bool,
-    ) -> Option<Goodbye> {
-        let mark = if shares {
+    async fn let_go(&mut self, mut lease: Lease, held: &Holdings, rested: bool) -> Option<Goodbye> {
+        let fence = if self.shares(&mut lease) {
             match Box::pin(self.share(&mut lease, held)).await {
-                Ok(mark) => mark,
+                Ok(fence) => fence,
                 Err(lost) => return Box::pin(self.hears_no_more(lease, &lost)).await,
             }
         } else {
@@ -104,7 +103,7 @@ impl Session {
         } else {
             self.hand_back(lease);
         }
-        Box::pin(self.await_mark(mark)).await
+        Box::pin(self.await_fence(fence)).await
     }
 
     /// The client gets its answer first.
@@ -167,12 +166,9 @@ impl Session {
     }
 
     async fn ended(&mut self, mut lease: Lease, e: Error) -> Option<Goodbye> {
-        let code = report(&e).code;
-        self.count_error(code);
         self.book(&mut lease, Clock::now());
         let stats = self.reset_transaction();
-        lease.discard(code, stats);
-        self.farewell(&e).await;
-        Some(code)
+        lease.discard(report(&e).code, stats);
+        Some(self.ends_with(&e).await)
     }
 }

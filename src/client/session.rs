@@ -916,6 +916,14 @@ impl Session {
         }
     }
 
+    /// Counts and tells the error that ends a session; returns its code.
+    pub(super) async fn ends_with(&mut self, e: &Error) -> Goodbye {
+        let code = report(e).code;
+        self.count_error(code);
+        self.farewell(e).await;
+        code
+    }
+
     pub(super) fn count_error(&self, code: &'static str) {
         self.services.shared.counters.count("errors_total", code);
     }

@@ -1,4 +1,4 @@
-//! Where a cancel for a client goes. Whoever the client waits for, or whose connection it has, says how.
+//! Where a cancel for a client goes: to the pool for which it waits or whose server connection it has.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Who is connected: what others may know of a client and how they reach it, and the places that clients and strangers
-//! take.
+//! The connected clients: what others may know of a client, how they reach it, and the places that bound clients and
+//! logins.
 
 pub mod handle;
 pub mod link;

@@ -1,4 +1,4 @@
-//! Who is here: every client that is logged in, and the places that clients take.
+//! All clients that are logged in, and the places that they take.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -887,21 +887,21 @@ settings! {
         Live, NATIVE.preset("false"), Section |s, Boolean(v)| s.overrides.reset_state = Some(*v);
 
     /// What becomes of the parameters and the role that a client sets in its session. `follow`: they go with it to its next
-    /// server connection. `reset`: those that the server does not report are reset behind its transaction, and lost. Where
+    /// server connection. `reset`: those that the server does not report are reset after its transaction, and lost. Where
     /// `reset_state` is off, or `pool_mode` is session, this and the next three say nothing.
     session_parameters: ANY, Kind::Word(&["follow", "reset"]), Is("follow"),
         "a client finds what it has set, as on a connection of its own",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.parameters = Some(way(v));
     /// The same of statements of PREPARE. `pin`: their client keeps its server connection until they are gone. A statement
-    /// that cannot be prepared again from its text pins where it would follow. `reject`: a statement that shows in its text what
-    /// it leaves is refused; where a function has hidden it, its client is ended.
+    /// that cannot be prepared again from its text pins where it would follow. `reject`: a statement is
+    /// refused if its text shows that it would leave such state; a client that has left some all the same is ended.
     session_statements: ANY, Kind::Word(&["follow", "pin", "reset", "reject"]), Is("follow"),
         "a client finds what it has prepared, as on a connection of its own",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.statements = Some(way(v));
-    /// The same of LISTEN. `share`: one connection of Howdah's own to the database's primary listens for all clients, and a
-    /// client that listens keeps no connection. Where a client has another client_encoding than its database, it is pinned.
-    /// Where `share` is stated at the top level, capacity counts that connection for each database; by default it is one of
-    /// those that safety_margin leaves.
+    /// The same of LISTEN. `share`: Howdah opens one connection to the primary of each database and listens there for all
+    /// clients, so that a client that listens keeps no server connection. A client whose client_encoding is not that of its
+    /// database is pinned instead. If `share` is stated at the top level, capacity counts one connection for each database;
+    /// otherwise it takes one of those that safety_margin leaves free.
     session_listen: ANY, Kind::Word(&["share", "pin", "reset", "reject"]), Is("share"),
         "a client that listens hears what it listens to, and thousands of them cost one server connection",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.listen = Some(way(v));
@@ -910,7 +910,7 @@ settings! {
         "they exist on one connection alone; a client that has them keeps it, within max_pins",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.objects = Some(way(v));
     /// When a server is asked what a transaction has left in its session. `suspected`: where a completion tag or a trace in
-    /// the text shows that there may be something. `always`: behind every transaction, for functions that hide it.
+    /// the text shows that there may be something. `always`: after every transaction, for functions that hide it.
     session_check: ANY, Kind::Word(&["suspected", "always"]), Is("suspected"),
         "most transactions leave nothing, and a question costs the server about a millisecond",
         Live, NATIVE, Section |s, Word(v)| s.overrides.session.always = Some(*v == "always");

@@ -8,7 +8,7 @@ use crate::session_state::{Way, Ways};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionState {
     pub ways: Ways,
-    /// The server is asked behind every transaction.
+    /// `session_check = "always"`: the server is asked after every transaction.
     pub always: bool,
     pub check_timeout: Duration,
     /// `None`: half of the pool's size.

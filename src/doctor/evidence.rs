@@ -76,17 +76,16 @@ pub struct Database {
     pub tables: Vec<Table>,
     pub indexes: Vec<Index>,
     pub materialized: Vec<Materialized>,
-    /// Of the databases that Howdah offers and that mean this one, those whose pools ask what a transaction has left only
-    /// where its text shows a trace.
+    /// The databases of the configuration that lead here and do not have `session_check = "always"`.
     pub suspecting: Vec<String>,
     pub hiding: Vec<Hiding>,
 }
 
-/// A function whose callers' texts do not show what it may leave in the session.
+/// A function that may leave something in the session, of which the statement that calls it shows nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Hiding {
     pub name: String,
-    /// What in its text, or of its language, says so.
+    /// Why Howdah thinks so: what its text does, or its language.
     pub trace: String,
 }
 

@@ -171,18 +171,18 @@ pub enum Error {
     /// What the statement makes would keep its client's connection.
     #[error("no pin is left for {}: {taken} of {bound} are taken", list(kinds))]
     NoPinLeft { kinds: Vec<Kind>, taken: usize, bound: usize },
-    /// The same, found out when it was made.
+    /// The same, but the state showed only after the statement had run.
     #[error("no pin is left for {}, which a transaction has left: {taken} of {bound} are taken", list(kinds))]
     NoPinLeftBehind { kinds: Vec<Kind>, taken: usize, bound: usize },
-    /// What the statement makes is refused by the pool's settings.
+    /// The pool's settings refuse the session state that a statement would leave.
     #[error("{} are refused", list(kinds))]
     SessionStateRejected { kinds: Vec<Kind> },
-    /// The same, found out when it was made.
+    /// The same, but the state showed only after the statement had run.
     #[error("{}, which a transaction has left, are refused", list(kinds))]
     SessionStateRejectedBehind { kinds: Vec<Kind> },
     #[error("a client was idle for {idle:?} while it kept a connection because of {}", list(kinds))]
     PinIdleTimeout { kinds: Vec<Kind>, idle: Duration, limit: Duration },
-    /// Nobody hears for the client what it listens to.
+    /// The connection that listened for the client is lost.
     #[error("a client that listens hears no more: {reason}")]
     ListenerLost { reason: String },
     #[error("{messages} notifications of {bytes} bytes wait for a client; listen_buffer is {limit}")]

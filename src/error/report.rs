@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 const PINS_HINT: &str = "Raise max_pins (half of pool_size where it is not stated), and pool_size with it. SHOW HOLDERS \
-                         names the clients that keep connections. Or let such state be dropped behind each transaction: \
+                         names the clients that keep connections. Or let such state be dropped after each transaction: \
                          session_objects, session_listen or session_statements = \"reset\".";
 
 const REJECT_HINT: &str = "Do without them, use a session pool, or have the setting changed to \"pin\" (\"follow\" for \

@@ -1,11 +1,11 @@
-//! The channels of one listener and its clients: who listens to what, what must be said to the server, and who hears a
+//! The channels of one listener and its clients: who listens to what, what must be said to the server, and who gets a
 //! notification. No I/O.
 //!
-//! A client changes between its own server connection and the listener without a gap and without a copy of anything.
-//! PostgreSQL gives all notifications of a database one order, which is that of the commits, and each session that
-//! listens hears its part in that order. Wherever a client changes over, its server connection sends a *mark*: a
-//! notification on a channel of Howdah's own, which the server connection and the listener both hear at the same place of
-//! that order. What is before the mark is heard by the one, and what is behind it by the other.
+//! A client changes over between its own server connection and the listener, and must neither miss a notification nor get
+//! one twice. PostgreSQL puts all notifications of a database in one order, that of the commits, and every session that
+//! listens receives them in that order. So when a client changes over, its server connection sends a *fence*: a
+//! notification on a channel of Howdah's own. The server connection and the listener both receive it at the same place in
+//! the order. The client gets what comes before the fence from the one, and what comes after it from the other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,18 +18,19 @@ use crate::proto::sql::write_identifier;
 /// A channel as the server spells it, in the encoding of its database.
 pub type Name = Arc<[u8]>;
 
-/// A channel that nobody has wanted for so long is given up. Clients that come and go would have it changed for each.
+/// A channel is given up when no client has wanted it for this long. Giving it up at once would cost an UNLISTEN and a
+/// LISTEN for every client that comes and goes.
 pub const LAG: Duration = Duration::from_secs(10);
 
-/// Channels of one statement to the server, which has a socket's buffer for it.
+/// The most changes in one text to the server, so that it fits the socket's buffer.
 const AT_ONCE: usize = 200;
 
-/// What becomes of a client at its mark.
+/// What changes for a client at its fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// From here on it hears from the listener.
+    /// The listener serves it from here on.
     Begins,
-    /// From here on it hears on its own server connection.
+    /// Its own server connection serves it from here on.
     Ends,
 }
 
@@ -43,13 +44,13 @@ enum Change {
 struct Channel<I> {
     /// The server has answered the LISTEN.
     had: bool,
-    /// Clients that want it, whether they hear here or on connections of their own.
+    /// How many clients want it, whether the listener or their own server connection serves them now.
     wanted: usize,
-    /// Clients that hear here, with their inboxes.
+    /// The clients that the listener serves now, with their inboxes.
     hearing: FxHashMap<u64, I>,
-    /// Clients whose answer waits for the server's.
+    /// Clients that wait for the server to confirm the LISTEN.
     waiting: Vec<u64>,
-    /// Nobody has wanted it since.
+    /// Since when no client has wanted it.
     unwanted: Option<Instant>,
 }
 
@@ -57,9 +58,9 @@ struct Channel<I> {
 struct Client<I, D> {
     inbox: I,
     channels: Vec<Name>,
-    /// It hears here.
+    /// The listener serves it now.
     hears: bool,
-    /// Its channels that the server has not confirmed, and whom to tell when it has.
+    /// How many of its channels the server has not confirmed, and whom to tell when it has.
     missing: usize,
     done: Option<D>,
 }
@@ -71,7 +72,7 @@ pub struct Hub<I, D> {
     clients: FxHashMap<u64, Client<I, D>>,
     turns: FxHashMap<u64, (u64, Turn, D)>,
     due: VecDeque<Change>,
-    /// Said to the server, whose answer is to come.
+    /// Sent to the server, which has not answered yet.
     sent: Vec<Change>,
 }
 
@@ -88,8 +89,8 @@ impl<I, D> Default for Hub<I, D> {
 }
 
 impl<I: Clone, D> Hub<I, D> {
-    /// These are the client's channels from now on; it does not hear here now. `done` comes back as soon as the server
-    /// listens to all of them.
+    /// Sets the client's channels. The listener does not serve it yet. Returns `done` if the server listens to all of them
+    /// already; otherwise [`Self::answered`] returns it later.
     pub fn want(&mut self, client: u64, inbox: I, channels: &[Name], done: D, now: Instant) -> Option<D> {
         self.forget(client, now);
         let mut missing = 0;
@@ -117,7 +118,7 @@ impl<I: Clone, D> Hub<I, D> {
         now_done
     }
 
-    /// The client is no more, or wants nothing any more.
+    /// The client has left, or listens to nothing any more.
     pub fn forget(&mut self, client: u64, now: Instant) {
         let Some(was) = self.clients.remove(&client) else { return };
         for name in &was.channels {
@@ -134,14 +135,14 @@ impl<I: Clone, D> Hub<I, D> {
         self.turns.retain(|_, (c, ..)| *c != client);
     }
 
-    /// The client's server connection is about to send this mark.
-    pub fn expect(&mut self, mark: u64, client: u64, turn: Turn, done: D) {
-        self.turns.insert(mark, (client, turn, done));
+    /// Announces a fence that the client's server connection is about to send.
+    pub fn expect(&mut self, fence: u64, client: u64, turn: Turn, done: D) {
+        self.turns.insert(fence, (client, turn, done));
     }
 
-    /// The mark has come. What was heard before it is with the client, or was not for it.
-    pub fn mark(&mut self, mark: u64) -> Option<D> {
-        let (id, turn, done) = self.turns.remove(&mark)?;
+    /// The fence has arrived: the client's turn begins or ends. Returns whom to tell.
+    pub fn fence(&mut self, fence: u64) -> Option<D> {
+        let (id, turn, done) = self.turns.remove(&fence)?;
         let client = self.clients.get_mut(&id)?;
         client.hears = turn == Turn::Begins;
         for name in &client.channels {
@@ -154,12 +155,12 @@ impl<I: Clone, D> Hub<I, D> {
         Some(done)
     }
 
-    /// Who hears a notification on this channel.
+    /// The inboxes that get a notification on this channel.
     pub fn hearing(&self, channel: &[u8]) -> impl Iterator<Item = &I> {
         self.channels.get(channel).into_iter().flat_map(|c| c.hearing.values())
     }
 
-    /// What is to be said to the server, if nothing is under way: one text of several statements.
+    /// The next text for the server, of one or more statements; `None` while the server has one to answer.
     pub fn say(&mut self) -> Option<Vec<u8>> {
         if !self.sent.is_empty() || self.due.is_empty() {
             return None;
@@ -181,7 +182,7 @@ impl<I: Clone, D> Hub<I, D> {
         Some(text)
     }
 
-    /// The server has done what it was told. Returns whom to tell.
+    /// The server has answered the last text. Returns the clients to tell.
     pub fn answered(&mut self) -> Vec<D> {
         let mut all = Vec::new();
         for change in std::mem::take(&mut self.sent) {
@@ -212,8 +213,8 @@ impl<I: Clone, D> Hub<I, D> {
         });
     }
 
-    /// The listener is lost: the inboxes of those who hear through it, or are about to. Others hear on their own server
-    /// connections, and can go on.
+    /// The listener is lost. Returns the inboxes of the clients that it served or was about to serve. The others are served
+    /// by their own server connections, and can go on.
     pub fn lost(self) -> Vec<I> {
         let mut turning: Vec<u64> = self.turns.into_values().map(|(client, ..)| client).collect();
         turning.sort_unstable();
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_hears_between_its_marks_and_only_when_the_server_has_its_channels() {
+    fn a_client_hears_between_its_fences_and_only_when_the_server_has_its_channels() {
         let (mut hub, now) = (Numbers::default(), Clock::now());
         assert_eq!(hub.want(1, 1, &[name("a"), name("b\"c")], "one", now), None);
         assert_eq!(said(&mut hub), "LISTEN \"a\";LISTEN \"b\"\"c\";");
@@ -262,12 +263,12 @@ mod tests {
         assert_eq!(hub.answered(), ["two", "one"], "the second one's channels were complete first");
         hub.expect(7, 1, Turn::Begins, "turned");
         assert!(heard(&hub, "a").is_empty());
-        assert_eq!(hub.mark(8), None, "somebody else's");
-        assert_eq!(hub.mark(7), Some("turned"));
+        assert_eq!(hub.fence(8), None, "somebody else's");
+        assert_eq!(hub.fence(7), Some("turned"));
         assert_eq!((heard(&hub, "a"), heard(&hub, "b\"c"), heard(&hub, "c")), (vec![1], vec![1], vec![]));
         hub.expect(9, 1, Turn::Ends, "back");
         assert_eq!(heard(&hub, "a"), [1]);
-        assert_eq!(hub.mark(9), Some("back"));
+        assert_eq!(hub.fence(9), Some("back"));
         assert!(heard(&hub, "a").is_empty());
         assert_eq!(hub.want(1, 1, &[name("a")], "at once", now), Some("at once"));
     }
@@ -302,10 +303,10 @@ mod tests {
         hub.want(5, 5, &[name("b")], "", now);
         for client in 1..=2 {
             hub.expect(client, client, Turn::Begins, "");
-            hub.mark(client);
+            hub.fence(client);
         }
         hub.expect(20, 2, Turn::Ends, "");
-        hub.mark(20);
+        hub.fence(20);
         hub.expect(30, 3, Turn::Begins, "");
         let mut lost = hub.lost();
         lost.sort_unstable();
@@ -323,7 +324,7 @@ mod tests {
         assert_eq!(hub.answered(), ["all"]);
     }
 
-    /// Any order of events: a notification between a client's marks reaches it exactly once, and none else does.
+    /// Any order of events: a notification between a client's fences reaches it exactly once, and none else does.
     #[test]
     fn whatever_happens_each_notification_is_heard_once_or_on_the_clients_own_connection() {
         let mut state = 1_u64;
@@ -350,7 +351,7 @@ mod tests {
                 2 | 3 => {
                     let turn = if random(2) == 0 { Turn::Begins } else { Turn::Ends };
                     hub.expect(step, client, turn, "");
-                    let came = hub.mark(step).is_some();
+                    let came = hub.fence(step).is_some();
                     assert_eq!(came, model.contains_key(&client));
                     if let Some(m) = model.get_mut(&client) {
                         m.1 = turn == Turn::Begins;

@@ -1,4 +1,4 @@
-//! What a client that listens has not been given yet. The listener puts it in, the client's session takes it out.
+//! Notifications that wait for one client. The listener puts them in, and the client's session takes them out.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 /// Wakes the client's task.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
-/// Why a client hears no more.
+/// Why a client gets no more notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// The listener's connection was lost; the text says why.
     Lost(Arc<str>),
-    /// It took too little of what it was given.
+    /// The client read too slowly.
     Slow { messages: usize, bytes: usize, limit: usize },
 }
 
@@ -24,14 +24,14 @@ pub struct Inbox {
     wake: Wake,
     /// `listen_buffer`.
     limit: usize,
-    /// There is something to take, or it has ended.
+    /// There are messages to take, or the inbox has ended.
     stirred: AtomicBool,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Whole messages. All clients share the bytes of one.
+    /// Whole messages. All inboxes share the bytes of a notification.
     messages: VecDeque<Bytes>,
     bytes: usize,
     ended: Option<Ended>,
@@ -48,7 +48,7 @@ impl Inbox {
         Self { wake, limit, stirred: AtomicBool::new(false), inner: Mutex::default() }
     }
 
-    /// False where this client has ended with it, or had before.
+    /// Returns false if the inbox has ended, be it because this message was too much.
     pub fn put(&self, message: &Bytes) -> bool {
         let mut inner = self.inner.lock();
         if inner.ended.is_some() {
@@ -76,7 +76,7 @@ impl Inbox {
         self.stir(true);
     }
 
-    /// A client that has not taken what came before need not be woken for more, but for an end.
+    /// Wakes the client. A client that has not taken earlier messages yet is awake already, and is woken for an end only.
     fn stir(&self, at_any_rate: bool) {
         if !self.stirred.swap(true, Ordering::AcqRel) || at_any_rate {
             (self.wake)();
@@ -88,7 +88,7 @@ impl Inbox {
         self.stirred.load(Ordering::Acquire)
     }
 
-    /// Moves messages to `out`, until that has grown by `most` bytes.
+    /// Moves messages to `out` until it has grown by `most` bytes.
     pub fn take(&self, out: &mut Vec<u8>, most: usize) {
         let mut inner = self.inner.lock();
         let begin = out.len();
@@ -104,7 +104,7 @@ impl Inbox {
         }
     }
 
-    /// Why it has ended, once all that came before that is taken.
+    /// Why the inbox has ended, once all earlier messages have been taken.
     pub fn ended(&self) -> Option<Ended> {
         let inner = self.inner.lock();
         inner.ended.clone().filter(|_| inner.messages.is_empty())

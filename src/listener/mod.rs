@@ -1,8 +1,8 @@
 //! LISTEN of many clients through one connection of Howdah's own to each database's server (`session_listen = "share"`).
 //!
-//! A client's LISTEN and UNLISTEN run on the server connection that it has for their transaction, and so does all else:
-//! while a client has a server connection, that connection listens for it. Behind the transaction the client's channels
-//! move to the listener, and before its next one they move back. [`core`] says how nothing is lost or doubled on the way;
+//! A client's LISTEN and UNLISTEN run on its server connection, like every other statement, and while the client has a
+//! server connection, that connection listens for it. After the transaction the client's channels move to the listener,
+//! and before its next transaction they move back. [`core`] explains how no notification is lost or doubled on the way;
 //! `client::listening` does the client's part.
 
 pub mod core;
@@ -23,7 +23,7 @@ use self::inbox::{Ended, Inbox, Wake};
 use crate::config::resolved::HostAddr;
 use crate::server::conn::ServerConn;
 
-/// For the task of a listener. What a client says comes before what its server connection says after it.
+/// A message to the task of a listener. A client sends its order first, and lets its server connection speak afterwards.
 #[derive(Debug)]
 enum Order {
     Want {
@@ -33,7 +33,7 @@ enum Order {
         done: Done,
     },
     Expect {
-        mark: u64,
+        fence: u64,
         client: u64,
         turn: Turn,
         done: Done,
@@ -41,16 +41,16 @@ enum Order {
     Forget {
         client: u64,
     },
-    /// For this reason, or where nobody listens now.
+    /// End: for this reason, or, without one, only if no client listens.
     End(Option<String>),
 }
 
 type Done = oneshot::Sender<()>;
 
-/// A database of Howdah's, at a server.
+/// A database of the configuration, and the host of its server.
 pub type Key = (Arc<str>, HostAddr);
 
-/// How a listener gets its connection, and how it learns that this is not the server of its database any more.
+/// How to open a listener's connection, and how to check that its host still serves the database.
 pub struct Home {
     pub open: BoxFuture<'static, Result<Box<ServerConn>, String>>,
     pub check: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
@@ -62,23 +62,23 @@ impl fmt::Debug for Home {
     }
 }
 
-/// Where one listener is reached.
+/// The way to reach one listener.
 #[derive(Debug, Clone)]
 struct Handle {
     orders: mpsc::UnboundedSender<Order>,
-    /// The channel of marks.
+    /// The channel of fences.
     channel: Arc<str>,
     figures: Arc<Figures>,
 }
 
-/// What a listener stands at.
+/// The figures of one listener.
 #[derive(Debug, Default)]
 struct Figures {
     channels: AtomicUsize,
     clients: AtomicUsize,
 }
 
-/// What there is, for people and for metrics.
+/// One listener in SHOW LISTENERS and in the metrics.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub database: Arc<str>,
@@ -94,7 +94,7 @@ pub struct Listeners(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     all: Mutex<HashMap<Key, Handle>>,
-    marks: AtomicU64,
+    fences: AtomicU64,
     totals: Totals,
 }
 
@@ -107,7 +107,7 @@ pub struct Totals {
 }
 
 impl Listeners {
-    /// The listener of this key; it is opened where there is none.
+    /// Returns the listener of this key, and opens it if there is none.
     fn at(&self, key: &Key, home: impl FnOnce() -> Home) -> Handle {
         let mut all = self.0.all.lock();
         if let Some(h) = all.get(key).filter(|h| !h.orders.is_closed()) {
@@ -123,21 +123,21 @@ impl Listeners {
         handle
     }
 
-    /// Ends those of a database, or of all, to which nobody listens now. False as long as one of them is there.
+    /// Ends the listeners of one database, or of all, that no client uses. Returns false as long as one of these is there.
     pub fn let_go(&self, database: Option<&str>) -> bool {
         let all = self.0.all.lock();
         let mut gone = true;
         for (_, h) in all.iter().filter(|((d, _), _)| database.is_none_or(|name| **d == *name)) {
             if h.figures.clients.load(Ordering::Relaxed) == 0 {
                 gone = false;
-                // It ends already where nobody takes the order.
+                // If the order cannot be sent, the listener is ending already.
                 let _ = h.orders.send(Order::End(None));
             }
         }
         gone
     }
 
-    /// Ends those at these hosts, whoever listens.
+    /// Ends all listeners at these hosts, with their clients.
     pub fn end(&self, is: &dyn Fn(&HostAddr) -> bool, why: &str) {
         for (_, h) in self.0.all.lock().iter().filter(|((_, host), _)| is(host)) {
             let _ = h.orders.send(Order::End(Some(why.to_owned())));
@@ -163,8 +163,8 @@ impl Listeners {
         rows
     }
 
-    /// The client's channels are these from now on: returns when the server listens to them. A client that has a part in
-    /// a listener that is still there keeps it.
+    /// Sets the client's channels, and returns when the server listens to all of them. A client that is subscribed to a
+    /// listener that still runs stays with that one.
     pub async fn want(
         &self,
         old: Option<Subscription>,
@@ -191,7 +191,7 @@ impl Listeners {
             }
             match s.inbox.ended() {
                 Some(Ended::Lost(why)) if !is_old => return Err(Lost(why)),
-                // It had ended before, or had nothing to do and ended: there is another one.
+                // The old listener had ended, or this one ended because it had no clients: open another one.
                 _ => {}
             }
         }
@@ -214,7 +214,7 @@ impl fmt::Debug for Client<'_> {
     }
 }
 
-/// A client's part in a listener.
+/// A client's subscription to a listener; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Subscription {
     client: u64,
@@ -228,9 +228,9 @@ pub struct Subscription {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost(pub Arc<str>);
 
-/// A mark that is about to be sent.
+/// A fence that is about to be sent.
 #[derive(Debug)]
-pub struct Mark {
+pub struct Fence {
     pub channel: Arc<str>,
     /// What the notification says.
     pub text: String,
@@ -238,18 +238,18 @@ pub struct Mark {
 }
 
 impl Subscription {
-    /// Announces a mark, at which this client's turn begins or ends.
-    pub fn mark(&self, turn: Turn) -> Mark {
-        let mark = self.shared.marks.fetch_add(1, Ordering::Relaxed);
+    /// Announces a fence at which the listener begins or ceases to serve this client.
+    pub fn fence(&self, turn: Turn) -> Fence {
+        let fence = self.shared.fences.fetch_add(1, Ordering::Relaxed);
         let (done, came) = oneshot::channel();
-        // Where nobody takes the order, `came` says so.
-        let _ = self.handle.orders.send(Order::Expect { mark, client: self.client, turn, done });
-        Mark { channel: self.handle.channel.clone(), text: format!("{mark:016x}"), came }
+        // If the order cannot be sent, `came` reports it.
+        let _ = self.handle.orders.send(Order::Expect { fence, client: self.client, turn, done });
+        Fence { channel: self.handle.channel.clone(), text: format!("{fence:016x}"), came }
     }
 
-    /// Returns when the listener has come to the mark.
-    pub async fn came(&self, mark: Mark) -> Result<(), Lost> {
-        mark.came.await.map_err(|_| match self.inbox.ended() {
+    /// Waits until the listener has received the fence.
+    pub async fn came(&self, fence: Fence) -> Result<(), Lost> {
+        fence.came.await.map_err(|_| match self.inbox.ended() {
             Some(Ended::Lost(why)) => Lost(why),
             _ => Lost("its connection has ended".into()),
         })

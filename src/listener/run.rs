@@ -18,10 +18,10 @@ use crate::proto::sql::write_identifier;
 use crate::server::close::{self, Goodbye};
 use crate::server::conn::ServerConn;
 
-/// So often it looks whether it is still where it should be, and what nobody wants any more.
+/// How often the listener checks its host, and looks for channels that no client wants.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// More than a notification has.
+/// A message of the server may have this many bytes; a notification has fewer.
 const MAX_MESSAGE: u32 = 1 << 20;
 
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -32,7 +32,7 @@ struct Listener {
     handle: Handle,
     hub: Hub<Arc<Inbox>, Done>,
     conn: Option<Box<ServerConn>>,
-    /// Nobody listens since.
+    /// Since when no client has listened.
     idle: Option<Instant>,
     ordered: Option<End>,
 }
@@ -44,7 +44,7 @@ enum End {
     Lost(String),
 }
 
-/// Runs until nobody listens, or the connection is lost.
+/// Runs until no client listens any more, or the connection is lost.
 pub(super) async fn run(
     key: Key,
     home: Home,
@@ -64,7 +64,7 @@ pub(super) async fn run(
     };
     orders.close();
     while let Ok(order) = orders.try_recv() {
-        // Where it has ended because nobody listened, the client of this order asks another one.
+        // A listener that ended because no client listened drops the order, and its client asks another listener.
         if matches!(end, End::Lost(_)) {
             l.take(order);
         }
@@ -119,7 +119,7 @@ impl Listener {
                     None
                 }
             };
-            // Whoever has sent a mark has announced it before.
+            // A fence is announced before it is sent: read all announcements before the bytes.
             while let Ok(order) = orders.try_recv() {
                 self.take(order);
             }
@@ -153,11 +153,11 @@ impl Listener {
         match order {
             Order::Want { client, inbox, channels, done } => {
                 if let Some(done) = self.hub.want(client, inbox, &channels, done, now) {
-                    // Where nobody waits any more, the client has left.
+                    // If nobody waits for it, the client has left.
                     let _ = done.send(());
                 }
             }
-            Order::Expect { mark, client, turn, done } => self.hub.expect(mark, client, turn, done),
+            Order::Expect { fence, client, turn, done } => self.hub.expect(fence, client, turn, done),
             Order::Forget { client } => self.hub.forget(client, now),
             Order::End(Some(why)) => self.ordered = Some(End::Lost(why)),
             Order::End(None) if self.hub.clients() == 0 => self.ordered = Some(End::Unwanted),
@@ -165,7 +165,7 @@ impl Listener {
         }
     }
 
-    /// Reads what the server says. True where it has answered what it was told.
+    /// Reads what the server has sent. Returns true if it has answered the last text.
     fn digest(&mut self, buf: &mut Vec<u8>) -> Result<bool, String> {
         let (mut at, mut answered) = (0, false);
         loop {
@@ -196,7 +196,7 @@ impl Listener {
         if channel == self.handle.channel.as_bytes() {
             let (text, _) = frame::cstr(rest)?;
             let number = std::str::from_utf8(text).ok().and_then(|t| u64::from_str_radix(t, 16).ok());
-            if let Some(done) = number.and_then(|n| self.hub.mark(n)) {
+            if let Some(done) = number.and_then(|n| self.hub.fence(n)) {
                 let _ = done.send(());
             }
             return Some(());
@@ -210,7 +210,7 @@ impl Listener {
         Some(())
     }
 
-    /// Gives up what nobody wants, and sees whether this is still the server of its database.
+    /// Gives up channels that no client wants, and checks that this host still serves the database.
     fn look(&mut self) -> Result<(), String> {
         let now = Clock::now();
         self.hub.sweep(now);

@@ -453,7 +453,7 @@ pub const METRICS: &[Metric] = &[
     event("howdah_server_checks_total", "checks", &["result"], &["passed", "failed"], "Checks of servers that were idle for server_check_delay."),
     event("howdah_server_disconnects_total", "connections", &["reason"], SERVER_ENDS, "Server connections that ended, by reason."),
     event("howdah_server_close_timeouts_total", "connections", &[], &[], "Closed server connections whose place was given away although the server had not closed its side within 1 s; a server at its max_connections may refuse the next."),
-    event("howdah_pins_total", "pins", &["kind"], KINDS, "Times that a client kept its server connection behind a transaction, by what its session holds: statements of PREPARE, channels of LISTEN, temporary objects, cursors WITH HOLD, advisory locks."),
+    event("howdah_pins_total", "pins", &["kind"], KINDS, "Times that a client kept its server connection after a transaction, by what its session holds: statements of PREPARE, channels of LISTEN, temporary objects, cursors WITH HOLD, advisory locks."),
     event("howdah_session_state_dropped_total", "transactions", &["kind"], KINDS, "Transactions behind which such state was dropped, because session_statements, session_listen or session_objects says so; the client gets a WARNING."),
     event("howdah_listen_clients_ended_total", "clients", &["reason"], &["lost", "slow"], "Clients that were ended because they listen: their listener was lost, or they took their notifications too slowly (listen_buffer)."),
     event("howdah_server_resets_total", "resets", &["mark"], MARKS, "Server connections that were reset before another client got them, by the command that made it necessary."),

@@ -58,7 +58,7 @@ impl Lease {
         self.give_back(report, now);
     }
 
-    /// Its client keeps the connection behind a transaction.
+    /// Its client keeps the connection after a transaction.
     pub fn book_rest(&self, stats: TxStats, query_us: Option<u64>, now: Instant) {
         self.pool.book_only(&LeaseReport { query_us, ..self.report(stats, true, now) });
     }

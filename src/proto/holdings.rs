@@ -16,7 +16,7 @@ use crate::session_state::{Kind, Way, Ways};
 pub struct Rules {
     /// A server is asked what a suspected transaction has left.
     pub asks: bool,
-    /// It is asked behind every transaction.
+    /// It is asked after every transaction.
     pub always: bool,
     /// A session pool: the connection stays its client's own.
     pub own_connection: bool,

@@ -128,6 +128,13 @@ pub enum Expect {
     CopyEnd,
 }
 
+impl Expect {
+    /// Howdah answers it itself.
+    const fn is_local(&self) -> bool {
+        matches!(self, Self::LocalParse(_) | Self::LocalClose(_))
+    }
+}
+
 /// What a server message means for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -244,9 +251,8 @@ impl Pipeline {
     }
 
     fn owes_only_local(&self) -> bool {
-        let is_local = |e: &Expect| matches!(e, Expect::LocalParse(_) | Expect::LocalClose(_));
         let is_idle = self.status == TxStatus::Idle && !self.skipping && !self.uncertain && !self.unsynced;
-        is_idle && self.queue.iter().all(is_local)
+        is_idle && self.queue.iter().all(Expect::is_local)
     }
 
     /// How many ReadyForQuery are still to come, as far as is known.
@@ -325,10 +331,7 @@ impl Pipeline {
     /// Takes off the local replies whose turn has come; the caller sends them in this order.
     #[inline]
     pub fn pop_local(&mut self) -> Option<Expect> {
-        match self.queue.front() {
-            Some(Expect::LocalParse(_) | Expect::LocalClose(_)) => self.pop(),
-            _ => None,
-        }
+        if self.queue.front().is_some_and(Expect::is_local) { self.pop() } else { None }
     }
 
     fn pop(&mut self) -> Option<Expect> {

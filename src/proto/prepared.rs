@@ -137,7 +137,7 @@ impl Statement {
         }
     }
 
-    /// Its clients have described it by other columns than it would have now: PostgreSQL refuses to run it.
+    /// Its columns have changed since its clients described it, so PostgreSQL refuses to run it.
     pub fn is_stale(&self) -> bool {
         self.trust.is_stale()
     }
@@ -350,9 +350,12 @@ impl ClientStatements {
         }
     }
 
-    /// Whether a statement of this client was answered from what others have, and no server has said anything of it.
-    pub fn is_unseen(&self, id: u64) -> bool {
-        self.any_unseen() && self.named.values().any(|s| s.unseen && s.id == id)
+    /// A statement of this client whose Parse Howdah has answered itself, and which no server has confirmed yet.
+    pub fn unseen(&self, id: u64) -> Option<&Arc<Statement>> {
+        if !self.any_unseen() {
+            return None;
+        }
+        self.named.values().find(|s| s.unseen && s.id == id).map(Name::statement)
     }
 
     #[inline]
@@ -366,10 +369,6 @@ impl ClientStatements {
             s.unseen = false;
             self.unseen -= 1;
         }
-    }
-
-    pub fn by_id(&self, id: u64) -> Option<Arc<Statement>> {
-        self.named.values().find(|s| s.id == id).map(|s| s.statement().clone())
     }
 
     /// All names of an unseen statement mean the other one.

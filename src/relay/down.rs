@@ -14,6 +14,8 @@ use crate::relay::state::{ClientProto, DISCARDED, Env, Retry, ServerState};
 mod compare;
 mod error;
 
+use compare::Parameters;
+
 /// Messages that must be seen whole may have this many bytes; longer ones of these types are forwarded unseen
 /// (ErrorResponse) or end the connection.
 const WHOLE: usize = 64 * 1024;
@@ -190,17 +192,20 @@ fn step(
                 down.forward(h.total);
             }
         }
-        be::PARAMETER_DESCRIPTION if compare::of_unseen(h, c, s) && down.unscanned().len() <= h.total => {
-            // An error may follow, and the batch be sent again.
-            down.reserve(h.total + frame::HEADER);
-            return Ok(false);
-        }
-        be::PARAMETER_DESCRIPTION
-            if compare::of_unseen(h, c, s) && down.unscanned().get(h.total) == Some(&be::ERROR) =>
-        {
-            down.discard(h.total);
-        }
         tag => {
+            if tag == be::PARAMETER_DESCRIPTION {
+                match compare::parameters(down, h, c, s) {
+                    Parameters::Pass => {}
+                    Parameters::Wait => {
+                        down.reserve(h.total + frame::HEADER);
+                        return Ok(false);
+                    }
+                    Parameters::Drop => {
+                        down.discard(h.total);
+                        return Ok(true);
+                    }
+                }
+            }
             c.replay.clear();
             if tag == be::COPY_IN {
                 // So that the client knows that it may send.

@@ -69,7 +69,7 @@ pub struct ServerState {
     pub drops: Drops,
     /// The current transaction has changed a catalogue.
     pub changes_catalogue: bool,
-    /// Statements of this server that nobody shares, to be closed before the next one is prepared.
+    /// Copies of shared statements on this server, to be closed before it prepares another statement.
     pub unshared: Vec<Arc<Statement>>,
     /// It may have others of our statements than are known here: it has taken what it should have refused.
     pub statements_doubtful: bool,
@@ -93,12 +93,12 @@ pub struct ServerState {
     pub role: Option<RoleWatch>,
 }
 
-/// A statement of PREPARE that a server lacks, because a table is gone, say.
+/// A client's statement of PREPARE that its server connection lacks, for example because a table is gone.
 #[derive(Debug)]
 pub struct Absent {
     /// Among the session's parameters.
     pub key: String,
-    /// The body of the server's error, without the place in a text that the client has not sent now.
+    /// The body of the server's error, without its position in a text that the client has not sent.
     pub refusal: Box<[u8]>,
 }
 
@@ -395,7 +395,7 @@ impl ServerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     No,
-    /// Its error came, and its client has only asked for the answer: a Sync of Howdah's own has to end it first.
+    /// Its error has come, and the client has sent a Flush and no Sync. Howdah has to end the batch with a Sync first.
     NeedsSync,
     /// Its error came; the ReadyForQuery behind it is awaited.
     Waiting,
@@ -569,4 +569,28 @@ pub struct Env<'a> {
     pub share_statements: bool,
     /// Where statements are counted, if they are.
     pub queries: Option<&'a Scope>,
+}
+
+#[cfg(test)]
+impl<'a> Env<'a> {
+    /// Of a pool that shares statements and asks its servers nothing.
+    pub fn in_a_test(interner: &'a Interner, pins: &'a Arc<PinPlaces>) -> Self {
+        Self {
+            interner,
+            database: "app",
+            user: "app",
+            max_message: 1 << 20,
+            max_statement: 1 << 16,
+            max_server_statements: 10,
+            max_client_statements: 100,
+            max_server_memory: 1 << 30,
+            max_client_memory: 1 << 30,
+            max_memory: 1 << 30,
+            share_statements: true,
+            queries: None,
+            asks: false,
+            pins,
+            ways: &Ways::RESET,
+        }
+    }
 }

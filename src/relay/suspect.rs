@@ -43,14 +43,14 @@ fn in_block(text: &[u8], s: &ServerState) -> bool {
     s.pipeline.status() == TxStatus::InTransaction || sql::begins_block(text)
 }
 
-/// Whether it depends on answers that are owed whether a statement is refused: where nobody may keep a connection, it may
-/// run in a transaction block, and the BEGIN of that may be on its way.
+/// Whether to wait for answers before refusing a statement. Where no client may keep a connection, a statement in a
+/// transaction block is allowed, and its BEGIN may not be answered yet.
 pub(super) fn awaits_block(effects: Effects, s: &mut ServerState, env: &Env<'_>) -> bool {
     let matters = env.asks && effects.would_pin() && s.pinned.is_none() && env.pins.is_closed();
     matters && s.pipeline.status() == TxStatus::Idle && s.must_wait(Stalled::ByFailure)
 }
 
-/// What a setting refuses whatever is free.
+/// The error for state whose way is `reject`.
 fn rejected(text: &[u8], effects: Effects, env: &Env<'_>) -> Option<Error> {
     let mut kinds = if effects.would_pin() { effects.pinning() } else { Vec::new() };
     kinds.retain(|k| env.ways.of(*k) == Way::Reject);

@@ -228,23 +228,8 @@ impl World {
     /// One client does something; `false` when nothing was to be done.
     fn turn(&mut self, i: usize) -> bool {
         let Self { interner, clients, servers, limit, rng } = self;
-        let env = Env {
-            database: "app",
-            user: "app",
-            interner,
-            max_message: 1 << 20,
-            max_statement: 1 << 16,
-            max_server_statements: *limit,
-            max_client_statements: 100,
-            max_server_memory: 1 << 30,
-            max_client_memory: 1 << 30,
-            max_memory: 1 << 30,
-            share_statements: true,
-            queries: None,
-            asks: false,
-            pins: &Arc::default(),
-            ways: &crate::session_state::Ways::RESET,
-        };
+        let pins = Arc::default();
+        let env = Env { max_server_statements: *limit, ..Env::in_a_test(interner, &pins) };
         let c = &mut clients[i];
         let mut progress = false;
         if rng.random() && c.sent < c.bytes.len() {

@@ -125,13 +125,7 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
         let seen = match h.tag {
             fe::TERMINATE => return Ok(Up::Terminate),
             fe::QUERY => query(up, h, c, s, env)?,
-            fe::PARSE => {
-                let seen = parse(up, h, c, s, env)?;
-                if seen {
-                    keep_for_replay(up, c, s, env);
-                }
-                seen
-            }
+            fe::PARSE => parse(up, h, c, s, env)?,
             fe::BIND => bind(up, h, c, s, env)?,
             fe::DESCRIBE => describe(up, h, c, s, env)?,
             fe::CLOSE => close(up, h, c, s, env)?,
@@ -401,7 +395,7 @@ fn hold(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut Serve
     }
 }
 
-/// Takes off the server what turned out to be the same as what it shares.
+/// Closes statements on the server that turned out to be copies of shared ones.
 fn close_unshared(up: &mut Lane, s: &mut ServerState) {
     while let Some(one) = s.unshared.pop() {
         if let Some(stmt) = s.statements.remove(one.id) {
@@ -600,8 +594,8 @@ fn named_parse(
     let known = if is_own(c, s) {
         Known::New(env.interner.private(body, marks))
     } else {
-        // In a transaction the server has to say itself whether it takes it: what is refused later could not be mended.
-        // PgBouncer answers it all the same, which its profile does, too.
+        // In a transaction only the server may answer: an error that comes later would abort the transaction.
+        // PgBouncer's profile answers there as well, as PgBouncer does.
         let as_pgbouncer = || !env.asks && s.pipeline.is_empty() && s.pipeline.status() != TxStatus::Failed;
         let answerable = s.pipeline.server_at_boundary() || as_pgbouncer();
         env.interner.look(body, &under(c, &s.view, env), marks, sent, answerable)
@@ -613,6 +607,8 @@ fn named_parse(
             c.statements.insert_unseen(&name, stmt.clone());
             c.stats.statement_hits += 1;
             s.pipeline.sent(Expect::LocalParse(Box::new((name, stmt))));
+            // For the server, the batch begins with the next message.
+            keep_for_replay(up, c, s, env);
             return;
         }
         Known::New(stmt) => (stmt, false),
@@ -630,8 +626,8 @@ fn named_parse(
     }
 }
 
-/// Whether a text that is prepared now may mean what it means in this session alone: beside temporary objects, or behind
-/// what its transaction has set or changed.
+/// Whether a text that is prepared now may have a meaning of its own in this session, because of temporary objects, or of
+/// what the transaction has set or changed.
 pub(super) fn is_own(c: &ClientProto, s: &ServerState) -> bool {
     c.set_in_transaction || c.effects.may_hold() || s.changes_catalogue || s.pinned.is_some()
 }

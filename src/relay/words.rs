@@ -30,7 +30,7 @@ impl Words {
         }
     }
 
-    /// Of a batch that is nothing but errors a part is enough.
+    /// Keeps an error that the client was told; of a long batch of errors only the first few.
     pub fn tell(&mut self, e: Error) {
         let told = &mut self.0.get_or_insert_default().told;
         if told.len() < 16 {
@@ -38,7 +38,7 @@ impl Words {
         }
     }
 
-    /// What the client was told; nothing is left.
+    /// Takes the errors that the client was told.
     #[inline]
     pub fn take(&mut self) -> Option<Vec<Error>> {
         self.0.take().map(|said| said.told)

@@ -51,7 +51,8 @@ fn session_of(answer: Option<Answer>, login: &str) -> Result<ParamSet, Broken> {
 const BEGIN_UNLIMITED: &str = "BEGIN READ ONLY";
 const LIMITS: &str =
     "SELECT pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('lock_timeout')";
-const UNLIMIT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
+/// For what Howdah itself asks or says in a transaction of its client's session.
+pub const UNLIMIT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
 
 /// It was cancelled, or a lock was not to be had in time.
 fn was_limited(e: &ServerError) -> bool {

@@ -48,23 +48,8 @@ async fn a_server_is_kept_to_the_end_of_a_message_that_it_ignores() {
     let (mut up, mut down) = (Lane::default(), Lane::default());
     let nothing = services.nothing.clone();
     let mut proto = ClientProto::new(ctl.id, nothing.clone(), nothing, services.statements.memory());
-    let env = Env {
-        interner: &services.statements,
-        database: "app",
-        user: "app",
-        max_message: 1 << 20,
-        max_statement: 1 << 20,
-        max_server_statements: 10,
-        max_client_statements: 10,
-        max_server_memory: 1 << 30,
-        max_client_memory: 1 << 30,
-        max_memory: 1 << 30,
-        share_statements: true,
-        queries: None,
-        asks: false,
-        pins: &Arc::default(),
-        ways: &crate::session_state::Ways::RESET,
-    };
+    let pins = Arc::default();
+    let env = Env::in_a_test(&services.statements, &pins);
     let mut stream = Stream::Unix(ours);
     let mut flow = Flow {
         services: &services,

@@ -92,7 +92,8 @@ async fn indexes(own: &mut Own) -> Result<Vec<Index>, String> {
     Ok((0..rows.rows.len()).map(index).collect())
 }
 
-/// Databases whose pools follow session state, and look for it only where a statement's text shows a trace.
+/// Databases whose pools keep session state for their clients, but ask the server only when a statement's text shows a
+/// trace of it.
 fn suspecting(config: &Config, need: &HostNeed, dbname: &str) -> Vec<String> {
     let suspects = |p: &&PoolNeed| {
         config.databases.get(&p.database).is_some_and(|d| {
@@ -107,8 +108,8 @@ fn suspecting(config: &Config, need: &HostNeed, dbname: &str) -> Vec<String> {
     names
 }
 
-/// Functions of users that may leave something in the session: by their text, or because it cannot be read. What
-/// belongs to an extension is its author's to know; what lasts for a transaction is gone behind it.
+/// Functions of users that may leave something in the session, judged by their text, or because their language cannot be
+/// read. Functions of extensions are left out. So is what ends with the transaction.
 async fn hiding(own: &mut Own) -> Result<Vec<Hiding>, String> {
     let functions = r"SELECT name, trace FROM (SELECT p.oid::regprocedure AS name, CASE
          WHEN l.lanname NOT IN ('sql', 'plpgsql') THEN 'is written in ' || l.lanname

@@ -175,10 +175,10 @@ pub(super) fn database(d: &Database, scanned: &[&Scanned], found: &mut Vec<Findi
     }
 }
 
-/// So many functions are named.
+/// How many functions the evidence names.
 const NAMED: usize = 5;
 
-/// A database of Howdah's whose functions may hide what they leave in a session.
+/// Advice for one database of the configuration whose functions may leave session state unnoticed.
 fn hidden_state(d: &Database, offered: &str) -> Option<Finding> {
     if d.hiding.is_empty() {
         return None;
@@ -200,7 +200,7 @@ fn hidden_state(d: &Database, offered: &str) -> Option<Finding> {
             listed.join(", ")
         ),
         change: format!(
-            "{line} for {offered}, which asks the server behind every transaction; or let them change their \
+            "{line} for {offered}, which asks the server after every transaction; or let them change their \
              transaction alone (SET LOCAL, set_config(..., true), pg_advisory_xact_lock)"
         ),
         steps: vec![Step::set_database(offered, line)],

@@ -13,7 +13,7 @@ use super::{Kept, SERVER_PREFIX, STAND_IN, Statement, Under, deallocate_text, fi
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// The newest of each text comes last.
+    /// At most one living statement for each text and each place where it has a meaning of its own.
     by_hash: HashMap<u64, Vec<Weak<Statement>>>,
     /// Inserts since the dead were last swept out.
     since_sweep: usize,
@@ -21,8 +21,17 @@ struct Shard {
 
 impl Shard {
     /// What stands for a text at present.
-    fn find(&self, hash: u64, is: impl Fn(&Statement) -> bool) -> Option<Arc<Statement>> {
-        self.by_hash.get(&hash)?.iter().filter_map(Weak::upgrade).find(|s| is(s))
+    fn find(&self, hash: u64, body: &[u8], under: &Under<'_>) -> Option<Arc<Statement>> {
+        self.all(hash).find(|s| *s.body == *body && under.is(&s.under))
+    }
+
+    /// What stands at present for the text of a statement.
+    fn find_like(&self, other: &Statement) -> Option<Arc<Statement>> {
+        self.all(other.hash).find(|s| s.body == other.body && s.under == other.under)
+    }
+
+    fn all(&self, hash: u64) -> impl Iterator<Item = Arc<Statement>> {
+        self.by_hash.get(&hash).into_iter().flatten().filter_map(Weak::upgrade)
     }
 
     fn insert(&mut self, s: &Arc<Statement>) {
@@ -47,12 +56,12 @@ impl Shard {
 /// What is known of a text that a client wants to have parsed.
 #[derive(Debug)]
 pub enum Known {
-    /// A new Parse of it would come to this.
+    /// A new Parse would give this statement.
     Same(Arc<Statement>),
-    /// Nothing: this is its statement from now on.
+    /// The text is new, and this is its statement from now on.
     New(Arc<Statement>),
-    /// It was parsed before, and that may not be what it is now: this is to be parsed, and to be shown to
-    /// [`Interner::settle`].
+    /// The text was parsed before, and may mean something else by now. The server is to parse this new statement, and
+    /// [`Interner::settle`] is to compare the two.
     Again(Arc<Statement>),
 }
 
@@ -62,10 +71,10 @@ pub struct Interner {
     shard: Mutex<Shard>,
     /// From 1: 0 is no statement.
     next: AtomicU64,
-    /// Changes of a catalogue that have come through here.
+    /// How many transactions with DDL have come through Howdah.
     changes: AtomicU64,
     memory: Arc<Memory>,
-    /// Milliseconds since some time.
+    /// Tells milliseconds since some fixed time.
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
@@ -109,7 +118,7 @@ impl Interner {
         Moment { ms, changes: self.changes.load(Ordering::Acquire) }
     }
 
-    /// A transaction that is over has changed a catalogue: what was parsed before is trusted no more.
+    /// A transaction with DDL is over: no text that was parsed before it is trusted any more.
     pub fn catalogue_changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
@@ -129,16 +138,28 @@ impl Interner {
     /// The statement of this text, if a new Parse of it is not needed.
     pub fn trusted(&self, body: &[u8], under: &Under<'_>, now: Moment) -> Option<Arc<Statement>> {
         let hash = self.hash(body, under);
-        let found = self.shard.lock().find(hash, |s| *s.body == *body && under.is(&s.under))?;
+        let found = self.shard.lock().find(hash, body, under)?;
         found.is_trusted(now).then_some(found)
     }
 
     /// A statement that nobody else will share.
     pub fn private(&self, body: &[u8], marks_session: bool) -> Arc<Statement> {
-        Arc::new(self.new_statement(body, &Under::default(), marks_session, self.moment(0)))
+        Arc::new(self.unshared(body, marks_session))
     }
 
-    fn new_statement(&self, body: &[u8], under: &Under<'_>, marks_session: bool, sent: Moment) -> Statement {
+    fn unshared(&self, body: &[u8], marks_session: bool) -> Statement {
+        // It is looked up nowhere.
+        self.new_statement(body, &Under::default(), 0, marks_session, self.moment(0))
+    }
+
+    fn new_statement(
+        &self,
+        body: &[u8],
+        under: &Under<'_>,
+        hash: u64,
+        marks_session: bool,
+        sent: Moment,
+    ) -> Statement {
         let bytes = under.bytes();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut server_name = SERVER_PREFIX.to_vec();
@@ -156,7 +177,7 @@ impl Interner {
             trust: Trust::new(sent),
             charge: TextCharge::new(&self.memory, body.len() + bytes),
             under: under.kept(),
-            hash: self.hash(body, under),
+            hash,
         }
     }
 
@@ -164,10 +185,7 @@ impl Interner {
     pub fn deallocation(&self, name: &[u8]) -> Arc<Statement> {
         let body = [deallocate_text(STAND_IN).as_slice(), &[0, 0, 0]].concat();
         let deallocates = Some(name.into());
-        Arc::new(Statement {
-            deallocates,
-            ..self.new_statement(&body, &Under::default(), false, self.moment(0))
-        })
+        Arc::new(Statement { deallocates, ..self.unshared(&body, false) })
     }
 
     /// What is known of this text; `body` is what follows the name in a Parse message. `answerable`: its Parse can be
@@ -181,32 +199,31 @@ impl Interner {
         answerable: bool,
     ) -> Known {
         let hash = self.hash(body, under);
+        let new = || Arc::new(self.new_statement(body, under, hash, marks_session, now));
         let mut shard = self.shard.lock();
-        let found = shard.find(hash, |s| *s.body == *body && under.is(&s.under));
-        match found {
+        match shard.find(hash, body, under) {
             Some(s) if answerable && s.is_trusted(now) => Known::Same(s),
-            Some(_) => Known::Again(Arc::new(self.new_statement(body, under, marks_session, now))),
+            Some(_) => Known::Again(new()),
             None => {
-                let s = Arc::new(self.new_statement(body, under, marks_session, now));
+                let s = new();
                 shard.insert(&s);
                 Known::New(s)
             }
         }
     }
 
-    /// A server has parsed `fresh`, sent then, and describes it so. Returns the statement that stands for its text from
-    /// now on: the one that did, where that comes to the same.
+    /// A server has parsed `fresh`, which was sent at that moment, and describes it so. Returns the statement to share from
+    /// now on: the older one if both have the same shape, else `fresh`.
     pub fn settle(&self, fresh: &Arc<Statement>, shape: Shape, sent: Moment) -> Arc<Statement> {
         let mut shard = self.shard.lock();
-        let found = shard.find(fresh.hash, |s| s.body == fresh.body && s.under == fresh.under);
-        if let Some(old) = found {
+        if let Some(old) = shard.find_like(fresh) {
             let same = old.proven.load(Ordering::Relaxed) && old.trust.is_of(sent) && !old.is_stale();
             if old.id == fresh.id || same && old.trust.is_shaped(&shape) {
                 old.trust.renew(sent);
                 return old;
             }
             if old.trust.is_later(sent) {
-                // Its Parse was under way while the catalogue changed: it is its client's alone.
+                // DDL ran while its Parse was under way: only its own client uses it.
                 fresh.trust.learn(shape);
                 return fresh.clone();
             }
@@ -220,22 +237,18 @@ impl Interner {
         fresh.clone()
     }
 
-    /// What stands for the text of a statement whose plan a server has refused: another than that one.
+    /// A server has refused a statement as it is: returns another statement for the same text.
     pub fn renewed(&self, stale: &Statement, now: Moment) -> Arc<Statement> {
         let mut shard = self.shard.lock();
-        let found = shard.find(stale.hash, |s| s.body == stale.body && s.under == stale.under);
-        if let Some(other) = found.filter(|s| s.id != stale.id) {
+        if let Some(other) = shard.find_like(stale).filter(|s| s.id != stale.id) {
             return other;
         }
         shard.remove(stale);
-        let s = Arc::new(self.new_like(stale, now));
+        let nowhere = Under::default();
+        let new = self.new_statement(&stale.body, &nowhere, stale.hash, stale.marks_session, now);
+        let s = Arc::new(Statement { under: stale.under.clone(), ..new });
         shard.insert(&s);
         s
-    }
-
-    fn new_like(&self, old: &Statement, now: Moment) -> Statement {
-        let new = self.new_statement(&old.body, &Under::default(), old.marks_session, now);
-        Statement { under: old.under.clone(), hash: old.hash, ..new }
     }
 
     /// Forgets a statement whose plan a server has refused: the next Parse of its text is a new one everywhere.
@@ -255,8 +268,7 @@ impl Interner {
     /// A statement of this text that is shared from now on.
     #[cfg(test)]
     pub fn intern(&self, body: &[u8], under: &Under<'_>, marks_session: bool) -> Arc<Statement> {
-        let hash = self.hash(body, under);
-        if let Some(found) = self.shard.lock().find(hash, |s| *s.body == *body && under.is(&s.under)) {
+        if let Some(found) = self.shard.lock().find(self.hash(body, under), body, under) {
             return found;
         }
         match self.look(body, under, marks_session, self.moment(0), false) {

@@ -9,7 +9,7 @@ use super::Statement;
 #[derive(Debug)]
 pub(super) struct Name {
     statement: Arc<Statement>,
-    /// Its Parse was answered from what other clients have, and no server has said anything of it since.
+    /// Howdah has answered its Parse itself, and no server has confirmed it yet.
     pub(super) unseen: bool,
 }
 

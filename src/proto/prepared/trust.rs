@@ -1,10 +1,10 @@
-//! For how long a text that one client has had parsed stands for what a new Parse of it would be.
+//! How long Howdah may answer a client's Parse with what another client has had parsed.
 //!
 //! PostgreSQL fixes the types of a statement's parameters when it is parsed, and its columns when it is first described:
-//! it plans again behind a change of the tables, but it does not type again (PostgreSQL documentation, "PREPARE"). So a
-//! text that was parsed before an ALTER TABLE is not what a new Parse of it is. What is changed through Howdah shows in
-//! its tags; what is changed elsewhere shows nowhere. Therefore a shared text is trusted for a second since a server has
-//! parsed it, and only as long as a client has it.
+//! after a change of the tables it makes a new plan, but keeps the types (PostgreSQL documentation, "PREPARE"). So a
+//! statement that was parsed before an ALTER TABLE is not what a new Parse of the same text would give. Howdah sees DDL
+//! that goes through it by the completion tags; it cannot see other DDL. Therefore it trusts a shared text for one second
+//! after a server has parsed it, and only while some client has it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ const TRUSTED: u64 = 1000;
 pub struct Moment {
     /// In milliseconds of [`crate::clock::Clock`].
     pub ms: u64,
-    /// How many changes of the catalogue had been seen by then.
+    /// How many transactions with DDL had gone through Howdah by then.
     pub changes: u64,
 }
 
@@ -39,7 +39,7 @@ impl Shape {
         &self.types
     }
 
-    /// Whether it is known that both are the same.
+    /// Whether both are known to be the same.
     fn is(&self, other: &Self) -> bool {
         self.columns.is_some() && self == other
     }
@@ -50,7 +50,7 @@ impl Shape {
 pub(super) struct Trust {
     ms: AtomicU64,
     changes: AtomicU64,
-    /// Clients' names that stand for it.
+    /// How many clients' names stand for it.
     names: AtomicUsize,
     shape: OnceLock<Shape>,
     stale: AtomicBool,
@@ -67,24 +67,24 @@ impl Trust {
         }
     }
 
-    /// A client need not have the text parsed again.
+    /// Whether Howdah may answer a Parse of the text itself.
     pub(super) fn holds(&self, now: Moment) -> bool {
         self.is_of(now)
             && now.ms < self.ms.load(Ordering::Relaxed) + TRUSTED
             && self.names.load(Ordering::Relaxed) > 0
     }
 
-    /// Nothing was changed through Howdah since.
+    /// Whether no DDL has gone through Howdah between the two.
     pub(super) fn is_of(&self, sent: Moment) -> bool {
         self.changes.load(Ordering::Relaxed) == sent.changes
     }
 
-    /// It is of a time behind a change that was not seen then.
+    /// Whether DDL has gone through Howdah between `sent` and its own Parse.
     pub(super) fn is_later(&self, sent: Moment) -> bool {
         self.changes.load(Ordering::Relaxed) > sent.changes
     }
 
-    /// A Parse of the same text, sent then, has come to the same.
+    /// A Parse of the same text, sent at that moment, has given the same shape.
     pub(super) fn renew(&self, sent: Moment) {
         self.ms.fetch_max(sent.ms, Ordering::Relaxed);
     }

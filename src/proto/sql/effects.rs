@@ -353,13 +353,7 @@ pub fn deallocate_name(sql: &[u8]) -> Option<Vec<u8>> {
         Token::Quoted(q) => unquote(q),
         _ => return None,
     };
-    loop {
-        match lexer.next_token() {
-            None => return Some(name),
-            Some(Token::Semicolon) => {}
-            Some(_) => return None,
-        }
-    }
+    only_semicolons(lexer).then_some(name)
 }
 
 fn unquote(q: &[u8]) -> Vec<u8> {

@@ -1,24 +1,40 @@
-//! What a server says of a statement that is prepared although others have prepared its text before; no I/O.
+//! Compares a statement that a server has just parsed with the one that is shared for the same text; no I/O.
 
 use super::WHOLE;
 use crate::net::lane::Lane;
 use crate::proto::frame::{self, Header, be};
-use crate::proto::pipeline::{Compared, Expect};
+use crate::proto::pipeline::Expect;
 use crate::proto::prepared::Shape;
 use crate::relay::state::{ClientProto, Env, ServerState};
 use crate::relay::up::is_own;
 
-/// Whether a server describes the parameters of a statement whose Parse was answered from what others have, and the batch
-/// can be sent again if it refuses the rest.
-pub(super) fn of_unseen(h: Header, c: &ClientProto, s: &ServerState) -> bool {
-    let Some(Expect::Describe(id)) = s.pipeline.front() else { return false };
-    h.total <= WHOLE
-        && !c.replay.is_empty()
-        && c.statements.is_unseen(*id)
-        && (s.pipeline.is_last_batch() || s.pipeline.len() == 1)
+/// What becomes of a ParameterDescription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parameters {
+    Pass,
+    /// What follows decides, and has not come.
+    Wait,
+    /// An error follows, and the batch will be sent again.
+    Drop,
 }
 
-/// A server describes a text that was parsed before and is parsed anew; `false` asks for more bytes.
+/// A server may describe a statement's parameters and then refuse to describe its columns. If Howdah has answered the Parse
+/// itself, it sends the batch again, and the client must get the parameters only once.
+pub(super) fn parameters(down: &Lane, h: Header, c: &ClientProto, s: &ServerState) -> Parameters {
+    let Some(Expect::Describe(id)) = s.pipeline.front() else { return Parameters::Pass };
+    let is_retried = h.total <= WHOLE
+        && !c.replay.is_empty()
+        && c.statements.unseen(*id).is_some()
+        && (s.pipeline.is_last_batch() || s.pipeline.len() == 1);
+    match down.unscanned().get(h.total) {
+        _ if !is_retried => Parameters::Pass,
+        None => Parameters::Wait,
+        Some(&be::ERROR) => Parameters::Drop,
+        Some(_) => Parameters::Pass,
+    }
+}
+
+/// Reads the server's description of a text that was parsed again. Returns false if it needs more bytes.
 pub(super) fn compare(
     down: &mut Lane,
     h: Header,
@@ -31,6 +47,7 @@ pub(super) fn compare(
         down.reserve(h.total);
         return false;
     }
+    let is_own = is_own(c, s);
     let Some(compared) = s.pipeline.compared() else { return true };
     let body = down.unscanned().get(frame::HEADER..h.total).filter(|_| short);
     if h.tag == be::PARAMETER_DESCRIPTION {
@@ -38,12 +55,11 @@ pub(super) fn compare(
         return true;
     }
     let columns = if h.tag == be::NO_DATA { Some(0) } else { body.map(|b| env.interner.hash_of(b)) };
-    let (Some(types), false) = (compared.types.take(), is_own(c, s)) else { return true };
-    let Some(Compared { name, fresh, sent, .. }) = s.pipeline.compared().cloned() else { return true };
-    let shared = env.interner.settle(&fresh, Shape::new(types, columns), sent);
-    if shared.id != fresh.id {
-        c.statements.rename(&name, &fresh, shared);
-        s.unshared.push(fresh);
+    let (Some(types), false) = (compared.types.take(), is_own) else { return true };
+    let shared = env.interner.settle(&compared.fresh, Shape::new(types, columns), compared.sent);
+    if shared.id != compared.fresh.id {
+        c.statements.rename(&compared.name, &compared.fresh, shared);
+        s.unshared.push(compared.fresh.clone());
     }
     true
 }

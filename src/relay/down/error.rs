@@ -65,20 +65,18 @@ pub(super) fn error(
     let query = matches!(s.pipeline.front(), Some(Expect::Query));
     let reply = s.pipeline.on_error(&mut undone);
     let executes = executes(&undone);
-    let again = match failed {
-        Some(_) if e.sqlstate() == b"26000" => true,
-        // Its Parse was answered from what others have: a new one may be another statement.
-        Some(id) => c.statements.is_unseen(id),
-        None => false,
-    };
+    let lost = failed.is_some() && e.sqlstate() == b"26000";
+    // Its Parse was answered from what others have: a new one may be another statement.
+    let unseen = failed.filter(|_| !lost).and_then(|id| c.statements.unseen(id).cloned());
     // Nothing but this one message was sent, and a Flush.
     let flushed = undone.len() == 1 && s.pipeline.is_empty() && c.replay.ends_with(encode::FLUSH);
-    if again && !c.replay.is_empty() && (s.pipeline.retry_batch() || flushed) {
-        if let Some(old) = failed.filter(|_| e.sqlstate() != b"26000").and_then(|id| c.statements.by_id(id)) {
-            let now = env.interner.now();
-            c.statements.renew(&old, &env.interner.renewed(&old, now));
+    let again = (lost || unseen.is_some()) && !c.replay.is_empty();
+    if again && (s.pipeline.retry_batch() || flushed) {
+        if let Some(old) = unseen {
+            c.statements.renew(&old, &env.interner.renewed(&old, env.interner.now()));
         }
-        // The server has lost a statement that it had, and nothing has run: the client need not know.
+        // The server has lost a statement that it had, or never had it as it is now, and nothing has run: the client need
+        // not know.
         undo(undone, c, s);
         s.calls.forget(executes);
         c.retry = if flushed { Retry::NeedsSync } else { Retry::Waiting };
@@ -186,8 +184,8 @@ fn forget(name: &[u8], stmt: &Arc<crate::proto::prepared::Statement>, c: &mut Cl
     }
 }
 
-/// What an EXECUTE would be told on a connection of its own, where the server lacks its statement because it has refused to
-/// prepare it.
+/// The error for an EXECUTE whose statement this server has refused to prepare: the one that the client would get on a
+/// connection of its own.
 fn refused_again(e: &crate::error::ServerError, s: &ServerState) -> Option<Box<[u8]>> {
     if s.absent.is_empty() || e.sqlstate() != b"26000" {
         return None;

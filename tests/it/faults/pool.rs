@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::rig::{Rig, Witness, error_of, errors, fake, fatal, pair, plan};
+use crate::harness::rig::{Rig, Witness, error_of, errors, fake, fake_that_hangs, fatal, pair, plan};
 use crate::harness::wire::fake::Gate;
 use crate::harness::wire::raw::{Raw, tags};
 use crate::harness::wire::{Dsn, msg};
@@ -394,18 +394,7 @@ fn an_idle_client_is_ended() {
 /// Senders of cancels wait for a server that hangs; they take no places of those who want to log in.
 #[test]
 fn held_cancels_keep_nobody_out() {
-    let gate = Gate::default();
-    let held = gate.clone();
-    let fake = fake(move |conn, sql| {
-        if !sql.contains("hangs") {
-            return Ok(false);
-        }
-        assert!(held.wait(3 * harness::rig::SOON), "the test opens the gate");
-        conn.send(&msg::one_row("hangs", conn.status))?;
-        Ok(true)
-    });
-    let release = Gate::default();
-    fake.hold_cancels(&release);
+    let (fake, gate, release) = fake_that_hangs();
     let limits = "max_login_connections = 2\nmax_client_connections = 6\nreserved_client_connections = 0\n\
                   client_login_timeout = \"1s\"\ncancel_wait_timeout = \"25s\"";
     let rig = Rig::start(&fake, plan(5).globals(limits));

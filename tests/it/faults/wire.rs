@@ -4,10 +4,9 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::Trio;
-use crate::harness::rig::{Rig, fake, plan};
+use crate::harness::replicas::Replicated;
+use crate::harness::rig::{Rig, fake_that_hangs, plan};
 use crate::harness::wire::Dsn;
-use crate::harness::wire::fake::Gate;
 use crate::harness::wire::msg;
 use crate::harness::wire::raw::{Raw, tags};
 use crate::harness::{self, Cluster, eventually, metric, shared};
@@ -50,18 +49,7 @@ fn served_within(howdah: &Howdah, limit: Duration) {
 
 #[test]
 fn a_cancel_that_was_given_up_on_strikes_nobody() {
-    let gate = Gate::default();
-    let held = gate.clone();
-    let fake = fake(move |conn, sql| {
-        if !sql.contains("hangs") {
-            return Ok(false);
-        }
-        assert!(held.wait(3 * harness::rig::SOON), "the test opens the gate");
-        conn.send(&msg::one_row("hangs", conn.status))?;
-        Ok(true)
-    });
-    let release = Gate::default();
-    fake.hold_cancels(&release);
+    let (fake, gate, release) = fake_that_hangs();
     let globals = "cancel_wait_timeout = \"300ms\"\nops_listen = \"127.0.0.1:{ops_port}\"";
     let rig = Rig::start(&fake, plan(1).globals(globals));
     let mut client = rig.client();
@@ -102,7 +90,7 @@ fn what_is_left_without_a_sync_keeps_nobody_waiting() {
         ("named Parse", msg::parse("s", "select 1", &[])),
         ("Parse, Bind, Execute", msg::pbe("select 1")),
         ("Parse and Describe", [msg::parse("", "select 1", &[]), msg::describe(b'S', "")].concat()),
-        ("Close behind a transaction's Query", [msg::query("begin"), msg::close(b'P', "")].concat()),
+        ("Close after a transaction's Query", [msg::query("begin"), msg::close(b'P', "")].concat()),
     ];
     for (what, bytes) in batches {
         let mut client = Raw::login(&dsn(&howdah));
@@ -557,13 +545,13 @@ fn leaving_in_the_middle_of_a_login_is_no_violation() {
 
 #[test]
 fn a_batch_without_a_sync_is_not_held_back_from_its_server() {
-    let Some(trio) = Trio::start(15) else { return };
-    let mut admin = trio.primary.connect(harness::SUPERUSER, "app").expect("a direct session");
+    let Some(servers) = Replicated::start(15) else { return };
+    let mut admin = servers.primary.connect(harness::SUPERUSER, "app").expect("a direct session");
     admin.query("create table routed (a text); grant all on routed to app").expect("a table");
-    for r in &trio.replicas {
-        r.await_replay(&trio.primary).expect("it follows");
+    for r in &servers.replicas {
+        r.await_replay(&servers.primary).expect("it follows");
     }
-    let howdah = trio.howdah("when_no_replica = \"error\"\nroute_selects = true", "");
+    let howdah = servers.howdah("when_no_replica = \"error\"\nroute_selects = true", "");
     let mut client = Raw::login(&dsn(&howdah));
     // PostgreSQL answers that it waits for data, Sync or not.
     client.put(&msg::pbe("copy routed from stdin"));
@@ -586,8 +574,8 @@ fn a_batch_without_a_sync_is_not_held_back_from_its_server() {
 
 #[test]
 fn a_route_that_turns_out_wrong_says_so_or_leads_to_the_primary() {
-    let Some(trio) = Trio::start(15) else { return };
-    let mut admin = trio.primary.connect(harness::SUPERUSER, "app").expect("a direct session");
+    let Some(servers) = Replicated::start(15) else { return };
+    let mut admin = servers.primary.connect(harness::SUPERUSER, "app").expect("a direct session");
     admin
         .query("create table turned (a text); grant all on turned to app; create sequence turned_seq")
         .expect("a table");
@@ -600,7 +588,8 @@ fn a_route_that_turns_out_wrong_says_so_or_leads_to_the_primary() {
     let read_only: &[(&str, &str)] = &[("default_transaction_read_only", "on")];
     let turn = ["begin read only", "set transaction read write", "insert into turned values ('x')", "commit"];
     let turn_default = ["begin", "set transaction read write", "insert into turned values ('x')", "commit"];
-    let deferring = trio.howdah("when_no_replica = \"error\"\nroute_selects = true\ndefer_begin = true", "");
+    let deferring =
+        servers.howdah("when_no_replica = \"error\"\nroute_selects = true\ndefer_begin = true", "");
     assert_eq!(on(&deferring, &[], &turn), ["C ZT", "C ZT", "C ZT", "C ZI"]);
     assert_eq!(on(&deferring, read_only, &turn_default), ["C ZT", "C ZT", "C ZT", "C ZI"]);
     assert_eq!(on(&deferring, &[], &["select last_value from turned_seq"]), ["T D[1] C ZI"]);
@@ -612,7 +601,7 @@ fn a_route_that_turns_out_wrong_says_so_or_leads_to_the_primary() {
         "T D[t] C ZT"
     );
     // Where the BEGIN is on a replica already, the error says why.
-    let plain = trio.howdah("when_no_replica = \"error\"\nroute_selects = true", "");
+    let plain = servers.howdah("when_no_replica = \"error\"\nroute_selects = true", "");
     let mut client = Raw::login(&dsn(&plain));
     client.select("begin read only");
     let frames = client.ask(&msg::query("set transaction read write"));

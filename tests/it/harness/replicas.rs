@@ -4,12 +4,12 @@ use crate::harness::proxy::Howdah;
 use crate::harness::{Client, Cluster, Options, app_options, cluster, eventually};
 
 /// A primary and two replicas; ended with the test.
-pub struct Trio {
+pub struct Replicated {
     pub primary: Cluster,
     pub replicas: [Cluster; 2],
 }
 
-impl Trio {
+impl Replicated {
     pub fn start(major: u32) -> Option<Self> {
         Self::start_with(major, app_options())
     }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::proxy::Howdah;
-use crate::harness::wire::fake::{Fake, Login};
+use crate::harness::wire::fake::{Fake, Gate, Login};
 use crate::harness::wire::fake_conn::FakeConn;
 use crate::harness::wire::msg::{self, Frame};
 use crate::harness::wire::raw::{Raw, tags};
@@ -298,6 +298,22 @@ pub fn fake(special: impl Fn(&mut FakeConn, &str) -> io::Result<bool> + Send + S
         conn.login(&Login::default())?;
         conn.serve_with(&special)
     })
+}
+
+/// A server that answers what contains "hangs" when the first gate opens, and cancels when the second does.
+pub fn fake_that_hangs() -> (Fake, Gate, Gate) {
+    let (gate, release) = (Gate::default(), Gate::default());
+    let held = gate.clone();
+    let fake = fake(move |conn, sql| {
+        if !sql.contains("hangs") {
+            return Ok(false);
+        }
+        assert!(held.wait(3 * SOON), "the test opens the gate");
+        conn.send(&msg::one_row("hangs", conn.status))?;
+        Ok(true)
+    });
+    fake.hold_cancels(&release);
+    (fake, gate, release)
 }
 
 /// A client's error: severity, SQLSTATE; and nothing after it but the end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::harness::exposition::Exposition;
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::{Trio, eligible};
+use crate::harness::replicas::{Replicated, eligible};
 use crate::harness::{self, eventually, left_out, root};
 
 const FILES: &[&str] =
@@ -27,12 +27,12 @@ fn metrics_of(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_that_is_named_is_in_a_live_scrape() {
-    let Some(trio) = Trio::start_with(15, harness::app_options()) else { return };
-    let config = trio.config("advice_interval = \"1s\"", "when_no_replica = \"primary\"", "");
+    let Some(servers) = Replicated::start_with(15, harness::app_options()) else { return };
+    let config = servers.config("advice_interval = \"1s\"", "when_no_replica = \"primary\"", "");
     let howdah = Howdah::start(&config);
     eligible(&howdah, 2);
     // A database whose tables nobody has scanned has no use of indexes.
-    let mut direct = trio.primary.connect("app", "app").expect("a login");
+    let mut direct = servers.primary.connect("app", "app").expect("a login");
     direct.query("CREATE TABLE t (n int); SELECT * FROM t").expect("a scan");
     drop(direct);
     eventually("an examination", || {

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use crate::harness::advice::{Case, Report, apply, report, word};
 use crate::harness::certs::Lab;
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::{Replay, Trio, eligible};
+use crate::harness::replicas::{Replay, Replicated, eligible};
 use crate::harness::wire::raw::Raw;
 use crate::harness::wire::{Dsn, msg};
 use crate::harness::{
@@ -315,14 +315,14 @@ mod scenarios {
     }
 
     pub(super) fn reads_on_primary(case: &mut Case) -> Option<()> {
-        let mut trio = Trio::start(MAJOR)?;
-        let howdah = trio.howdah("when_no_replica = \"error\"\nroute = \"primary\"", "");
+        let mut servers = Replicated::start(MAJOR)?;
+        let howdah = servers.howdah("when_no_replica = \"error\"\nroute = \"primary\"", "");
         read(&howdah, 99);
         case.absent(&howdah);
         read(&howdah, 1);
         let advice = case.given(&howdah);
         assert_eq!(word(&advice, "change"), "route = \"transactions\"");
-        apply(&advice, &mut [&mut trio.primary], &howdah);
+        apply(&advice, &mut [&mut servers.primary], &howdah);
         read(&howdah, 100);
         let reads = [("role", "replica"), ("reason", "read_only_block")];
         assert_eq!(metric(&howdah, "howdah_routed_transactions_total", &reads), 100.0);
@@ -331,16 +331,16 @@ mod scenarios {
     }
 
     pub(super) fn replication_lag(case: &mut Case) -> Option<()> {
-        let mut trio = Trio::start(MAJOR)?;
-        let howdah = trio.howdah("when_no_replica = \"primary\"", "");
+        let mut servers = Replicated::start(MAJOR)?;
+        let howdah = servers.howdah("when_no_replica = \"primary\"", "");
         // So that the replica has a time of what it has replayed.
-        run(&mut owner(&trio.primary), "CREATE TABLE before (n int)");
-        trio.replicas[0].await_replay(&trio.primary).expect("it follows");
+        run(&mut owner(&servers.primary), "CREATE TABLE before (n int)");
+        servers.replicas[0].await_replay(&servers.primary).expect("it follows");
         case.absent(&howdah);
-        Replay::of(&trio.replicas[0]).pause();
-        run(&mut owner(&trio.primary), "CREATE TABLE t (n int)");
+        Replay::of(&servers.replicas[0]).pause();
+        run(&mut owner(&servers.primary), "CREATE TABLE t (n int)");
         let advice = case.given(&howdah);
-        apply(&advice, &mut [&mut trio.replicas[0]], &howdah);
+        apply(&advice, &mut [&mut servers.replicas[0]], &howdah);
         case.removed(&howdah);
         Some(())
     }
@@ -570,11 +570,11 @@ fn reads_without_a_replica_section_are_seen_where_there_are_standbys() {
 /// A limit of lag that no replica keeps; with twice the limit one does.
 #[test]
 fn reads_that_lag_keeps_from_replicas_are_seen() {
-    let Some(trio) = Trio::start(MAJOR) else { return };
-    let howdah = trio.howdah("when_no_replica = \"primary\"\nmax_lag_bytes = \"1kB\"", "");
-    let mut paused: Vec<Replay> = trio.replicas.iter().map(Replay::of).collect();
+    let Some(servers) = Replicated::start(MAJOR) else { return };
+    let howdah = servers.howdah("when_no_replica = \"primary\"\nmax_lag_bytes = \"1kB\"", "");
+    let mut paused: Vec<Replay> = servers.replicas.iter().map(Replay::of).collect();
     paused.iter_mut().for_each(Replay::pause);
-    run(&mut owner(&trio.primary), "CREATE TABLE t AS SELECT generate_series(1, 1000)");
+    run(&mut owner(&servers.primary), "CREATE TABLE t AS SELECT generate_series(1, 1000)");
     eligible(&howdah, 0);
     let mut client = app(&howdah);
     for _ in 0..100 {
@@ -590,11 +590,11 @@ fn reads_that_lag_keeps_from_replicas_are_seen() {
 /// it from the primary's own place, and doctor by the receiver that is not there.
 #[test]
 fn a_standby_that_is_cut_off_is_not_taken_to_be_up_to_date() {
-    let Some(trio) = Trio::start(MAJOR) else { return };
-    let howdah = trio.howdah("when_no_replica = \"primary\"\nmax_lag = \"1s\"", "");
-    run(&mut owner(&trio.primary), "CREATE TABLE before (n int)");
-    let cut = &trio.replicas[0];
-    cut.await_replay(&trio.primary).expect("it follows");
+    let Some(servers) = Replicated::start(MAJOR) else { return };
+    let howdah = servers.howdah("when_no_replica = \"primary\"\nmax_lag = \"1s\"", "");
+    run(&mut owner(&servers.primary), "CREATE TABLE before (n int)");
+    let cut = &servers.replicas[0];
+    cut.await_replay(&servers.primary).expect("it follows");
     let mut direct = cut.connect("postgres", "postgres").expect("a login");
     let mut follow = |whom: &str| {
         run(&mut direct, &format!("ALTER SYSTEM SET primary_conninfo = '{}'", whom.replace('\'', "''")));
@@ -604,7 +604,7 @@ fn a_standby_that_is_cut_off_is_not_taken_to_be_up_to_date() {
     let conninfo = said("SHOW primary_conninfo");
     follow("host=127.0.0.1 port=1");
     eventually("it receives nothing", || said("SELECT count(*) FROM pg_stat_wal_receiver") == "0");
-    run(&mut owner(&trio.primary), "CREATE TABLE after (n int)");
+    run(&mut owner(&servers.primary), "CREATE TABLE after (n int)");
     assert_eq!(said("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()"), "t");
     eligible(&howdah, 1);
     let mut advice = None;
@@ -621,7 +621,7 @@ fn a_standby_that_is_cut_off_is_not_taken_to_be_up_to_date() {
     );
 
     follow(&conninfo);
-    cut.await_replay(&trio.primary).expect("it follows again");
+    cut.await_replay(&servers.primary).expect("it follows again");
     assert_eq!(report(&howdah).find(Code::ReplicationLag), None);
     eligible(&howdah, 2);
 }

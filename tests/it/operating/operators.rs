@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::{Replay, Trio, eligible};
+use crate::harness::replicas::{Replay, Replicated, eligible};
 use crate::harness::{
     self, Client, Stop, app_options, cluster, config, eventually, metric, ops_port, refusal, shared,
 };
@@ -183,8 +183,8 @@ fn told_of_role(howdah: &Howdah, role: &str, code: &str, words: &str) {
 
 #[test]
 fn replicas_that_serve_nobody_are_told_everywhere_in_the_same_words() {
-    let Some(mut trio) = Trio::start(MAJOR) else { return };
-    let text = trio.config(TOP, "when_no_replica = \"error\"\nmax_lag_bytes = \"1kB\"", BOSS);
+    let Some(mut servers) = Replicated::start(MAJOR) else { return };
+    let text = servers.config(TOP, "when_no_replica = \"error\"\nmax_lag_bytes = \"1kB\"", BOSS);
     let howdah = Howdah::start(&text);
     eligible(&howdah, 2);
     let mut client = harness::app(&howdah);
@@ -194,16 +194,16 @@ fn replicas_that_serve_nobody_are_told_everywhere_in_the_same_words() {
         // A sentence of its own, which begins with a capital.
         assert!(e.detail.as_deref().is_some_and(|d| d.contains(&words[1..])), "{e:?}");
     };
-    let mut paused: Vec<Replay> = trio.replicas.iter().map(Replay::of).collect();
+    let mut paused: Vec<Replay> = servers.replicas.iter().map(Replay::of).collect();
     paused.iter_mut().for_each(Replay::pause);
-    let mut owner = trio.primary.connect("app", "app").expect("a direct session");
+    let mut owner = servers.primary.connect("app", "app").expect("a direct session");
     owner.query("CREATE TABLE ahead AS SELECT generate_series(1, 1000)").expect("written");
     eligible(&howdah, 0);
     let words = "every replica of database \"app\" is further behind than max_lag or max_lag_bytes allows";
     reads(words);
     told_of_role(&howdah, "replica", "lag", words);
     drop(paused);
-    for r in &mut trio.replicas {
+    for r in &mut servers.replicas {
         r.stop(Stop::Immediate).expect("it stops");
     }
     eventually("the monitor sees it", || {
@@ -219,12 +219,12 @@ fn replicas_that_serve_nobody_are_told_everywhere_in_the_same_words() {
 /// Servers that are all standbys, as in the middle of a failover.
 #[test]
 fn a_database_without_a_primary_is_told_everywhere_in_the_same_words() {
-    let Some(trio) = Trio::start(MAJOR) else { return };
+    let Some(servers) = Replicated::start(MAJOR) else { return };
     let howdah = Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
          monitor_interval = \"200ms\"\nclient_login_timeout = \"600ms\"\n{TOP}\n[users.app]\n{BOSS}[databases.app]\n\
          host = [{}]\nrole = \"auto\"\npool_size = 2\nwhen_no_replica = \"error\"\n",
-        trio.replica_hosts(),
+        servers.replica_hosts(),
     ));
     eligible(&howdah, 2);
     let words = "no server of database \"app\" is confirmed as its primary";

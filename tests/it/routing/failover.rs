@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::{Trio, eligible};
+use crate::harness::replicas::{Replicated, eligible};
 use crate::harness::{self, Client, Cluster, Stop, Target, app_options, eventually, metric};
 
 const WRITERS: usize = 4;
@@ -99,33 +99,34 @@ enum Loss {
     Isolated,
 }
 
-fn trio(major: u32) -> Option<Trio> {
+fn servers(major: u32) -> Option<Replicated> {
     let options = app_options().setting("wal_log_hints", "on").setting("wal_receiver_timeout", "2s");
-    let mut trio = Trio::start_with(major, options)?;
-    trio.primary
+    let mut servers = Replicated::start_with(major, options)?;
+    servers
+        .primary
         .connect("app", "app")
         .expect("direct")
         .query("CREATE TABLE nonces (nonce text)")
         .expect("a table");
     // What is acknowledged is on one of the replicas, so that a caught-up one can be found.
-    for c in std::iter::once(&trio.primary).chain(&trio.replicas) {
+    for c in std::iter::once(&servers.primary).chain(&servers.replicas) {
         let mut c = c.connect("postgres", "postgres").expect("direct");
         c.query("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'").expect("set");
         c.query("SELECT pg_reload_conf()").expect("reloaded");
     }
-    trio.replicas.iter_mut().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
-    Some(trio)
+    servers.replicas.iter_mut().for_each(|r| r.await_replay(&servers.primary).expect("it follows"));
+    Some(servers)
 }
 
-fn auto(trio: &Trio) -> Howdah {
+fn auto(servers: &Replicated) -> Howdah {
     let config = format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
          monitor_interval = \"200ms\"\nquery_timeout = \"2s\"\ncancel_wait_timeout = \"500ms\"\nserver_connect_timeout = \"2s\"\n\
          server_repair_timeout = \"500ms\"\n[users.app]\n[users.postgres]\n\
          [databases.app]\nhost = [\"{}\", {}]\nrole = \"auto\"\npool_size = 5\nwhen_no_replica = \"primary\"\n\
          monitor_user = \"postgres\"\n",
-        trio.primary.tcp(),
-        trio.replica_hosts(),
+        servers.primary.tcp(),
+        servers.replica_hosts(),
     );
     let howdah = Howdah::start(&config);
     eligible(&howdah, 2);
@@ -137,8 +138,8 @@ fn standby_shown(c: &Client) -> Option<&str> {
 }
 
 fn failover(major: u32, loss: &Loss) {
-    let Some(mut trio) = trio(major) else { return };
-    let howdah = auto(&trio);
+    let Some(mut servers) = servers(major) else { return };
+    let howdah = auto(&servers);
     let (end, attempts) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let address = howdah.address();
     let mut reader = harness::app(&howdah);
@@ -153,13 +154,13 @@ fn failover(major: u32, loss: &Loss) {
 
         let lost = Instant::now();
         match loss {
-            Loss::Killed => trio.primary.stop(Stop::Kill).expect("it is gone"),
-            Loss::Isolated => trio.primary.suspend().expect("nobody hears it"),
+            Loss::Killed => servers.primary.stop(Stop::Kill).expect("it is gone"),
+            Loss::Isolated => servers.primary.suspend().expect("nobody hears it"),
         }
         eventually("the monitor sees it", || metric(&howdah, "howdah_host_up", &[]) < 2.5);
         // Reads go on meanwhile.
         reader.query("BEGIN READ ONLY; SELECT 1; COMMIT").expect("a replica");
-        let [a, b] = &trio.replicas;
+        let [a, b] = &servers.replicas;
         let (new, other) = if received(a) >= received(b) { (a, b) } else { (b, a) };
         // A client that comes now waits for the next primary instead of failing.
         let waiter = s.spawn(move || {
@@ -174,15 +175,15 @@ fn failover(major: u32, loss: &Loss) {
         let port = new.port().to_string();
         if matches!(loss, Loss::Isolated) {
             // It is heard again, and says that it is the primary: nobody believes it.
-            trio.primary.resume().expect("it goes on");
+            servers.primary.resume().expect("it goes on");
             eventually("it is heard", || metric(&howdah, "howdah_host_up", &[]) > 2.5);
             for _ in 0..20 {
                 let mut c = harness::app(&howdah);
                 assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), port);
             }
         }
-        let new = usize::from(new.port() == trio.replicas[1].port());
-        trio.primary.rejoin(&trio.replicas[new]).expect("it comes back as a replica");
+        let new = usize::from(new.port() == servers.replicas[1].port());
+        servers.primary.rejoin(&servers.replicas[new]).expect("it comes back as a replica");
         eligible(&howdah, 2);
         assert_eq!(harness::app(&howdah).value("SELECT inet_server_port()").expect("a port"), port);
         goes_on(&attempts);
@@ -194,9 +195,9 @@ fn failover(major: u32, loss: &Loss) {
         reader.query("SELECT 1").expect("the primary");
         assert_ne!(standby_shown(&reader), Some("on"), "whoever serves");
     }
-    let [a, _] = &trio.replicas;
+    let [a, _] = &servers.replicas;
     let primary = if a.value("SELECT pg_is_in_recovery()").expect("a role") == "f" { 0 } else { 1 };
-    verdict(&attempts.into_inner().expect("no panic"), &trio.replicas[primary], lost);
+    verdict(&attempts.into_inner().expect("no panic"), &servers.replicas[primary], lost);
     assert!(metric(&howdah, "howdah_role_changes_total", &[("change", "promoted")]) > 0.0);
     assert!(metric(&howdah, "howdah_role_changes_total", &[("change", "demoted")]) > 0.0);
     assert!(metric(&howdah, "howdah_fences_total", &[("reason", "role_change")]) > 0.0);
@@ -215,15 +216,17 @@ fn a_primary_that_is_isolated_is_replaced_on_postgres_18() {
 /// Where the configuration names the primary, a server that has become a standby is not taken for it.
 #[test]
 fn a_demoted_primary_is_fenced() {
-    let Some(mut trio) = Trio::start_with(15, app_options().setting("wal_log_hints", "on")) else { return };
-    let config = trio.config("query_wait_timeout = \"1s\"", "when_no_replica = \"primary\"", "");
+    let Some(mut servers) = Replicated::start_with(15, app_options().setting("wal_log_hints", "on")) else {
+        return;
+    };
+    let config = servers.config("query_wait_timeout = \"1s\"", "when_no_replica = \"primary\"", "");
     let howdah = Howdah::start(&config);
     eligible(&howdah, 2);
     let mut c = harness::app(&howdah);
     c.query("SELECT 1").expect("the primary");
-    trio.primary.stop(Stop::Fast).expect("it stops");
-    trio.replicas[0].promote().expect("promoted");
-    trio.primary.rejoin(&trio.replicas[0]).expect("it comes back as a replica");
+    servers.primary.stop(Stop::Fast).expect("it stops");
+    servers.replicas[0].promote().expect("promoted");
+    servers.primary.rejoin(&servers.replicas[0]).expect("it comes back as a replica");
     // The one that was promoted is no replica any more, the other one is.
     eligible(&howdah, 1);
     let mut c = harness::app(&howdah);
@@ -235,12 +238,12 @@ fn a_demoted_primary_is_fenced() {
     });
     // The operator names the new one; nobody restarts anything.
     let named = config.replace(
-        &format!("host = \"{}\"", trio.primary.tcp()),
-        &format!("host = \"{}\"", trio.replicas[0].tcp()),
+        &format!("host = \"{}\"", servers.primary.tcp()),
+        &format!("host = \"{}\"", servers.replicas[0].tcp()),
     );
     howdah.rewrite_config(&named);
     howdah.hup();
-    let port = trio.replicas[0].port().to_string();
+    let port = servers.replicas[0].port().to_string();
     eventually("writes on the new primary", || {
         harness::app(&howdah).value("SELECT inet_server_port()").is_ok_and(|p| p == port)
     });

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::{Replay, Trio, eligible};
+use crate::harness::replicas::{Replay, Replicated, eligible};
 use crate::harness::{self, Client, Cluster, Stop, Target, app_with, eventually, metric, refusal};
 
 const CLIENTS: u32 = 50;
@@ -93,29 +93,29 @@ fn disturb(replicas: &mut [Cluster; 2], end: &AtomicBool) {
     assert!(restarted, "the run was too short to restart a replica in");
 }
 
-fn trio() -> Option<Trio> {
-    let trio = Trio::start(15)?;
-    let mut c = trio.primary.connect("app", "app").expect("direct");
+fn servers() -> Option<Replicated> {
+    let servers = Replicated::start(15)?;
+    let mut c = servers.primary.connect("app", "app").expect("direct");
     c.query("CREATE TABLE counters (id int PRIMARY KEY, n bigint NOT NULL)").expect("a table");
     c.query("INSERT INTO counters SELECT i, 0 FROM generate_series(0, 99) AS i").expect("rows");
-    for r in &trio.replicas {
-        r.await_replay(&trio.primary).expect("it follows");
+    for r in &servers.replicas {
+        r.await_replay(&servers.primary).expect("it follows");
     }
-    Some(trio)
+    Some(servers)
 }
 
-fn howdah(trio: &Trio, database: &str) -> Howdah {
+fn howdah(servers: &Replicated, database: &str) -> Howdah {
     let database = format!("when_no_replica = \"primary\"\n{database}");
-    let config = trio.config("", &database, "").replace("pool_size = 5", "pool_size = 20");
+    let config = servers.config("", &database, "").replace("pool_size = 5", "pool_size = 20");
     let howdah = Howdah::start(&config);
     eligible(&howdah, 2);
     howdah
 }
 
 /// A checked run with delays and a restart.
-fn disturbed(trio: &mut Trio, howdah: &Howdah, rounds: u32) -> Seen {
+fn disturbed(servers: &mut Replicated, howdah: &Howdah, rounds: u32) -> Seen {
     let end = AtomicBool::new(false);
-    let replicas = &mut trio.replicas;
+    let replicas = &mut servers.replicas;
     std::thread::scope(|s| {
         let disturbing = s.spawn(|| disturb(replicas, &end));
         let seen = check(howdah, CLIENTS, rounds, &|dice| dice.below(40));
@@ -126,9 +126,9 @@ fn disturbed(trio: &mut Trio, howdah: &Howdah, rounds: u32) -> Seen {
 }
 
 fn checker(rounds: u32) {
-    let Some(mut trio) = trio() else { return };
-    let guarded = howdah(&trio, "read_your_writes = \"session\"");
-    let seen = disturbed(&mut trio, &guarded, rounds);
+    let Some(mut servers) = servers() else { return };
+    let guarded = howdah(&servers, "read_your_writes = \"session\"");
+    let seen = disturbed(&mut servers, &guarded, rounds);
     println!("guarded: {seen:?}");
     assert_eq!(seen.stale.into_inner(), 0, "reads that lacked their own session's write");
     assert!(seen.on_replicas.into_inner() > 0, "the primary alone shows nothing");
@@ -137,8 +137,8 @@ fn checker(rounds: u32) {
 
     // Nearly all reads are on replicas where these are in step.
     eligible(&guarded, 2);
-    for r in &trio.replicas {
-        r.await_replay(&trio.primary).expect("it follows");
+    for r in &servers.replicas {
+        r.await_replay(&servers.primary).expect("it follows");
     }
     let seen = check(&guarded, 10, 12, &|_| 200);
     println!("in step: {seen:?}, {:.0} % on replicas", seen.share() * 100.0);
@@ -147,8 +147,8 @@ fn checker(rounds: u32) {
     drop(guarded);
 
     // The checker sees what it is there to see.
-    let unguarded = howdah(&trio, "");
-    let seen = disturbed(&mut trio, &unguarded, rounds.min(40));
+    let unguarded = howdah(&servers, "");
+    let seen = disturbed(&mut servers, &unguarded, rounds.min(40));
     println!("unguarded: {seen:?}");
     assert!(seen.stale.into_inner() > 0, "the checker finds nothing where there is something to find");
 }
@@ -166,13 +166,13 @@ fn nobody_reads_what_was_before_its_own_write_soak() {
 
 #[test]
 fn a_key_is_shared_and_reads_wait_where_they_are_told_to() {
-    let Some(trio) = trio() else { return };
-    let mut replays = [Replay::of(&trio.replicas[0]), Replay::of(&trio.replicas[1])];
-    let howdah = howdah(&trio, "read_your_writes = \"session\"");
+    let Some(servers) = servers() else { return };
+    let mut replays = [Replay::of(&servers.replicas[0]), Replay::of(&servers.replicas[1])];
+    let howdah = howdah(&servers, "read_your_writes = \"session\"");
     // What the monitor has heard counts for connections that were open then, and there is none yet.
     let mut first = harness::app(&howdah);
     first.query("UPDATE counters SET n = 3 WHERE id = 3").expect("written");
-    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
+    servers.replicas.iter().for_each(|r| r.await_replay(&servers.primary).expect("it follows"));
     eventually("samples behind the write", || metric(&howdah, "howdah_replica_lag_bytes", &[]) < 0.5);
     assert_eq!(first.value(&read(3)).expect("a row"), "3 false");
     eventually("reads on replicas", || first.value(&read(3)).expect("a row") == "3 true");
@@ -209,7 +209,7 @@ fn a_key_is_shared_and_reads_wait_where_they_are_told_to() {
     }
     drop(howdah);
 
-    let waits = self::howdah(&trio, "read_your_writes = \"session\"\nread_your_writes_wait = \"20s\"");
+    let waits = self::howdah(&servers, "read_your_writes = \"session\"\nread_your_writes_wait = \"20s\"");
     let mut c = harness::app(&waits);
     replays.iter_mut().for_each(Replay::pause);
     c.query("UPDATE counters SET n = 6 WHERE id = 0").expect("written");
@@ -221,7 +221,7 @@ fn a_key_is_shared_and_reads_wait_where_they_are_told_to() {
     drop(waits);
 
     // A key that means nothing is not taken silently.
-    let without = self::howdah(&trio, "");
+    let without = self::howdah(&servers, "");
     let e = refusal(app_with(&without, &[("options", "-c howdah.session=k")]));
     assert!(e.message.contains("read_your_writes"), "{e:?}");
 }

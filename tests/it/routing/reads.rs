@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::proxy::Howdah;
-use crate::harness::replicas::{Replay, Trio, eligible};
+use crate::harness::replicas::{Replay, Replicated, eligible};
 use crate::harness::tools::succeed;
 use crate::harness::wire::msg;
 use crate::harness::wire::raw::{Raw, tags};
@@ -29,9 +29,9 @@ fn tool(name: &str) -> bool {
 }
 
 fn drivers(major: u32) {
-    let Some(trio) = Trio::start(major) else { return };
-    let howdah = trio.howdah("when_no_replica = \"error\"", "");
-    let replicas = trio.replicas.iter().map(|r| r.port().to_string()).collect::<Vec<_>>().join(",");
+    let Some(servers) = Replicated::start(major) else { return };
+    let howdah = servers.howdah("when_no_replica = \"error\"", "");
+    let replicas = servers.replicas.iter().map(|r| r.port().to_string()).collect::<Vec<_>>().join(",");
     let mut ran = 0;
     for (driver, needs) in
         [("psycopg", "venv/.psycopg"), ("asyncpg", "venv/.asyncpg"), ("sqlalchemy", "venv/.sqlalchemy")]
@@ -42,8 +42,8 @@ fn drivers(major: u32) {
         }
         let mut command = Command::new(cache().join("venv/bin/python"));
         command.arg(root().join("tests/drivers/routing_check.py")).arg(driver);
-        command.arg(howdah.dsn("app", "app")).arg(trio.primary.dsn("app", "app"));
-        command.arg(trio.primary.port().to_string()).arg(&replicas);
+        command.arg(howdah.dsn("app", "app")).arg(servers.primary.dsn("app", "app"));
+        command.arg(servers.primary.port().to_string()).arg(&replicas);
         succeed(command.env("PYTHONDONTWRITEBYTECODE", "1"), driver);
         ran += 1;
     }
@@ -52,8 +52,8 @@ fn drivers(major: u32) {
         let mut command = Command::new("java");
         command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]).arg(jar);
         command.arg(root().join("tests/drivers/RoutingCheck.java"));
-        command.arg(howdah.port().to_string()).arg(trio.primary.port().to_string());
-        succeed(command.arg(trio.primary.port().to_string()).arg(&replicas), "pgjdbc");
+        command.arg(howdah.port().to_string()).arg(servers.primary.port().to_string());
+        succeed(command.arg(servers.primary.port().to_string()).arg(&replicas), "pgjdbc");
         ran += 1;
     } else {
         left_out(
@@ -84,13 +84,13 @@ fn drivers_land_where_they_say_on_postgres_18() {
 
 #[test]
 fn transactions_go_where_they_belong() {
-    let Some(mut trio) = Trio::start(15) else { return };
-    trio.primary.connect("app", "app").expect("direct").query("CREATE TABLE t (n int)").expect("a table");
-    for r in &trio.replicas {
-        r.await_replay(&trio.primary).expect("it follows");
+    let Some(mut servers) = Replicated::start(15) else { return };
+    servers.primary.connect("app", "app").expect("direct").query("CREATE TABLE t (n int)").expect("a table");
+    for r in &servers.replicas {
+        r.await_replay(&servers.primary).expect("it follows");
     }
-    let primary = trio.primary.port().to_string();
-    let howdah = trio.howdah(
+    let primary = servers.primary.port().to_string();
+    let howdah = servers.howdah(
         "when_no_replica = \"primary\"\nroute_selects = true\nroute_hints = true\nroute_functions = [\"inet_server_port\"]",
         "",
     );
@@ -99,11 +99,11 @@ fn transactions_go_where_they_belong() {
     // Both replicas take their share.
     let ports: std::collections::BTreeSet<String> =
         (0..20).map(|_| port_in(&mut c, "BEGIN READ ONLY")).collect();
-    assert!(ports.iter().all(|p| trio.is_replica(p)) && ports.len() == 2, "{ports:?}");
+    assert!(ports.iter().all(|p| servers.is_replica(p)) && ports.len() == 2, "{ports:?}");
     assert_eq!(port_in(&mut c, "BEGIN"), primary);
     assert_eq!(port_in(&mut c, "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"), primary);
     // A harmless SELECT outside a block, by the operator's word about the function; a hint.
-    assert!(trio.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
+    assert!(servers.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
     assert_eq!(c.value("SELECT inet_server_port() FOR UPDATE").expect("a port"), primary);
     // What the reader of texts cannot read is the primary's.
     let long = format!("SELECT inet_server_port(), '{}'", "x".repeat(100_000));
@@ -112,7 +112,7 @@ fn transactions_go_where_they_belong() {
     assert_eq!(e.code, "42601", "the server's own word: {e:?}");
     assert_eq!(c.value("/* howdah: primary */ SELECT inet_server_port()").expect("a port"), primary);
     let hinted = "/* howdah: replica */ SELECT inet_server_port() + length(pg_sleep(0)::text)";
-    assert!(trio.is_replica(&c.value(hinted).expect("a port")));
+    assert!(servers.is_replica(&c.value(hinted).expect("a port")));
     assert!(routed(&howdah, "replica", "hint") > 0.0 && routed(&howdah, "replica", "select") > 0.0);
 
     // What is sent behind the end of a read-only transaction without waiting goes where it belongs.
@@ -121,31 +121,31 @@ fn transactions_go_where_they_belong() {
         assert!(answer.is_ok(), "{sql}: {answer:?}");
     }
     assert_eq!(
-        trio.primary.connect("app", "app").expect("direct").value("SELECT count(*) FROM t").expect("one"),
+        servers.primary.connect("app", "app").expect("direct").value("SELECT count(*) FROM t").expect("one"),
         "1"
     );
 
     // Nobody serves reads any more: they go to the primary, as stated, and are counted.
-    for r in &mut trio.replicas {
+    for r in &mut servers.replicas {
         r.stop(harness::Stop::Immediate).expect("it stops");
     }
     eligible(&howdah, 0);
     assert_eq!(port_in(&mut c, "BEGIN READ ONLY"), primary);
     assert!(routed(&howdah, "primary", "no_replica") > 0.0);
     // And back.
-    trio.replicas[0].start().expect("it starts");
+    servers.replicas[0].start().expect("it starts");
     eligible(&howdah, 1);
-    let port = trio.replicas[0].port().to_string();
+    let port = servers.replicas[0].port().to_string();
     eventually("reads on the replica that is back", || port_in(&mut c, "BEGIN READ ONLY") == port);
 }
 
 #[test]
 fn without_a_replica_it_happens_what_is_stated() {
-    let Some(mut trio) = Trio::start(15) else { return };
-    for r in &mut trio.replicas {
+    let Some(mut servers) = Replicated::start(15) else { return };
+    for r in &mut servers.replicas {
         r.stop(harness::Stop::Fast).expect("it stops");
     }
-    let config = trio.config("", "when_no_replica = \"error\"", "");
+    let config = servers.config("", "when_no_replica = \"error\"", "");
     let howdah = Howdah::start(&config);
     let mut c = harness::app(&howdah);
     let e = refusal(c.query("BEGIN READ ONLY"));
@@ -162,14 +162,14 @@ fn without_a_replica_it_happens_what_is_stated() {
         c.value("SELECT inet_server_port()").expect("a port")
     });
     eventually("a client that waits", || metric(&howdah, "howdah_clients", &[("state", "waiting")]) > 0.0);
-    trio.replicas[1].start().expect("it starts");
-    assert_eq!(waiting.join().expect("no panic"), trio.replicas[1].port().to_string());
+    servers.replicas[1].start().expect("it starts");
+    assert_eq!(waiting.join().expect("no panic"), servers.replicas[1].port().to_string());
 }
 
 #[test]
 fn a_startup_option_needs_servers_of_its_role() {
-    let Some(trio) = Trio::start(15) else { return };
-    let howdah = trio.howdah("when_no_replica = \"error\"", "");
+    let Some(servers) = Replicated::start(15) else { return };
+    let howdah = servers.howdah("when_no_replica = \"error\"", "");
     for (option, accepted) in [("replica", true), ("primary", true), ("admin", false), ("elsewhere", false)] {
         let options = format!("-c howdah.role={option}");
         let got = app_with(&howdah, &[("options", &options)]);
@@ -179,9 +179,9 @@ fn a_startup_option_needs_servers_of_its_role() {
 
 #[test]
 fn a_begin_waits_for_what_is_behind_it() {
-    let Some(mut trio) = Trio::start(15) else { return };
+    let Some(mut servers) = Replicated::start(15) else { return };
     let database = "when_no_replica = \"error\"\ndefer_begin = true";
-    let howdah = Howdah::start(&trio.config("query_wait_timeout = \"500ms\"", database, ""));
+    let howdah = Howdah::start(&servers.config("query_wait_timeout = \"500ms\"", database, ""));
     eligible(&howdah, 2);
     let ends = |end: &str| metric(&howdah, "howdah_deferred_begins_total", &[("end", end)]);
     let mut c = harness::app(&howdah);
@@ -189,7 +189,7 @@ fn a_begin_waits_for_what_is_behind_it() {
         c.query(&format!("BEGIN{level}")).expect("a block");
         assert_eq!(c.status(), 'T');
         c.query("SET TRANSACTION READ ONLY").expect("said");
-        assert!(trio.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
+        assert!(servers.is_replica(&c.value("SELECT inet_server_port()").expect("a port")));
         c.query("COMMIT").expect("its end");
     }
     assert!(routed(&howdah, "replica", "set_transaction") > 1.0);
@@ -197,13 +197,13 @@ fn a_begin_waits_for_what_is_behind_it() {
     let sent = ["BEGIN", "SET TRANSACTION READ ONLY", "SELECT inet_server_port()", "COMMIT"];
     let answers = c.queries(&sent).expect("answers");
     let port = answers[2].as_ref().expect("a port").value().expect("one").to_owned();
-    assert!(trio.is_replica(&port));
+    assert!(servers.is_replica(&port));
     c.query("START TRANSACTION").expect("a block");
-    assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), trio.primary.port().to_string());
+    assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), servers.primary.port().to_string());
     c.query("COMMIT").expect("its end");
     // Outside of a block it says nothing about what follows.
     c.query("SET TRANSACTION READ ONLY").expect("a warning");
-    assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), trio.primary.port().to_string());
+    assert_eq!(c.value("SELECT inet_server_port()").expect("a port"), servers.primary.port().to_string());
     // Nothing in it: no server.
     let served = ends("server");
     for end in ["COMMIT", "ROLLBACK"] {
@@ -213,7 +213,7 @@ fn a_begin_waits_for_what_is_behind_it() {
     }
     assert_eq!((ends("local"), ends("server")), (2.0, served));
 
-    trio.primary.stop(harness::Stop::Immediate).expect("it stops");
+    servers.primary.stop(harness::Stop::Immediate).expect("it stops");
     eventually("the monitor sees it", || metric(&howdah, "howdah_host_up", &[]) < 2.5);
     c.query("BEGIN").expect("a block, as far as anybody knows");
     let e = refusal(c.query("SELECT 1"));
@@ -243,28 +243,29 @@ fn a_begin_waits_for_what_is_behind_it() {
     assert_eq!(ask("a query", &msg::query("SELECT 1")), all("EZ", "25P02", 'E'));
     assert_eq!(ask("its end", &batch(&[msg::pbe("ROLLBACK"), msg::sync()])), all("12CZ", "", 'I'));
     // The session goes on.
-    assert!(trio.is_replica(&port_in(&mut c, "BEGIN READ ONLY")));
+    assert!(servers.is_replica(&port_in(&mut c, "BEGIN READ ONLY")));
 }
 
 /// A replica whose replay stands still leaves the set within its limit of lag, serves nothing that is older, and
 /// comes back.
 fn paused(major: u32) {
     const LIMIT: Duration = Duration::from_millis(600);
-    let Some(trio) = Trio::start(major) else { return };
-    trio.primary
+    let Some(servers) = Replicated::start(major) else { return };
+    servers
+        .primary
         .connect("app", "app")
         .expect("direct")
         .query("CREATE TABLE beat (n bigint)")
         .expect("a table");
-    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
-    let config = trio.config(
+    servers.replicas.iter().for_each(|r| r.await_replay(&servers.primary).expect("it follows"));
+    let config = servers.config(
         "",
         "when_no_replica = \"error\"\nmax_lag = \"600ms\"\nmonitor_user = \"postgres\"",
         "[users.postgres]",
     );
     let howdah = Howdah::start(&config);
     eligible(&howdah, 2);
-    let paused = trio.replicas[0].port().to_string();
+    let paused = servers.replicas[0].port().to_string();
     let end = AtomicBool::new(false);
     // When each number was committed, by the time of this process.
     let committed = Mutex::new(vec![Instant::now()]);
@@ -305,7 +306,7 @@ fn paused(major: u32) {
             eventually("reads", || what.load(Ordering::Relaxed) > before + 20);
         };
         some_more(&on_paused);
-        let mut replay = Replay::of(&trio.replicas[0]);
+        let mut replay = Replay::of(&servers.replicas[0]);
         replay.pause();
         let since = Instant::now();
         eligible(&howdah, 1);
@@ -335,9 +336,9 @@ fn a_replica_that_stands_still_leaves_and_comes_back_on_postgres_18() {
 
 #[test]
 fn the_console_tells_where_a_statement_would_go() {
-    let Some(mut trio) = Trio::start(15) else { return };
+    let Some(mut servers) = Replicated::start(15) else { return };
     let database = "when_no_replica = \"primary\"\nroute_selects = true\nroute_hints = true";
-    let howdah = Howdah::start(&trio.config("stats_users = [\"app\"]", database, ""));
+    let howdah = Howdah::start(&servers.config("stats_users = [\"app\"]", database, ""));
     eligible(&howdah, 2);
     let mut console = howdah.connect("app", "howdah").expect("the console");
     let mut ask = |text: &str| {
@@ -345,14 +346,14 @@ fn the_console_tells_where_a_statement_would_go() {
         let word = |n: usize| rows[0][n].clone().unwrap_or_default();
         (rows.len(), word(1), word(2), word(3), word(4))
     };
-    let primary = trio.primary.tcp().to_string();
+    let primary = servers.primary.tcp().to_string();
     assert_eq!(ask("SHOW ROUTES").0, 3);
     let (_, class, role, reason, to) = ask("SHOW ROUTES 'SELECT ''x'''");
     assert_eq!((&*class, &*role, &*reason), ("harmless select", "replica", "select"));
-    assert!(trio.replicas.iter().any(|r| r.tcp().to_string() == to), "{to}");
+    assert!(servers.replicas.iter().any(|r| r.tcp().to_string() == to), "{to}");
     let (_, class, role, reason, to) = ask("SHOW ROUTES app 'SELECT now() FOR UPDATE'");
     assert_eq!((&*class, &*role, &*reason, &*to), ("may write", "primary", "write", &*primary));
-    trio.replicas.iter_mut().for_each(|r| r.stop(harness::Stop::Immediate).expect("it stops"));
+    servers.replicas.iter_mut().for_each(|r| r.stop(harness::Stop::Immediate).expect("it stops"));
     eligible(&howdah, 0);
     let (_, class, role, reason, to) = ask("SHOW ROUTES app 'BEGIN READ ONLY'");
     assert_eq!((&*class, &*role, &*reason, &*to), ("read-only block", "primary", "no_replica", &*primary));
@@ -364,27 +365,32 @@ fn aliases_and_roles_say_where_and_conflicts_reach_the_client() {
         .setting("max_standby_streaming_delay", "0")
         .sql("CREATE ROLE reads LOGIN")
         .sql("ALTER ROLE reads SET default_transaction_read_only = on");
-    let Some(mut trio) = Trio::start_with(15, options) else { return };
-    trio.primary.connect("app", "app").expect("direct").query("CREATE TABLE gone (n int)").expect("a table");
-    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
+    let Some(mut servers) = Replicated::start_with(15, options) else { return };
+    servers
+        .primary
+        .connect("app", "app")
+        .expect("direct")
+        .query("CREATE TABLE gone (n int)")
+        .expect("a table");
+    servers.replicas.iter().for_each(|r| r.await_replay(&servers.primary).expect("it follows"));
     let alias = format!(
         "[users.reads]\n[databases.app_reads]\nhost = \"{}\"\ndbname = \"app\"\npool_size = 5\nroute = \"replica\"\n\
          when_no_replica = \"primary\"\n[databases.app_reads.replica]\nhost = [{}]\n",
-        trio.primary.tcp(),
-        trio.replica_hosts(),
+        servers.primary.tcp(),
+        servers.replica_hosts(),
     );
-    let howdah = trio.howdah_with("when_no_replica = \"error\"", &alias, 4);
-    let primary = trio.primary.port().to_string();
+    let howdah = servers.howdah_with("when_no_replica = \"error\"", &alias, 4);
+    let primary = servers.primary.port().to_string();
     let port = "SELECT inet_server_port()";
     // Without any opt-in: by the role's default, and by the alias.
     let mut by_role = howdah.connect("reads", "app").expect("a login");
-    assert!(trio.is_replica(&by_role.value(port).expect("a port")));
+    assert!(servers.is_replica(&by_role.value(port).expect("a port")));
     assert_eq!(by_role.parameters().get("in_hot_standby").map(String::as_str), Some("off"));
     by_role.query("BEGIN READ WRITE").expect("a block that writes");
     assert_eq!(by_role.value(port).expect("a port"), primary);
     by_role.query("COMMIT").expect("its end");
     let mut alias = howdah.connect("app", "app_reads").expect("a login");
-    assert!(trio.is_replica(&alias.value(port).expect("a port")));
+    assert!(servers.is_replica(&alias.value(port).expect("a port")));
     assert_eq!(alias.parameters().get("in_hot_standby").map(String::as_str), Some("on"));
     let e = refusal(alias.query("CREATE TABLE nowhere (n int)"));
     assert_eq!(e.code, "25006", "{e:?}");
@@ -399,14 +405,14 @@ fn aliases_and_roles_say_where_and_conflicts_reach_the_client() {
         reader.query("BEGIN READ ONLY; SELECT count(*), pg_sleep(60) FROM (SELECT count(*) FROM gone) AS x")
     });
     let waiting = "application_name <> 'x' AND query LIKE '%pg_sleep(60)%'";
-    eventually("a reader", || trio.replicas.iter().any(|r| harness::count(r, waiting) > 0));
-    trio.primary.connect("app", "app").expect("direct").query("DROP TABLE gone").expect("dropped");
+    eventually("a reader", || servers.replicas.iter().any(|r| harness::count(r, waiting) > 0));
+    servers.primary.connect("app", "app").expect("direct").query("DROP TABLE gone").expect("dropped");
     let e = refusal(reading.join().expect("no panic"));
     assert_eq!(e.code, "40001", "{e:?}");
     eventually("it is counted", || errors() > 0.0);
 
     // Its alias shows what it showed, also where the primary serves.
-    trio.replicas.iter_mut().for_each(|r| r.stop(harness::Stop::Immediate).expect("it stops"));
+    servers.replicas.iter_mut().for_each(|r| r.stop(harness::Stop::Immediate).expect("it stops"));
     eligible(&howdah, 0);
     let mut again = howdah.connect("app", "app_reads").expect("a login");
     for c in [&mut again, &mut alias] {
@@ -418,8 +424,9 @@ fn aliases_and_roles_say_where_and_conflicts_reach_the_client() {
 
 #[test]
 fn a_replica_that_is_busy_is_waited_for() {
-    let Some(trio) = Trio::start(15) else { return };
-    let config = trio.config("", "when_no_replica = \"error\"", "").replace("pool_size = 5", "pool_size = 1");
+    let Some(servers) = Replicated::start(15) else { return };
+    let config =
+        servers.config("", "when_no_replica = \"error\"", "").replace("pool_size = 5", "pool_size = 1");
     let howdah = Howdah::start(&config);
     eligible(&howdah, 2);
     let address = howdah.address();

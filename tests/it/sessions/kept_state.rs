@@ -356,7 +356,7 @@ fn a_kept_connection_follows_its_clients_parameters() {
     }
 }
 
-/// The bound is told before anything is made, with its numbers; what hides is found behind its transaction.
+/// The bound is told before anything is made, with its numbers; what hides is found after its transaction.
 #[test]
 fn no_more_clients_than_max_pins_keep_a_connection() {
     let Some(cluster) = shared(MAJOR) else { return };
@@ -442,7 +442,7 @@ fn what_is_stated_to_be_dropped_is_dropped_with_a_warning() {
     assert_eq!(raw.select("SHOW work_mem"), ["4MB"]);
 }
 
-/// A pool can ask behind every transaction, for functions that hide what they do.
+/// A pool can ask after every transaction, for functions that hide what they do.
 #[test]
 fn a_function_that_hides_what_it_sets_is_found_where_it_is_always_asked() {
     let Some(cluster) = cluster(MAJOR, app_options()) else { return };

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::replicas::{Trio, eligible};
+use crate::harness::replicas::{Replicated, eligible};
 use crate::harness::{
     self, Client, Cluster, Target, app, app_options, app_with, backend, cluster, eventually, metric, shared,
     start,
@@ -377,29 +377,29 @@ fn a_repair_that_times_out_is_told_in_the_log() {
 /// What a replica's own configuration says is no wish of a session's.
 #[test]
 fn a_replica_that_is_read_only_by_default_gets_no_writes() {
-    let Some(trio) = Trio::start(MAJOR) else { return };
-    for r in &trio.replicas {
+    let Some(servers) = Replicated::start(MAJOR) else { return };
+    for r in &servers.replicas {
         let mut admin = r.connect(harness::SUPERUSER, "postgres").expect("a direct session");
         admin.query("ALTER SYSTEM SET default_transaction_read_only = on").expect("set");
         admin.query("SELECT pg_reload_conf()").expect("reloaded");
         eventually("it is in force", || ask(&mut admin, "SHOW default_transaction_read_only") == "on");
     }
-    trio.primary.connect("app", "app").expect("direct").query("CREATE TABLE rd (a int)").expect("a table");
-    trio.replicas.iter().for_each(|r| r.await_replay(&trio.primary).expect("it follows"));
-    let howdah = trio.howdah("when_no_replica = \"error\"\nroute_selects = true", "");
+    servers.primary.connect("app", "app").expect("direct").query("CREATE TABLE rd (a int)").expect("a table");
+    servers.replicas.iter().for_each(|r| r.await_replay(&servers.primary).expect("it follows"));
+    let howdah = servers.howdah("when_no_replica = \"error\"\nroute_selects = true", "");
     eligible(&howdah, 2);
     let mut c = app(&howdah);
     let port = "SELECT inet_server_port()";
     for _ in 0..3 {
         c.query("BEGIN READ ONLY").expect("a block");
-        assert!(trio.is_replica(&ask(&mut c, port)));
+        assert!(servers.is_replica(&ask(&mut c, port)));
         c.query("COMMIT").expect("its end");
         c.query("INSERT INTO rd VALUES (1)").expect("a write goes to the primary");
     }
     // What the client itself states decides.
     c.query("SET default_transaction_read_only = on").expect("set");
     let volatile = "SELECT inet_server_port() FROM (SELECT random()) AS x";
-    assert!(trio.is_replica(&ask(&mut c, volatile)));
+    assert!(servers.is_replica(&ask(&mut c, volatile)));
     c.query("RESET default_transaction_read_only").expect("reset");
     c.query("INSERT INTO rd VALUES (1)").expect("a write goes to the primary");
 }
