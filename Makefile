@@ -1,5 +1,5 @@
 # Each target does all the set-up that it needs; tests/support/setup.sh says what it could not do.
-.PHONY: help demo test lint soak bench guards
+.PHONY: help demo test lint audit soak bench guards
 
 help: ## What there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -14,6 +14,9 @@ test: ## Format, lints and every test; says at its end what this machine had to 
 lint: ## Format and lints only
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+audit: ## Licences, sources and versions of the dependencies, unused ones, and the oldest Rust; installs what it needs
+	@tests/support/audit.sh install
 
 soak: ## The long tests: many clients, faults under load
 	@tests/support/setup.sh test

@@ -142,6 +142,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod control;
+#[cfg(any(test, feature = "demo"))]
 pub mod demo;
 pub mod directory;
 pub mod doctor;

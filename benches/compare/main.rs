@@ -89,7 +89,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> io::Result<()> {
     // Inherited by everything that is started below.
-    rlimit::increase_nofile_limit(20_000)?;
+    howdah::net::descriptors::raise_limit(20_000);
     match cli.role {
         Some(Role::Canned { listen }) => canned::run(listen),
         Some(Role::Load(args)) => load::run(&args),

@@ -1,22 +1,18 @@
 //! The command line: `howdah CONFIG`, `howdah check CONFIG`, `howdah demo`, or flags in place of a file.
 
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::start::Examined;
 use super::telemetry::{self, Logs};
-use super::{Service, commands, papers};
+use super::{commands, papers};
 use crate::config::convert::Aim;
 use crate::config::resolved::Profile;
-use crate::config::units::parse_duration;
 use crate::config::{self, Config, ConfigError, Flags, Hidden, Overrides};
-use crate::demo;
 use crate::doctor::ask::{Identity, Wish};
 
 /// A PostgreSQL connection-pooling proxy.
@@ -73,17 +69,18 @@ enum Command {
         #[arg(long, visible_alias = "modernize")]
         modernise: bool,
     },
+    #[cfg(feature = "demo")]
     /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
     Demo {
         /// Stop after this time, for example 10s; without it, at Ctrl-C.
-        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
-        duration: Option<Duration>,
+        #[arg(long = "for", value_name = "DURATION", value_parser = config::units::parse_duration)]
+        duration: Option<std::time::Duration>,
     },
 }
 
 #[derive(Debug, Clone, clap::Args)]
 struct Serve {
-    /// A configuration: TOML, or PgBouncer's if its name ends in .ini or it has a section [pgbouncer].
+    /// A configuration: TOML, or PgBouncer's if its name ends in .ini or a section of it is called pgbouncer.
     config: Option<PathBuf>,
     /// Serve this database without a file: postgres://user:password@host:port/name.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
@@ -118,10 +115,6 @@ struct Serve {
     reboot: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-}
-
 /// The whole program.
 pub fn main() -> ExitCode {
     if let Some(why) = commands::unknown(std::env::args_os().nth(1).as_deref(), &Cli::command()) {
@@ -148,7 +141,8 @@ pub fn main() -> ExitCode {
         Some(Command::Convert { file, modernise }) => {
             convert(&file, if modernise { Aim::Modernise } else { Aim::Keep })
         }
-        Some(Command::Demo { duration }) => run_demo(duration),
+        #[cfg(feature = "demo")]
+        Some(Command::Demo { duration }) => super::demo_command::run(duration),
         None => run(&cli.serve),
     }
 }
@@ -371,34 +365,6 @@ fn run(serve: &Serve) -> ExitCode {
             if !for_machines {
                 serve.fatal(&e);
             }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-impl demo::Running for Service {
-    fn stop(self) -> Result<(), demo::BoxError> {
-        self.shut_down();
-        Ok(())
-    }
-}
-
-fn run_demo(duration: Option<Duration>) -> ExitCode {
-    let started = demo::run(duration, &mut io::stdout(), |text| {
-        let dir = std::env::temp_dir().join(format!("howdah-demo-{}.toml", std::process::id()));
-        // Others may write in that directory: nothing that is there is written over or followed.
-        let own = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&dir);
-        own?.write_all(text.as_bytes())?;
-        let loaded = config::load(&dir, &Overrides::default());
-        std::fs::remove_file(&dir)?;
-        let config =
-            loaded.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-        Ok(Service::start(Arc::new(config))?)
-    });
-    match started {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "howdah: {e}");
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,8 @@ mod advice;
 mod bind;
 pub mod cli;
 mod commands;
+#[cfg(feature = "demo")]
+mod demo_command;
 mod escape;
 mod janitor;
 mod listen;
@@ -75,7 +77,7 @@ fn raise_file_limit(config: &Config) -> u64 {
         + u64::from(l.max_cancels_in_flight)
         + servers
         + 64;
-    let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
+    let got = crate::net::descriptors::raise_limit(u64::MAX);
     if got < need {
         tracing::warn!(
             "file descriptor limit is {got}, but {need} may be needed \

@@ -237,7 +237,7 @@ where
 
 /// Time, zone and process, as they begin each of PgBouncer's lines.
 pub(super) fn stamp() -> String {
-    let now = jiff::Zoned::now();
+    let now = jiff::ZonedDateTime::now();
     format!("{} [{}]", now.strftime("%Y-%m-%d %H:%M:%S%.3f %Z"), std::process::id())
 }
 

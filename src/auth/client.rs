@@ -1,6 +1,6 @@
 //! The login of a client.
 
-use rand::RngCore;
+use rand::Rng;
 use subtle::ConstantTimeEq;
 
 use super::message::{self, violation};
@@ -83,7 +83,7 @@ impl ClientAuth {
         secret: Option<&Secret>,
         mock: &MockSecret,
         cached: Option<&ScramKeys>,
-        rng: &mut dyn RngCore,
+        rng: &mut dyn Rng,
     ) -> Self {
         // An empty password is never one to log in with, with any method.
         let secret = secret.filter(|s| !matches!(s, Secret::Plain(p) if p.is_empty()));
@@ -268,7 +268,7 @@ fn scram_method(
     secret: Option<&Secret>,
     mock: &MockSecret,
     cached: Option<&ScramKeys>,
-    rng: &mut dyn RngCore,
+    rng: &mut dyn Rng,
 ) -> Method {
     // For no user, no usable secret, or a verifier that the configuration should not have let through.
     let as_if = |rng| Method::Scram(ScramServer::new(mock.verifier(user), true, rng));

@@ -1,6 +1,6 @@
 //! The login of Howdah to PostgreSQL.
 
-use rand::RngCore;
+use rand::Rng;
 
 use super::message;
 use super::require::{Asked, Permitted};
@@ -77,7 +77,7 @@ impl ServerAuth {
         secret: Option<&Secret>,
         cached: Option<ScramKeys>,
         permitted: Permitted,
-        rng: &mut dyn RngCore,
+        rng: &mut dyn Rng,
     ) -> Self {
         let password = match secret {
             Some(Secret::Plain(p)) => Some(p.as_str()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rand::RngCore;
+use rand::Rng;
 
 use super::authenticate::{Arrival, authenticate};
 use super::dialogue::gone;

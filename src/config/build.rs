@@ -29,7 +29,7 @@ pub(super) struct Context<'a> {
     /// What relative paths are relative to.
     pub dir: PathBuf,
     pub profile: Profile,
-    /// Read from a pgbouncer.ini, where a [users] line is not yet a login.
+    /// Read from a pgbouncer.ini, where a `[users]` line is not yet a login.
     pub ini: bool,
     pub variables: &'a BTreeMap<String, String>,
     pub warnings: Vec<String>,

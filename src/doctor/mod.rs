@@ -1,6 +1,6 @@
 //! `howdah doctor`: what the servers' catalogues and a running Howdah's figures say should be changed.
 //!
-//! [`examine`] turns evidence into findings and does no I/O; [`ask`] collects the evidence. Every finding has its
+//! [`examine()`] turns evidence into findings and does no I/O; [`ask`] collects the evidence. Every finding has its
 //! evidence in figures and the exact change, which, made, removes it from the next run.
 
 pub mod ask;

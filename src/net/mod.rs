@@ -1,6 +1,7 @@
 //! Sockets and buffers; nothing PostgreSQL.
 
 pub mod buffer;
+pub mod descriptors;
 pub mod interfaces;
 pub mod lane;
 mod socket;

@@ -33,7 +33,7 @@ impl Process {
             virtual_bytes: field(23)?,
             threads: field(20)?,
             open_fds: open_fds()?,
-            max_fds: rlimit::Resource::NOFILE.get().ok()?.0,
+            max_fds: crate::net::descriptors::limit(),
         })
     }
 }

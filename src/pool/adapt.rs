@@ -1,7 +1,7 @@
 //! `size = "auto"`: moves a pool's size between its bounds by what it measures, without I/O.
 //!
 //! A step is a trial: another size is put in force, and what the server got done with it is held against what it got
-//! done before. More connections are kept if the throughput grows by [`WORTH`] of what was added; fewer if it does
+//! done before. More connections are kept if the throughput grows by `WORTH` of what was added; fewer if it does
 //! not fall. By Little's law (in use = throughput x latency) that is the gradient of the server's latency against its
 //! concurrency, and it needs no latency "without load", which a server whose capacity changes does not have.
 //! Only a pool whose size is what its clients wait for is moved: anything else says nothing about the size.

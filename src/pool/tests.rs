@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use futures_util::FutureExt;
-use rand::Rng;
+use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

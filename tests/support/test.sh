@@ -19,6 +19,10 @@ export HOWDAH_PG_BIN=${HOWDAH_PG_BIN:-$bin}
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
 cargo clippy --locked --features ldap,pam --lib --test it -- -D warnings
+# As packages and images are built.
+cargo clippy --locked --no-default-features --bin howdah -- -D warnings
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+tests/support/audit.sh
 cargo test --locked --doc --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked "$@"

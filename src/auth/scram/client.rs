@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rand::RngCore;
+use rand::Rng;
 use subtle::ConstantTimeEq;
 
 use super::channel::Binding;
@@ -62,7 +62,7 @@ impl std::fmt::Debug for ScramClient {
 
 impl ScramClient {
     /// With a password, or with keys of an earlier login, or with both: then the keys are tried first.
-    pub fn new(password: Option<&str>, cached: Option<ScramKeys>, rng: &mut dyn RngCore) -> Self {
+    pub fn new(password: Option<&str>, cached: Option<ScramKeys>, rng: &mut dyn Rng) -> Self {
         // The name is empty as libpq has it: PostgreSQL goes by the StartupMessage.
         Self::with_nonce(password, cached, "", new_nonce(rng))
     }

@@ -11,8 +11,8 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
-use rand::RngCore;
+use hmac::{Hmac, KeyInit, Mac};
+use rand::Rng;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -97,7 +97,7 @@ pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
 
 /// HMAC-SHA-256 over the parts in turn.
 pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes a key of any length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
     for part in parts {
         mac.update(part);
     }
@@ -113,7 +113,7 @@ pub(super) fn xor(a: &[u8; 32], b: &[u8; 32]) -> [u8; 32] {
 }
 
 /// 18 random bytes, as PostgreSQL has, in base64.
-pub(super) fn new_nonce(rng: &mut dyn RngCore) -> String {
+pub(super) fn new_nonce(rng: &mut dyn Rng) -> String {
     let mut raw = [0; 18];
     rng.fill_bytes(&mut raw);
     STANDARD.encode(raw)

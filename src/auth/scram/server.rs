@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rand::RngCore;
+use rand::Rng;
 use subtle::ConstantTimeEq;
 
 use super::channel::Offer;
@@ -51,7 +51,7 @@ struct Challenge {
 
 impl ScramServer {
     /// `is_mock` runs the same exchange and lets nobody in, for users that do not exist.
-    pub fn new(verifier: Verifier, is_mock: bool, rng: &mut dyn RngCore) -> Self {
+    pub fn new(verifier: Verifier, is_mock: bool, rng: &mut dyn Rng) -> Self {
         Self::with_nonce(verifier, is_mock, new_nonce(rng))
     }
 

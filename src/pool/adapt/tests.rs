@@ -1,7 +1,7 @@
 //! The limiter before a model of a server, in virtual time.
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::clock::Clock;

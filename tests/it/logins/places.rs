@@ -111,7 +111,7 @@ fn silent_connections_take_no_places_of_clients() {
 #[test]
 fn honest_clients_that_come_at_once_all_get_in() {
     const CLIENTS: usize = 4000;
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    howdah::net::descriptors::raise_limit(u64::MAX);
     let fake = Fake::serving();
     let howdah = before(&fake, "max_login_connections = 100\nclient_login_timeout = \"60s\"", "");
     let startup = msg::startup(msg::PROTOCOL_3_0, &[("user", "app"), ("database", "app")]);
@@ -178,7 +178,7 @@ fn they_come_at_once(howdah: &Howdah, clients: usize) {
 
 #[test]
 fn clients_that_connect_at_once_and_speak_later_all_get_in() {
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    howdah::net::descriptors::raise_limit(u64::MAX);
     let fake = Fake::serving();
     they_come_at_once(&before(&fake, "max_login_connections = 50", ""), 2000);
 }
@@ -188,7 +188,7 @@ fn clients_that_connect_at_once_and_speak_later_all_get_in() {
 #[ignore = "long: make soak"]
 fn soak_ten_thousand_clients_that_come_at_once_all_get_in() {
     let Some(cluster) = harness::shared(15) else { return };
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    howdah::net::descriptors::raise_limit(u64::MAX);
     let howdah = Howdah::start(&format!(
         "listen = [\"127.0.0.1:{{port}}\"]\nops_listen = \"127.0.0.1:{{ops_port}}\"\nauth_method = \"trust\"\n\
          log_connections = false\nlog_disconnections = false\n[users.app]\n[databases.app]\n\

@@ -13,7 +13,7 @@ use crate::harness::{
     self, Client, Cluster, Options, SUPERUSER, Stop, Target, app, cluster, count, eventually, metric,
 };
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 const MAJOR: u32 = 15;
 const CONTROL: &str = "application_name LIKE 'howdah-fleet %'";

@@ -31,7 +31,7 @@ pool_size = 40
 
 fn swarm(load: Duration) {
     let Some(cluster) = harness::shared(15) else { return };
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    howdah::net::descriptors::raise_limit(u64::MAX);
     let howdah = Howdah::start(&CONFIG.replace("{pg}", &cluster.port().to_string()));
     let over = Arc::new(AtomicBool::new(false));
     let sampler = {

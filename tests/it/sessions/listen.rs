@@ -434,7 +434,7 @@ fn soak_ten_thousand_clients_listen_through_one_connection() {
     let n = number("HOWDAH_TEST_LISTENERS", 10_000);
     let seconds = number("HOWDAH_TEST_SECONDS", 60);
     let (channels, rate) = (n / 10, n / 10);
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    howdah::net::descriptors::raise_limit(u64::MAX);
     let options = app_options().setting("fsync", "off");
     let Some(cluster) = cluster(MAJOR, options) else { return };
     let howdah = start(

@@ -1,7 +1,7 @@
 //! The client's side of md5 and SCRAM-SHA-256, from primitives only.
 
 use base64::{Engine, engine::general_purpose::STANDARD as B64};
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 fn hex(bytes: &[u8]) -> String {
