@@ -1,5 +1,5 @@
 # Each target does all the set-up that it needs; tests/support/setup.sh says what it could not do.
-.PHONY: help demo test lint audit soak bench guards
+.PHONY: help demo test lint audit soak bench guards docs
 
 help: ## What there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,3 +29,7 @@ guards: ## Takes each guard of tests/pooler-bugs.md away and sees a test fail; t
 bench: ## Howdah, PgBouncer and a bare relay side by side, in one table
 	@tests/support/setup.sh bench
 	cargo bench --locked --bench compare -- $(ARGS)
+
+docs: ## The documentation as a site, in target/docs
+	@command -v mdbook >/dev/null || { echo "make docs needs mdbook: cargo install mdbook --version 0.4.52 --locked"; exit 1; }
+	mdbook build docs

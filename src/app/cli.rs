@@ -369,3 +369,20 @@ fn run(serve: &Serve) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `UPDATE=1 cargo test` writes the file anew.
+    #[test]
+    #[cfg(feature = "demo")]
+    fn the_page_of_the_command_line_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/command-line.md");
+        let page = crate::app::usage::render(Cli::command().term_width(100));
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        assert!(std::fs::read_to_string(path).unwrap() == page, "run UPDATE=1 cargo test");
+    }
+}

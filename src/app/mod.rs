@@ -19,6 +19,8 @@ mod taken;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "demo"))]
+mod usage;
 
 use std::io;
 use std::sync::Arc;

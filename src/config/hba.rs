@@ -636,7 +636,7 @@ mod tests {
         }
     }
 
-    /// What PostgreSQL refuses, and (the last of them) what it takes and Howdah does not: config/AUTH.md says why.
+    /// What PostgreSQL refuses, and (the last of them) what it takes and Howdah does not: docs/src/reference/authentication.md says why.
     #[test]
     fn every_problem_is_told_with_its_line_and_is_no_rule() {
         let bad = [

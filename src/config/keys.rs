@@ -1,4 +1,4 @@
-//! `config/pgbouncer-keys.md`: what becomes of every key of a `pgbouncer.ini`.
+//! `docs/src/reference/pgbouncer-keys.md`: what becomes of every key of a `pgbouncer.ini`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -61,7 +61,7 @@ mod tests {
     /// `UPDATE=1 cargo test` writes the file anew.
     #[test]
     fn the_table_of_keys_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/pgbouncer-keys.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/pgbouncer-keys.md");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, super::render()).unwrap();
         }

@@ -19,6 +19,7 @@ mod advice;
 mod command;
 mod message;
 mod protocol;
+pub mod reference;
 pub mod rows;
 mod session;
 mod show;

@@ -3,7 +3,7 @@
 //!
 //! **To add a SHOW**: write its columns (a `&[Column]`, those that PgBouncer does not have marked `own`) and one
 //! function from a [`View`] to rows in a file of `show/`, and add a line to [`SHOWS`]. Nothing else: both protocols,
-//! rights, HELP and the test of rights take it from here.
+//! rights, HELP, the reference and the test of rights take it from here.
 
 use super::protocol::Answer;
 use super::rows::{Column, Row};
@@ -32,6 +32,8 @@ pub struct Show {
     pub right: Right,
     pub columns: &'static [Column],
     pub rows: fn(&View) -> Vec<Row>,
+    /// What it answers, for the reference.
+    pub tells: &'static str,
 }
 
 impl PartialEq for Show {
@@ -51,38 +53,153 @@ const fn show(
     right: Right,
     columns: &'static [Column],
     rows: fn(&View) -> Vec<Row>,
+    tells: &'static str,
 ) -> Show {
-    Show { name, right, columns, rows }
+    Show { name, right, columns, rows, tells }
 }
 
 /// Sorted by name.
 pub const SHOWS: &[Show] = &[
-    show("ACTIVE_SOCKETS", Stats, clients::SOCKETS, clients::active_sockets),
-    show("CLIENTS", Stats, clients::CLIENTS, clients::clients),
-    show("CONFIG", Stats, config::CONFIG, config::config),
-    show("DATABASES", Stats, databases::DATABASES, databases::databases),
-    show("DNS_HOSTS", Stats, internal::DNS_HOSTS, internal::dns_hosts),
-    show("DNS_ZONES", Stats, internal::DNS_ZONES, internal::dns_zones),
-    show("FDS", Admin, internal::FDS, internal::fds),
-    show("HOLDERS", Stats, see::HOLDERS, see::holders),
-    show("LISTENERS", Stats, see::LISTENERS, see::listeners),
-    show("LISTS", Stats, internal::LISTS, internal::lists),
-    show("MEM", Stats, internal::MEM, internal::mem),
-    show("PEERS", Stats, internal::PEERS, internal::peers),
-    show("PEER_POOLS", Stats, internal::PEER_POOLS, internal::peer_pools),
-    show("POOLS", Stats, pools::POOLS, pools::pools),
-    show("PREPARED_STATEMENTS", Stats, own::PREPARED_STATEMENTS, own::prepared_statements),
-    show("QUERIES", Stats, see::QUERIES, see::queries),
-    show("ROUTES", Stats, routes::ROUTES, routes::routes),
-    show("SERVERS", Stats, clients::CLIENTS, clients::servers),
-    show("SOCKETS", Stats, clients::SOCKETS, clients::sockets),
-    show("STATE", Stats, internal::STATE, internal::state),
-    show("STATS", Stats, stats::STATS, stats::stats),
-    show("STATS_AVERAGES", Stats, stats::AVERAGES, stats::averages),
-    show("STATS_TOTALS", Stats, stats::TOTALS, stats::totals),
-    show("TOTALS", Stats, stats::SUMS, stats::sums),
-    show("USERS", Stats, users::USERS, users::users),
-    show("VERSION", Stats, internal::VERSION, internal::version),
+    show(
+        "ACTIVE_SOCKETS",
+        Stats,
+        clients::SOCKETS,
+        clients::active_sockets,
+        "The rows of SHOW SOCKETS without idle connections.",
+    ),
+    show(
+        "CLIENTS",
+        Stats,
+        clients::CLIENTS,
+        clients::clients,
+        "One row for each connected client: who it is, from where, what it does, and since when.",
+    ),
+    show(
+        "CONFIG",
+        Stats,
+        config::CONFIG,
+        config::config,
+        "Every setting with its value, its default, and whether it can be changed while Howdah runs.",
+    ),
+    show(
+        "DATABASES",
+        Stats,
+        databases::DATABASES,
+        databases::databases,
+        "One row for each database and role: its server, its limits, and whether it is paused or disabled.",
+    ),
+    show(
+        "DNS_HOSTS",
+        Stats,
+        internal::DNS_HOSTS,
+        internal::dns_hosts,
+        "Always empty: each new server connection asks the system's resolver, and no answer is kept.",
+    ),
+    show(
+        "DNS_ZONES",
+        Stats,
+        internal::DNS_ZONES,
+        internal::dns_zones,
+        "Always empty: no DNS zone is watched.",
+    ),
+    show(
+        "FDS",
+        Admin,
+        internal::FDS,
+        internal::fds,
+        "The listening sockets. File descriptors and secrets are not shown.",
+    ),
+    show(
+        "HOLDERS",
+        Stats,
+        see::HOLDERS,
+        see::holders,
+        "Who holds each server connection: the client, its state, since when, how long others have waited because of it, and its last statement.",
+    ),
+    show(
+        "LISTENERS",
+        Stats,
+        see::LISTENERS,
+        see::listeners,
+        "The connections on which Howdah listens for clients, with their channels and clients.",
+    ),
+    show(
+        "LISTS",
+        Stats,
+        internal::LISTS,
+        internal::lists,
+        "Counts of databases, users, pools, clients and servers.",
+    ),
+    show(
+        "MEM",
+        Stats,
+        internal::MEM,
+        internal::mem,
+        "How many objects of each kind there are, and the bytes that they take.",
+    ),
+    show(
+        "PEERS",
+        Stats,
+        internal::PEERS,
+        internal::peers,
+        "The configured peers, to which cancel requests can be passed.",
+    ),
+    show(
+        "PEER_POOLS",
+        Stats,
+        internal::PEER_POOLS,
+        internal::peer_pools,
+        "One row for each peer, with zeros: each cancel request has a connection of its own.",
+    ),
+    show(
+        "POOLS",
+        Stats,
+        pools::POOLS,
+        pools::pools,
+        "One row for each database and user: clients that work and wait, server connections by state, and the longest wait.",
+    ),
+    show(
+        "PREPARED_STATEMENTS",
+        Stats,
+        own::PREPARED_STATEMENTS,
+        own::prepared_statements,
+        "How many named prepared statements clients hold, by database and user.",
+    ),
+    show(
+        "QUERIES",
+        Stats,
+        see::QUERIES,
+        see::queries,
+        "Statements without their constants, those that took most time first; times are in microseconds.",
+    ),
+    show(
+        "ROUTES",
+        Stats,
+        routes::ROUTES,
+        routes::routes,
+        "How each host stands: its role, its lag, and whether it takes reads.",
+    ),
+    show("SERVERS", Stats, clients::CLIENTS, clients::servers, "One row for each server connection."),
+    show(
+        "SOCKETS",
+        Stats,
+        clients::SOCKETS,
+        clients::sockets,
+        "The rows of SHOW CLIENTS and SHOW SERVERS, with the state of their buffers.",
+    ),
+    show("STATE", Stats, internal::STATE, internal::state, "Whether Howdah is active, paused or suspended."),
+    show("STATS", Stats, stats::STATS, stats::stats, "Totals and averages for each database."),
+    show("STATS_AVERAGES", Stats, stats::AVERAGES, stats::averages, "The averages of SHOW STATS."),
+    show("STATS_TOTALS", Stats, stats::TOTALS, stats::totals, "The totals of SHOW STATS."),
+    show("TOTALS", Stats, stats::SUMS, stats::sums, "Totals and averages over all databases."),
+    show(
+        "USERS",
+        Stats,
+        users::USERS,
+        users::users,
+        "The users with their limits and the connections that count towards these.",
+    ),
+    show("VERSION", Stats, internal::VERSION, internal::version, "The version."),
 ];
 
 /// What clients ask for although there is nothing to set: name and value.
@@ -128,25 +245,82 @@ enum Argument {
     Wish(&'static [&'static str]),
 }
 
-/// All of them, with what HELP says.
-const VERBS: &[(&str, Verb, Right, Argument, &str)] = &[
-    ("DISABLE", Verb::Disable, Admin, Database(true), "DISABLE db"),
-    ("ENABLE", Verb::Enable, Admin, Database(true), "ENABLE db"),
-    ("KILL", Verb::Kill, Admin, Database(false), "KILL [db]"),
-    ("KILL_CLIENT", Verb::KillClient, Admin, Text, "KILL_CLIENT id"),
-    ("PAUSE", Verb::Pause, Admin, Database(false), "PAUSE [db]"),
-    ("RECONNECT", Verb::Reconnect, Admin, Database(false), "RECONNECT [db]"),
-    ("RELOAD", Verb::Reload, Admin, Forbidden, "RELOAD"),
-    ("RESUME", Verb::Resume, Admin, Database(false), "RESUME [db]"),
+/// All of them, with what HELP says, and what they do.
+const VERBS: &[(&str, Verb, Right, Argument, &str, &str)] = &[
+    (
+        "DISABLE",
+        Verb::Disable,
+        Admin,
+        Database(true),
+        "DISABLE db",
+        "New clients of the database are refused; those that are connected go on.",
+    ),
+    ("ENABLE", Verb::Enable, Admin, Database(true), "ENABLE db", "Ends DISABLE."),
+    (
+        "KILL",
+        Verb::Kill,
+        Admin,
+        Database(false),
+        "KILL [db]",
+        "Ends the clients of the database (or of all) and its server connections at once, and keeps it closed until RESUME.",
+    ),
+    (
+        "KILL_CLIENT",
+        Verb::KillClient,
+        Admin,
+        Text,
+        "KILL_CLIENT id",
+        "Closes the connection of one client; SHOW CLIENTS has its id.",
+    ),
+    (
+        "PAUSE",
+        Verb::Pause,
+        Admin,
+        Database(false),
+        "PAUSE [db]",
+        "Lets open transactions end, closes the server connections of the database (or of all), and lets clients wait until RESUME. It returns when all server connections are closed.",
+    ),
+    (
+        "RECONNECT",
+        Verb::Reconnect,
+        Admin,
+        Database(false),
+        "RECONNECT [db]",
+        "Replaces the server connections of the database (or of all), each when its transaction is over.",
+    ),
+    (
+        "RELOAD",
+        Verb::Reload,
+        Admin,
+        Forbidden,
+        "RELOAD",
+        "Reads the configuration again, as SIGHUP does. It applies whole or not at all.",
+    ),
+    ("RESUME", Verb::Resume, Admin, Database(false), "RESUME [db]", "Ends PAUSE, KILL and SUSPEND."),
     (
         "SHUTDOWN",
         Verb::ShutDown,
         Admin,
         Wish(&["WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"]),
         "SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
+        "Ends the process. Without a word: at once. WAIT_FOR_SERVERS: when the open transactions are over. WAIT_FOR_CLIENTS: when the clients have left.",
     ),
-    ("SUSPEND", Verb::Suspend, Admin, Forbidden, "SUSPEND"),
-    ("WAIT_CLOSE", Verb::WaitClose, Admin, Database(false), "WAIT_CLOSE [db]"),
+    (
+        "SUSPEND",
+        Verb::Suspend,
+        Admin,
+        Forbidden,
+        "SUSPEND",
+        "Lets open transactions end and lets clients wait until RESUME. Server connections stay open.",
+    ),
+    (
+        "WAIT_CLOSE",
+        Verb::WaitClose,
+        Admin,
+        Database(false),
+        "WAIT_CLOSE [db]",
+        "Returns when the server connections that RECONNECT or a reload replaces are closed.",
+    ),
 ];
 
 /// A statement that means something.
@@ -272,6 +446,11 @@ fn set_value(key: &str, value: &Hidden) -> String {
     } else {
         PLACEHOLDER.to_owned()
     }
+}
+
+/// What acts, for the reference: as HELP writes it, who may, and what it does.
+pub(super) fn verbs() -> impl Iterator<Item = (&'static str, Right, &'static str)> {
+    VERBS.iter().map(|v| (v.4, v.2, v.5))
 }
 
 fn help() -> String {

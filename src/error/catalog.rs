@@ -1,4 +1,4 @@
-//! One instance of every [`Error`], and the table of all errors that `config/errors.md` is made of.
+//! One instance of every [`Error`], and the table of all errors that `docs/src/reference/errors.md` is made of.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -260,7 +260,7 @@ mod tests {
     /// `UPDATE=1 cargo test` writes the file anew.
     #[test]
     fn the_committed_table_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/errors.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/errors.md");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, catalog()).unwrap();
         }

@@ -1,5 +1,5 @@
 //! The one table from [`Error`] to what goes over the wire; exhaustive, so that a new error does not compile
-//! until it has its row. `config/errors.md` is generated from it.
+//! until it has its row. `docs/src/reference/errors.md` is generated from it.
 
 use std::time::Duration;
 

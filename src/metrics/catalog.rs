@@ -1,4 +1,4 @@
-//! Every metric: name, type, unit, labels, meaning. What is exported is looked up here, and `config/metrics.md`
+//! Every metric: name, type, unit, labels, meaning. What is exported is looked up here, and `docs/src/reference/metrics.md`
 //! is generated from it, so that neither can know a metric that the other does not.
 
 use std::fmt::Write as _;

@@ -302,7 +302,7 @@ fn unreadable_extensions_are_judged_as_libpq_does() {
     assert_eq!(accepted, ["fine", "by_ca"]);
 }
 
-/// What the table of AUTH.md says is refused, whatever OpenSSL does with it.
+/// What the table of docs/src/reference/authentication.md says is refused, whatever OpenSSL does with it.
 #[test]
 fn certificates_are_refused_as_the_table_says() {
     let Some(lab) = lab() else { return };

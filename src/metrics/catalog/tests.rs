@@ -34,7 +34,7 @@ fn codes_are_those_of_the_errors() {
 /// `UPDATE=1 cargo test` writes the file anew.
 #[test]
 fn the_committed_table_is_current() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/metrics.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/reference/metrics.md");
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(path, table()).unwrap();
     }
