@@ -133,7 +133,7 @@ async fn by_rule(
             way.progress.answer("the directory was asked by LDAP");
             Ok(directory::check(&ldap, user, password).await)
         };
-        return by_directory(stream, buf, "LDAP", user, ask).await.map(|()| None);
+        return Box::pin(by_directory(stream, buf, "LDAP", user, ask)).await.map(|()| None);
     }
     if method == AuthMethod::Pam {
         let service = rule.and_then(|r| r.pam_service.as_ref()).unwrap_or(&config.access.pam_service);
@@ -141,7 +141,7 @@ async fn by_rule(
             way.progress.answer("PAM was asked");
             ask_pam(services, &way, service, user, password).await
         };
-        return by_directory(stream, buf, "PAM", user, ask).await.map(|()| None);
+        return Box::pin(by_directory(stream, buf, "PAM", user, ask)).await.map(|()| None);
     }
     if method == AuthMethod::Any {
         let forced = config.database(&startup.database).is_none_or(|db| db.server_user.is_some());
@@ -155,7 +155,8 @@ async fn by_rule(
         Some(how) => {
             way.progress.answer("the secret of this user was asked for by auth_query");
             let (lookups, shared) = (&services.lookups, &services.shared);
-            Some(lookup::ask(lookups, shared, config, &startup.database, how, user).await?)
+            let asking = lookup::ask(lookups, shared, config, &startup.database, how, user);
+            Some(Box::pin(asking).await?)
         }
         None => None,
     };
@@ -175,9 +176,10 @@ async fn by_rule(
     }
     // PgBouncer's profile tells in so many words who does not exist.
     if let Some(how) = how.filter(|_| config.profile == Profile::Native) {
-        lookup::keep_pace(&services.lookups, &Source::asked(&how, &startup.database), began, now).await;
+        Box::pin(lookup::keep_pace(&services.lookups, &Source::asked(&how, &startup.database), began, now))
+            .await;
     }
-    let proved = prove_secret(stream, buf, services, &way, user, secret.as_ref()).await;
+    let proved = Box::pin(prove_secret(stream, buf, services, &way, user, secret.as_ref())).await;
     if proved.is_err() && asked.is_some() {
         services.lookups.distrust(way.source, user);
     }

@@ -104,7 +104,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, strange
         Ok(Opening::Cancel { pid, key }) => {
             // Its time is cancel_wait_timeout.
             stranger.leave();
-            cancel::request(services, pid, &key).await;
+            Box::pin(cancel::request(services, pid, &key)).await;
             return Login::Done;
         }
         Ok(Opening::Done) => return Login::Done,
@@ -125,7 +125,7 @@ pub async fn login(stream: Stream, peer: Peer, services: &Arc<Services>, strange
     let end_point = acceptor.and_then(|a| a.end_point().map(<[u8]>::to_vec));
     let progress = Progress::default();
     let arrival = Arrival { peer, end_point, deadline, progress: progress.clone() };
-    // Large, and not to be moved.
+    // What few logins need is boxed where it is asked for, so that this is small for the others.
     let admitted = Box::pin(admit(&mut stream, arrival, services, startup, &mut buf, stranger));
     let admitted = unless_cut(stranger, tokio::time::timeout_at(deadline.into(), admitted)).await;
     let Some(admitted) = admitted else { return cut(&mut stream, services).await };
@@ -327,7 +327,7 @@ async fn first_packet(
                     }
                     Some(a) => {
                         let Some(plain) = slot.take() else { return Opening::Done };
-                        *slot = secure(plain, peer, a, &[], services).await;
+                        *slot = Box::pin(secure(plain, peer, a, &[], services)).await;
                     }
                 }
             }
@@ -336,7 +336,7 @@ async fn first_packet(
                     return Opening::Unreadable("a TLS handshake where there is no TLS");
                 };
                 let Some(plain) = slot.take() else { return Opening::Done };
-                *slot = secure(plain, peer, a, &std::mem::take(buf), services).await;
+                *slot = Box::pin(secure(plain, peer, a, &std::mem::take(buf), services)).await;
                 let Some(stream) = slot.as_ref() else { return Opening::Done };
                 // Without it, a browser could be made to speak to us (ALPACA). PostgreSQL closes without a word, too.
                 if stream.tls().and_then(|c| c.alpn_protocol()) != Some(crate::tls::ALPN) {
@@ -422,10 +422,11 @@ async fn admit(
     };
     stranger.leave();
     if console {
-        return enter_console(stream, peer, services, &config, &startup, trusted).await;
+        return Box::pin(enter_console(stream, peer, services, &config, &startup, trusted)).await;
     }
     if startup.replication != Replication::No {
-        return enter_replication(stream, peer, services, &config, &startup, shown, &progress).await;
+        let entering = enter_replication(stream, peer, services, &config, &startup, shown, &progress);
+        return Box::pin(entering).await;
     }
     let entered = enter(peer, services, &config, &startup, shown, &progress).await?;
     let Entered { session, welcome, places } = entered;
@@ -605,14 +606,14 @@ async fn enter(
                 None => pool.clone(),
             };
             progress.server(&from);
-            let defaults = welcome(&from, &ctl).await?;
+            let defaults = Box::pin(welcome(&from, &ctl)).await?;
             if let Some(r) = &mut route {
                 r.reported(&from, &defaults);
             }
             // What no server has been asked about is not kept: the next such login asks, or knows by then.
             let base = |name| defaults.get(name);
             let certain = plain && overrides.iter().all(|(n, v)| pool.spellings.get(n, v, base(n)).is_some());
-            let (proto, notices) = settle(services, &from, &ctl, &defaults, overrides).await?;
+            let (proto, notices) = Box::pin(settle(services, &from, &ctl, &defaults, overrides)).await?;
             progress.client();
             let application = ctl.application_name();
             let statuses = [notices, statuses(&proto.view)].concat().into();

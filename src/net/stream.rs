@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncWrite, Interest};
@@ -132,10 +132,14 @@ impl Stream {
 
     /// Appends what there is to read; 0 is the end. Cancel safe.
     pub async fn read_some(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        let mut chunk = [0; 2048];
-        let n = std::future::poll_fn(|cx| self.poll_read(cx, &mut chunk)).await?;
-        into.extend_from_slice(chunk.get(..n).unwrap_or_default());
-        Ok(n)
+        std::future::poll_fn(|cx| {
+            // On the stack of one poll: in the future, each task that reads would carry it.
+            let mut chunk = [0; 2048];
+            let n = ready!(self.poll_read(cx, &mut chunk))?;
+            into.extend_from_slice(chunk.get(..n).unwrap_or_default());
+            Poll::Ready(Ok(n))
+        })
+        .await
     }
 
     /// This end and the other, where they have addresses.

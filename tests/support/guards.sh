@@ -145,7 +145,7 @@ guard F52 $auth/server.rs '(0, State::Scram) => Err(self.protocol("the server en
 guard F52 $auth/scram/client.rs 'Some(given) if bool::from(given.ct_eq(&signature)) => Ok(()),' \
     'Some(given) if bool::from(given.ct_eq(&signature)) || true => Ok(()),' \
     lib a_server_that_does_not_prove_itself_is_left
-guard F54 src/client/authenticate.rs 'how, user).await?)' 'how, user).await.unwrap_or((Found::Nobody, Asked::Now)))' \
+guard F54 src/client/authenticate.rs 'Box::pin(asking).await?)' 'Box::pin(asking).await.unwrap_or((Found::Nobody, Asked::Now)))' \
     logins::access a_server_that_cannot_be_asked_is_an_honest_error
 
 # Beyond the page: what this directory's other tables rest on.
