@@ -1,8 +1,9 @@
 //! Every integration test, as one program: a folder for each topic, and [`harness`] for all.
 //!
 //! `cargo nextest run --test it faults::client` runs the tests of one file. Each test has a process of its own, so that a
-//! static belongs to one test. Only `tests/cost.rs` (an allocator of its own) and the tests that read the sources and
-//! nothing else (`tests/layering.rs`, `tests/coverage.rs`) are programs of their own.
+//! static belongs to one test. Only `tests/cost.rs` (an allocator of its own), `tests/docs.rs` (the examples of the
+//! documents) and the tests that read the sources and nothing else (`tests/layering.rs`, `tests/coverage.rs`) are programs of
+//! their own.
 
 #![allow(
     clippy::disallowed_methods,

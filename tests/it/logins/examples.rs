@@ -1,4 +1,4 @@
-//! The worked examples of docs/src/reference/authentication.md, as they stand there, against a real PostgreSQL.
+//! The worked examples of docs/src/how-to/tls-and-authentication.md, as they stand there, against a real PostgreSQL.
 
 use crate::harness::certs::Lab;
 use crate::harness::proxy::Howdah;
@@ -7,7 +7,7 @@ use crate::harness::{self, Cluster, app_options, cluster};
 
 /// The block of the page that begins with this comment.
 fn example(kind: &str, title: &str) -> String {
-    let page = std::fs::read_to_string(harness::root().join("docs/src/reference/authentication.md"))
+    let page = std::fs::read_to_string(harness::root().join("docs/src/how-to/tls-and-authentication.md"))
         .expect("the page");
     let comment = if kind == "sql" { "--" } else { "#" };
     let begin = format!("```{kind}\n{comment} example: {title}\n");
