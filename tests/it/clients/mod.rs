@@ -2,4 +2,5 @@
 
 mod differential;
 mod drivers;
+mod pool_init;
 mod tokio_postgres;
