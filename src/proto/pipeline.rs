@@ -68,6 +68,8 @@ pub struct Compared {
     pub sent: Moment,
     /// The ParameterDescription, once it has come.
     pub types: Option<Box<[u8]>>,
+    /// It is asked whether a copy has the columns that its client knows, and not which is to be shared.
+    pub is_check: bool,
 }
 
 /// One owed reply.

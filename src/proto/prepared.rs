@@ -137,6 +137,21 @@ impl Statement {
         }
     }
 
+    /// A server has described it to a client of its own, for the first time.
+    pub fn learn(&self, shape: Shape) {
+        self.trust.learn(shape);
+    }
+
+    /// Whether it is known how it was described when a client first asked.
+    pub fn is_described(&self) -> bool {
+        self.trust.shape().is_some()
+    }
+
+    /// Whether its columns are known to have been others than these.
+    pub fn had_other_columns(&self, columns: Option<u64>) -> bool {
+        self.trust.is_known_to_differ(columns)
+    }
+
     /// Its columns have changed since its clients described it, so PostgreSQL refuses to run it.
     pub fn is_stale(&self) -> bool {
         self.trust.is_stale()

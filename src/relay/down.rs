@@ -206,6 +206,10 @@ fn step(
                     }
                 }
             }
+            let describes = matches!(tag, be::PARAMETER_DESCRIPTION | be::ROW_DESCRIPTION | be::NO_DATA);
+            if describes && !compare::learn(down, h, c, s, env) {
+                return Ok(false);
+            }
             c.replay.clear();
             if tag == be::COPY_IN {
                 // So that the client knows that it may send.

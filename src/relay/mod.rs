@@ -7,6 +7,7 @@ pub mod state;
 mod suspect;
 mod tx_stats;
 pub mod up;
+pub mod waits;
 mod words;
 
 #[cfg(test)]

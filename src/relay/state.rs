@@ -13,6 +13,7 @@ use crate::proto::prepared::{ClientStatements, Interner, Memory, ServerStatement
 use crate::proto::session::Standing;
 use crate::proto::sql::{TextEffects, application_parameters};
 use crate::queries::{Scope, calls::Calls};
+use crate::relay::waits::{Check, Drops, OwnFlush, Stalled};
 use crate::session_state::{Kind, PinPlace, PinPlaces, Ways};
 
 /// Whose unnamed statement a server has.
@@ -69,6 +70,10 @@ pub struct ServerState {
     pub drops: Drops,
     /// The current transaction has changed a catalogue.
     pub changes_catalogue: bool,
+    /// A statement that this server lacked and that is compared before its client's message is sent.
+    pub check: Option<Check>,
+    /// Types of the parameters of the statement with this number, whose columns come next.
+    pub described: Option<(u64, Box<[u8]>)>,
     /// Copies of shared statements on this server, to be closed before it prepares another statement.
     pub unshared: Vec<Arc<Statement>>,
     /// It may have others of our statements than are known here: it has taken what it should have refused.
@@ -137,39 +142,6 @@ impl RoleWatch {
 /// The mark of a session that its client has reset: clean, but without what on_connect did.
 pub const DISCARDED: &str = "DISCARD ALL";
 
-/// What the next message waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stalled {
-    No,
-    ByNames,
-    ByUnnamed,
-    /// What is executed in its own batch may drop prepared statements: what names mean is known when it is answered.
-    ByDrop,
-    /// What is owed may end a transaction that has failed.
-    ByFailure,
-}
-
-/// A text that may drop prepared statements, in a batch of the extended protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drops {
-    No,
-    /// A portal of it was bound.
-    Bound,
-    /// An Execute was sent behind that, and is not known to be answered.
-    Runs,
-}
-
-/// The next message waits for answers that the server keeps back until it is asked for them. Howdah asks by a Flush of
-/// its own, and keeps the answers back in the server's place: a client that hears early what it has not asked for may
-/// go another way than it would on a connection of its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OwnFlush {
-    /// It is to be sent.
-    pub due: bool,
-    /// It was sent, and the client has not asked yet.
-    pub keeps_back: bool,
-}
-
 /// So many bytes a server keeps back itself before it sends without being asked: PostgreSQL's PqSendBufferSize.
 const KEPT_BACK: usize = 8192;
 
@@ -202,6 +174,8 @@ impl ServerState {
             barrier_at_sync: false,
             drops: Drops::No,
             changes_catalogue: false,
+            check: None,
+            described: None,
             unshared: Vec::new(),
             statements_doubtful: false,
             names_changed: None,
@@ -303,6 +277,7 @@ impl ServerState {
                 return self.drops == Drops::Runs && !self.pipeline.is_empty();
             }
             Stalled::ByFailure => return !self.pipeline.is_empty(),
+            Stalled::ByCheck => return matches!(self.check, Some(Check::Asked(_))),
             Stalled::No => None,
             Stalled::ByNames => self.names_changed,
             Stalled::ByUnnamed => self.unnamed_changed,
@@ -339,6 +314,14 @@ impl ServerState {
         self.barrier_at_sync = false;
         self.drops = Drops::No;
         self.stalled = Stalled::No;
+        self.described = None;
+        // Its server may have a statement with other columns than the clients of that statement know.
+        if let Some(check) = self.check.take() {
+            self.statements_doubtful = true;
+            if let Check::Asked(id) = check {
+                self.statements.remove(id);
+            }
+        }
     }
 
     pub fn change_names(&mut self) {

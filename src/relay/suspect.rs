@@ -4,7 +4,8 @@ use crate::error::Error;
 use crate::proto::holdings;
 use crate::proto::pipeline::TxStatus;
 use crate::proto::sql::{self, TextEffects as Effects};
-use crate::relay::state::{Env, ServerState, Stalled};
+use crate::relay::state::{Env, ServerState};
+use crate::relay::waits::Stalled;
 use crate::session_state::{Kind, Way};
 
 /// What a statement's text does beyond what its completion tag tells.

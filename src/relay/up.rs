@@ -15,8 +15,9 @@ use crate::proto::pipeline::{Compared, Duplicate, Expect, TxStatus};
 use crate::proto::prepared::{self, ClientStatements, Known, SERVER_PREFIX, Statement, Under};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
-use crate::relay::state::{ClientProto, Drops, Env, OwnFlush, Retry, ServerState, Stalled, Unnamed};
+use crate::relay::state::{ClientProto, Env, Retry, ServerState, Unnamed};
 use crate::relay::suspect::{awaits_block, effects_of, refused_pin};
+use crate::relay::waits::{Check, Drops, OwnFlush, Stalled};
 
 /// Names and texts that must be seen whole are looked for in this many bytes.
 const LOOK: usize = 64 * 1024;
@@ -136,7 +137,7 @@ pub fn scan(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState, env: &Env<'
         };
         if !seen {
             // Without a Flush, the server would hold back the awaited answers until the Sync.
-            s.own_flush.due = matches!(s.stalled, Stalled::ByDrop | Stalled::ByFailure);
+            s.own_flush.due = matches!(s.stalled, Stalled::ByDrop | Stalled::ByFailure | Stalled::ByCheck);
             return Ok(if s.full() { Up::Full } else { Up::NeedMore });
         }
         if matches!(h.tag, fe::SYNC | fe::FLUSH | fe::QUERY | fe::FUNCTION_CALL) {
@@ -405,17 +406,71 @@ fn close_unshared(up: &mut Lane, s: &mut ServerState) {
     }
 }
 
-/// Puts a Parse ahead when the server lacks the statement.
-fn ensure(up: &mut Lane, stmt: &Arc<Statement>, c: &mut ClientProto, s: &mut ServerState, env: &Env<'_>) {
+/// Puts a Parse ahead when the server lacks the statement. Returns whether the message that needs it can be sent: where the
+/// tables may have changed since the client's own Parse, it waits until it is known that the columns have not.
+fn ensure(
+    up: &mut Lane,
+    stmt: &Arc<Statement>,
+    c: &mut ClientProto,
+    s: &mut ServerState,
+    env: &Env<'_>,
+) -> bool {
+    if matches!(s.check, Some(Check::Asked(_))) {
+        s.stalled = Stalled::ByCheck;
+        return false;
+    }
+    close_other(up, s);
     if s.statements.touch(stmt) {
         c.stats.statement_hits += 1;
-        return;
+        return true;
     }
+    let is_checked = may_have_changed(stmt, c, s, env);
+    let owed = s.pipeline.len();
     s.change_names();
     hold(up, stmt, c, s, env);
     stmt.write_parse(up.insert());
     c.stats.server_parses += 1;
     s.pipeline.sent(Expect::InjectedParse(stmt.clone()));
+    if is_checked {
+        let sent = env.interner.now();
+        ask_for_description(up, Box::default(), stmt.clone(), sent, true, s);
+        s.check = Some(Check::Asked(stmt.id));
+        s.stalled = Stalled::ByCheck;
+        s.unasked += s.pipeline.len().saturating_sub(owed);
+    }
+    !is_checked
+}
+
+/// Closes a statement that has other columns here than its client knows.
+fn close_other(up: &mut Lane, s: &mut ServerState) {
+    if let Some(Check::Other(stmt)) = s.check.take() {
+        prepared::write_close(up.insert(), &stmt.server_name);
+        s.pipeline.sent(Expect::InjectedClose(stmt));
+    }
+}
+
+/// Whether a statement that is prepared here now may have other columns than its client has been told. What the client has
+/// not yet used is new to it anyway, and what PgBouncer runs is run behind its configuration.
+fn may_have_changed(stmt: &Statement, c: &ClientProto, s: &ServerState, env: &Env<'_>) -> bool {
+    env.asks
+        && stmt.is_described()
+        && !stmt.marks_session
+        && (s.changes_catalogue || !stmt.is_trusted(env.interner.now()))
+        && c.statements.unseen(stmt.id).is_none()
+        && !s.pipeline.wants_copy_data()
+}
+
+fn ask_for_description(
+    up: &mut Lane,
+    name: Box<[u8]>,
+    fresh: Arc<Statement>,
+    sent: prepared::Moment,
+    is_check: bool,
+    s: &mut ServerState,
+) {
+    prepared::write_describe(up.insert(), &fresh.server_name);
+    let compared = Compared { name, fresh, sent, types: None, is_check };
+    s.pipeline.sent(Expect::InjectedDescribe(Box::new(compared)));
 }
 
 /// Whether a client may hold a statement more, with a text of so many bytes.
@@ -620,9 +675,7 @@ fn named_parse(
     c.stats.server_parses += 1;
     s.pipeline.sent(Expect::ParseNamed(Box::new((name.clone(), stmt.clone()))));
     if compare {
-        prepared::write_describe(up.insert(), &stmt.server_name);
-        let compared = Compared { name, fresh: stmt, sent, types: None };
-        s.pipeline.sent(Expect::InjectedDescribe(Box::new(compared)));
+        ask_for_description(up, name, stmt, sent, false, s);
     }
 }
 
@@ -839,6 +892,10 @@ fn bind(
         return Err(violation("Bind message too large to be renamed"));
     }
     let Ok(length) = u32::try_from(total - 1) else { return Err(violation("invalid Bind length")) };
+    if !failed && !ensure(up, &stmt, c, s, env) {
+        c.stats.binds -= 1;
+        return Ok(false);
+    }
     if let Some(q) = env.queries {
         let portal = up.unscanned().get(frame::HEADER..frame::HEADER + portal_len).unwrap_or_default();
         s.calls.bind(q, portal, &stmt, h.total);
@@ -846,7 +903,6 @@ fn bind(
     if failed {
         stand_in_for(up, &stmt, s);
     } else {
-        ensure(up, &stmt, c, s, env);
         if stmt.drops {
             bound_drop(s);
         }
@@ -874,11 +930,15 @@ const STALE: &[u8] =
 /// Whether a statement would be prepared here with its columns of today: on a connection of its own the client would
 /// have it as it was, and PostgreSQL would refuse to run it.
 fn is_stale(stmt: &Statement, s: &ServerState) -> bool {
+    if let Some(Check::Other(other)) = &s.check {
+        return other.id == stmt.id;
+    }
     stmt.is_stale() && !s.statements.has(stmt.id) && s.pipeline.status() != TxStatus::Failed
 }
 
 fn refuse_stale(up: &mut Lane, total: usize, s: &mut ServerState) {
     up.discard(total);
+    close_other(up, s);
     prepared::write_provoking_bind(up.insert());
     s.pipeline.sent(Expect::Provoked(STALE.into()));
 }
@@ -982,16 +1042,19 @@ fn describe(
         refuse_stale(up, h.total, s);
         return Ok(true);
     }
-    up.discard(h.total);
     if is_refused(&stmt, s)
         && let Some(types) = stmt.described_without_rows()
     {
+        up.discard(h.total);
         stand_in_of(up, &[&[0], types].concat(), s);
         prepared::write_describe(up.insert(), prepared::STAND_IN);
         s.pipeline.sent(Expect::Describe(0));
         return Ok(true);
     }
-    ensure(up, &stmt, c, s, env);
+    if !ensure(up, &stmt, c, s, env) {
+        return Ok(false);
+    }
+    up.discard(h.total);
     prepared::write_describe(up.insert(), &stmt.server_name);
     s.pipeline.sent(Expect::Describe(stmt.id));
     Ok(true)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::memory::{Memory, TextCharge};
-use super::trust::{Moment, Shape, Trust};
+use super::trust::{Moment, Shape, Trust, columns_of};
 use super::{Kept, SERVER_PREFIX, STAND_IN, Statement, Under, deallocate_text, fingerprint, sql, text_of};
 
 #[derive(Debug, Default)]
@@ -132,7 +132,9 @@ impl Interner {
 
     /// Of a RowDescription, for [`Shape`]; never that of NoData.
     pub fn hash_of(&self, columns: &[u8]) -> u64 {
-        self.hasher.hash_one(columns).max(1)
+        let hash =
+            columns_of(columns).map_or_else(|| self.hasher.hash_one(columns), |c| self.hasher.hash_one(c));
+        hash.max(1)
     }
 
     /// The statement of this text, if a new Parse of it is not needed.
@@ -278,7 +280,7 @@ impl Interner {
 }
 
 impl Statement {
-    fn is_trusted(&self, now: Moment) -> bool {
+    pub fn is_trusted(&self, now: Moment) -> bool {
         self.proven.load(Ordering::Relaxed) && !self.is_stale() && self.trust.holds(now)
     }
 

@@ -9,6 +9,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::super::frame;
+
 /// Milliseconds for which a text is trusted.
 const TRUSTED: u64 = 1000;
 
@@ -43,6 +45,23 @@ impl Shape {
     fn is(&self, other: &Self) -> bool {
         self.columns.is_some() && self == other
     }
+}
+
+/// Of a RowDescription what PostgreSQL compares before it runs a statement again: names, types, lengths and modifiers. Which
+/// table a column comes from may change. `None`: it is malformed.
+pub(super) fn columns_of(description: &[u8]) -> Option<Vec<u8>> {
+    let (n, mut rest) = description.split_first_chunk::<2>()?;
+    let mut columns = n.to_vec();
+    for _ in 0..u16::from_be_bytes(*n) {
+        let (name, after) = frame::cstr(rest)?;
+        // The table's OID and the column's number, the type's OID, its length and modifier, the format.
+        let (fields, after) = after.split_first_chunk::<18>()?;
+        columns.extend_from_slice(name);
+        columns.push(0);
+        columns.extend_from_slice(fields.get(6..16)?);
+        rest = after;
+    }
+    Some(columns)
 }
 
 /// Of one statement.
@@ -101,6 +120,11 @@ impl Trust {
         self.shape.get().is_some_and(|s| s.columns != shape.columns)
     }
 
+    /// Whether both are known, and differ.
+    pub(super) fn is_known_to_differ(&self, columns: Option<u64>) -> bool {
+        self.shape.get().is_some_and(|s| s.columns.is_some() && s.columns != columns)
+    }
+
     /// The first one counts.
     pub(super) fn learn(&self, shape: Shape) {
         let _ = self.shape.set(shape);
@@ -141,6 +165,22 @@ mod tests {
         assert!(t.holds(at(1899, 3)), "an older answer that comes late takes nothing back");
         t.unnamed();
         assert!(!t.holds(at(1000, 3)));
+    }
+
+    #[test]
+    fn columns_are_names_and_types_and_not_where_they_come_from() {
+        let column = |name: &[u8], table: u32, oid: u32, modifier: i32| {
+            let oids = [table.to_be_bytes().as_slice(), &[0, 1], &oid.to_be_bytes(), &[0, 4]].concat();
+            [name, &[0], &oids, &modifier.to_be_bytes(), &[0, 0]].concat()
+        };
+        let of = |c: &[u8]| columns_of(&[&[0, 1], c].concat());
+        let one = of(&column(b"a", 7, 23, -1));
+        assert!(one.is_some());
+        assert_eq!(one, of(&column(b"a", 8, 23, -1)), "the table was created anew");
+        assert_ne!(one, of(&column(b"b", 7, 23, -1)));
+        assert_ne!(one, of(&column(b"a", 7, 25, -1)));
+        assert_ne!(one, of(&column(b"a", 7, 23, 34)));
+        assert_eq!(of(&column(b"a", 7, 23, -1)[..5]), None);
     }
 
     #[test]

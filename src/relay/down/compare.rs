@@ -7,6 +7,7 @@ use crate::proto::pipeline::Expect;
 use crate::proto::prepared::Shape;
 use crate::relay::state::{ClientProto, Env, ServerState};
 use crate::relay::up::is_own;
+use crate::relay::waits::Check;
 
 /// What becomes of a ParameterDescription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,30 @@ pub(super) fn parameters(down: &Lane, h: Header, c: &ClientProto, s: &ServerStat
     }
 }
 
+/// Keeps what a server says of a statement when a client first asks: other servers are held to it. Returns false if it needs
+/// more bytes.
+pub(super) fn learn(down: &mut Lane, h: Header, c: &ClientProto, s: &mut ServerState, env: &Env<'_>) -> bool {
+    let Some(Expect::Describe(id)) = s.pipeline.front() else { return true };
+    let id = *id;
+    let Some(stmt) = s.statements.get(id).filter(|stmt| !stmt.is_described()) else { return true };
+    if h.total > WHOLE || is_own(c, s) {
+        return true;
+    }
+    let Some(body) = down.unscanned().get(frame::HEADER..h.total) else {
+        down.reserve(h.total);
+        return false;
+    };
+    if h.tag == be::PARAMETER_DESCRIPTION {
+        s.described = Some((id, body.into()));
+        return true;
+    }
+    let columns = if h.tag == be::NO_DATA { 0 } else { env.interner.hash_of(body) };
+    if let Some((_, types)) = s.described.take().filter(|(of, _)| *of == id) {
+        stmt.learn(Shape::new(types, Some(columns)));
+    }
+    true
+}
+
 /// Reads the server's description of a text that was parsed again. Returns false if it needs more bytes.
 pub(super) fn compare(
     down: &mut Lane,
@@ -55,6 +80,14 @@ pub(super) fn compare(
         return true;
     }
     let columns = if h.tag == be::NO_DATA { Some(0) } else { body.map(|b| env.interner.hash_of(b)) };
+    if compared.is_check {
+        let stmt = compared.fresh.clone();
+        s.check = stmt.had_other_columns(columns).then(|| {
+            s.statements.remove(stmt.id);
+            Check::Other(stmt)
+        });
+        return true;
+    }
     let (Some(types), false) = (compared.types.take(), is_own) else { return true };
     let shared = env.interner.settle(&compared.fresh, Shape::new(types, columns), compared.sent);
     if shared.id != compared.fresh.id {

@@ -152,6 +152,7 @@ fn undo(undone: Vec<Expect>, c: &mut ClientProto, s: &mut ServerState) {
             Expect::InjectedParse(stmt) => {
                 s.statements.remove(stmt.id);
             }
+            Expect::InjectedDescribe(compared) if compared.is_check => s.check = None,
             Expect::InjectedClose(stmt) => s.statements.restore(stmt),
             Expect::LocalClose(Some(n)) => {
                 let (name, stmt) = *n;
