@@ -41,7 +41,8 @@ pub(super) fn learn(down: &mut Lane, h: Header, c: &ClientProto, s: &mut ServerS
     let Some(Expect::Describe(id)) = s.pipeline.front() else { return true };
     let id = *id;
     let Some(stmt) = s.statements.get(id).filter(|stmt| !stmt.is_described()) else { return true };
-    if h.total > WHOLE || is_own(c, s) {
+    // PgBouncer knows nothing of descriptions: behind its configuration a Parse is repeated as its client has sent it.
+    if !env.asks || h.total > WHOLE || is_own(c, s) {
         return true;
     }
     let Some(body) = down.unscanned().get(frame::HEADER..h.total) else {

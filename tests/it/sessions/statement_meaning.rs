@@ -359,6 +359,25 @@ fn a_new_client_gets_what_a_server_would_parse_now_and_an_older_one_keeps_what_i
     assert!(differ.is_empty(), "{}", differ.join("\n"));
 }
 
+/// PgBouncer prepares a client's text again as it is, whatever the client was told of it.
+#[test]
+fn in_pgbouncers_profile_a_server_that_lacks_a_statement_prepares_its_text_as_it_was_sent() {
+    let Some(cluster) = cluster(MAJOR, app_options()) else { return };
+    let top = "compatibility = \"pgbouncer\"\npool_mode = \"transaction\"";
+    let howdah = start(&cluster, top, &format!("pool_size = {POOL_SIZE}"), "");
+    let mut elsewhere = cluster.connect("app", "app").expect("a direct session");
+    elsewhere.query("CREATE TABLE t (a date)").expect("a table");
+    let mut stage = Stage { dsn: Dsn::local(howdah.port(), "app", "app"), elsewhere, heard: Vec::new() };
+    let mut old = stage.client();
+    stage.prepare(&mut old, "INSERT INTO t VALUES ($1) RETURNING a");
+    stage.change("ALTER TABLE t ALTER a TYPE text");
+    stage.through_the_pool("CREATE TABLE unrelated (x int)");
+    let _holders = hold_those_used_last(&mut stage);
+    stage.heard.clear();
+    stage.run(&mut old, &["20010203"]);
+    assert_eq!(stage.heard, ["20010203", "INSERT 0 1"]);
+}
+
 /// What is parsed anew and comes to the same is the same statement for all, and no server keeps another.
 #[test]
 fn what_comes_to_the_same_stays_one_statement() {
