@@ -9,11 +9,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use super::start::Examined;
 use super::telemetry::{self, Logs};
-use super::{commands, papers};
+use super::{commands, found, init, look, papers, probe, shell};
 use crate::config::convert::Aim;
 use crate::config::resolved::Profile;
 use crate::config::{self, Config, ConfigError, Flags, Hidden, Overrides};
-use crate::doctor::ask::{Identity, Wish};
+use crate::doctor::ask::Wish;
+use crate::ops::ask::Identity;
 
 /// A PostgreSQL connection-pooling proxy.
 #[derive(Debug, Parser)]
@@ -69,6 +70,24 @@ enum Command {
         #[arg(long, visible_alias = "modernize")]
         modernise: bool,
     },
+    /// Write a first configuration, with comments and with the sizes that `plan` derives. What no flag says is asked for
+    /// where there is a terminal. A password comes from a file, from a variable, or from a question that does not show it.
+    Init(init::Init),
+    /// Ask the running Howdah whether it is up, or with --ready or --database whether it serves. The exit code is 0 where it
+    /// does, and 1 with the reason on standard error where it does not, or does not answer in time.
+    Health(probe::Health),
+    /// Print what the console of the running Howdah answers to SHOW COMMAND, as a table.
+    Show(look::Show),
+    /// Write the completions of a shell to standard output.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, howdah.1 and one for each command, into a directory.
+    Man {
+        /// The directory; it is made where it is not there.
+        dir: PathBuf,
+    },
     #[cfg(feature = "demo")]
     /// Start a private PostgreSQL primary and replica with Howdah before them, and a workload to watch.
     Demo {
@@ -80,7 +99,8 @@ enum Command {
 
 #[derive(Debug, Clone, clap::Args)]
 struct Serve {
-    /// A configuration: TOML, or PgBouncer's if its name ends in .ini or a section of it is called pgbouncer.
+    /// A configuration: TOML, or PgBouncer's if its name ends in .ini or a section of it is called pgbouncer. Without it,
+    /// the file that the variable HOWDAH_CONFIG names.
     config: Option<PathBuf>,
     /// Serve this database without a file: postgres://user:password@host:port/name.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
@@ -115,13 +135,37 @@ struct Serve {
     reboot: bool,
 }
 
+impl Cli {
+    /// The variable names the file where the command line does not.
+    fn settle(&mut self) -> Result<(), String> {
+        let serve = match &mut self.command {
+            Some(Command::Check(serve) | Command::Plan(serve) | Command::Doctor { serve, .. }) => serve,
+            Some(_) => return Ok(()),
+            None => &mut self.serve,
+        };
+        match found::file() {
+            Some(file) if serve.database.is_some() => Err(format!(
+                "both --database and HOWDAH_CONFIG ({}) say what to serve: leave one of them out",
+                file.display()
+            )),
+            file => {
+                serve.config = serve.config.take().or(file);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// The whole program.
 pub fn main() -> ExitCode {
     if let Some(why) = commands::unknown(std::env::args_os().nth(1).as_deref(), &Cli::command()) {
         let _ = writeln!(io::stderr(), "howdah: {why}");
         return ExitCode::from(2);
     }
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    if let Err(why) = cli.settle() {
+        return done(Err(why), 2);
+    }
     if cli.version {
         return version(&cli.serve);
     }
@@ -141,9 +185,29 @@ pub fn main() -> ExitCode {
         Some(Command::Convert { file, modernise }) => {
             convert(&file, if modernise { Aim::Modernise } else { Aim::Keep })
         }
+        Some(Command::Init(wish)) => done(init::init(wish), 2),
+        Some(Command::Health(wish)) => done(probe::health(&wish).map(println), 1),
+        Some(Command::Show(wish)) => done(look::show(&wish), 1),
+        Some(Command::Completions { shell }) => done(shell::completions(Cli::command(), shell), 1),
+        Some(Command::Man { dir }) => done(shell::man(Cli::command(), &dir), 1),
         #[cfg(feature = "demo")]
         Some(Command::Demo { duration }) => super::demo_command::run(duration),
         None => run(&cli.serve),
+    }
+}
+
+fn println(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Says on standard error why it could not be done.
+fn done(result: Result<(), String>, failure: u8) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let _ = writeln!(io::stderr(), "howdah: {why}");
+            ExitCode::from(failure)
+        }
     }
 }
 
@@ -179,9 +243,7 @@ impl Serve {
 
 /// Reads the configuration as the command line says; called again at each reload.
 fn read(serve: &Serve) -> Result<Config, Vec<ConfigError>> {
-    let variables =
-        std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
-    let mut overrides = Overrides::from_environment(variables);
+    let mut overrides = Overrides::from_environment(found::environment());
     for s in &serve.set {
         overrides = overrides.set(s.as_str());
     }
@@ -275,7 +337,7 @@ fn plan(serve: &Serve) -> ExitCode {
     }
 }
 
-fn identity(cert: &std::path::Path, key: &std::path::Path) -> Result<Identity, String> {
+pub(super) fn identity(cert: &std::path::Path, key: &std::path::Path) -> Result<Identity, String> {
     let read = |file: &std::path::Path| std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()));
     Ok(Identity { cert: read(cert)?, key: read(key)?.into() })
 }

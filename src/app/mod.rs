@@ -7,16 +7,24 @@ mod commands;
 #[cfg(feature = "demo")]
 mod demo_command;
 mod escape;
+mod found;
+mod grid;
+mod init;
+mod init_text;
 mod janitor;
 mod listen;
+mod look;
 mod names;
 mod papers;
 mod pause;
 mod pidfile;
+mod probe;
+mod shell;
 mod start;
 mod statistics;
 mod taken;
 mod telemetry;
+mod terminal;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "demo"))]

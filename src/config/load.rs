@@ -74,6 +74,27 @@ impl Overrides {
 
 /// The configuration that variables and `--set` make, without a file.
 pub fn from_overrides(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let (tree, start) = without_file();
+    finish(tree, start, overrides)
+}
+
+/// Reads a TOML file, or a `pgbouncer.ini` if [`is_ini`] takes it for one.
+pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let (tree, start) = open(path)?;
+    finish(tree, start, overrides)
+}
+
+/// As much as can be read, with all that is wrong with it; for who looks for a running Howdah, which may serve by an
+/// earlier state of the file. The error is that nothing can be read. Without a file variables and `--set` are read.
+pub fn outline(
+    path: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<(Config, Vec<ConfigError>), Vec<ConfigError>> {
+    let (tree, start) = path.map_or_else(|| Ok(without_file()), open)?;
+    Ok(build_all(tree, start, overrides))
+}
+
+fn without_file() -> (Table, Start) {
     let start = Start {
         origin: Arc::from(NO_FILE),
         dir: PathBuf::new(),
@@ -82,11 +103,11 @@ pub fn from_overrides(overrides: &Overrides) -> Result<Config, Vec<ConfigError>>
         warnings: Vec::new(),
         errors: Vec::new(),
     };
-    finish(Table::new(), start, overrides)
+    (Table::new(), start)
 }
 
-/// Reads a TOML file, or a `pgbouncer.ini` if [`is_ini`] takes it for one.
-pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+/// The tree of a file.
+fn open(path: &Path) -> Result<(Table, Start), Vec<ConfigError>> {
     let origin: Arc<str> = Arc::from(path.display().to_string().as_str());
     let whole = Source::File { path: origin.clone(), line: None };
     let text = std::fs::read_to_string(path)
@@ -111,7 +132,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, Vec<ConfigErro
         }
         (Profile::Native, tree)
     };
-    finish(tree, Start { origin, dir, profile, ini: is_ini, warnings, errors }, overrides)
+    Ok((tree, Start { origin, dir, profile, ini: is_ini, warnings, errors }))
 }
 
 /// What is known when a tree has been read.
@@ -125,11 +146,13 @@ pub(super) struct Start {
 }
 
 /// Puts variables and flags over the tree and builds the configuration.
-pub(super) fn finish(
-    mut tree: Table,
-    start: Start,
-    overrides: &Overrides,
-) -> Result<Config, Vec<ConfigError>> {
+pub(super) fn finish(tree: Table, start: Start, overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let (config, errors) = build_all(tree, start, overrides);
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+/// The configuration, and all that is wrong with it.
+fn build_all(mut tree: Table, start: Start, overrides: &Overrides) -> (Config, Vec<ConfigError>) {
     let Start { origin, dir, profile, ini, warnings, mut errors } = start;
     put_variables(&mut tree, &overrides.variables, &mut errors);
     for text in &overrides.without_value {
@@ -156,13 +179,13 @@ pub(super) fn finish(
     if errors.is_empty() {
         let variables = overrides.variables.clone();
         config.notes.draft = Draft::new(Parts { tree, origin, dir, profile, ini, variables, warnings });
-        return Ok(config);
+        return (config, errors);
     }
     for e in errors.iter_mut().filter(|e| e.file().is_some_and(|f| f != &*origin)) {
         *e = e.without_content();
     }
     errors.sort_by_key(|e| (e.file().is_none(), e.line()));
-    Err(errors)
+    (config, errors)
 }
 
 /// Defaults depend on the profile, so it is known before anything else is read.
@@ -262,9 +285,9 @@ fn no_setting(source: &Source, rest: &str) -> ConfigError {
     e.allowed(allowed)
 }
 
-/// Variables of the demo, the tests and the benchmark, which share the prefix and are no settings.
+/// Variables of the command line, the demo, the tests and the benchmark, which share the prefix and are no settings.
 fn is_tool_variable(rest: &str) -> bool {
-    matches!(rest, "PG_BIN" | "BIN" | "PGBENCH_SECONDS") || rest.starts_with("TEST_")
+    matches!(rest, "CONFIG" | "PG_BIN" | "BIN" | "PGBENCH_SECONDS") || rest.starts_with("TEST_")
 }
 
 /// A container platform announces a service called `howdah` by variables of this form.

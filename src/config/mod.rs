@@ -57,7 +57,7 @@ pub use draft::{is_public, may_hold_secret, with_setting};
 pub use file::is_ini;
 pub use flags::{Flags, from_flags};
 pub use hidden::Hidden;
-pub use load::{Overrides, from_overrides, load};
+pub use load::{Overrides, from_overrides, load, outline};
 pub use pgbouncer::VERBOSE;
 pub use problem::ConfigError;
 pub use raw::Source;

@@ -5,6 +5,7 @@
 
 mod access;
 mod advice;
+pub mod ask;
 mod exporter;
 mod exposition;
 mod http;

@@ -12,6 +12,7 @@ use crate::capacity::facts::Facts;
 use crate::capacity::need::{HostNeed, needs};
 use crate::capacity::{ask, check};
 use crate::config::Config;
+use crate::ops::ask::Identity;
 use crate::server::own::{self, Own, OwnError, Rows};
 use crate::services::Services;
 
@@ -25,12 +26,6 @@ pub struct Wish {
     pub explain: bool,
     /// Shown to an ops port that asks for a certificate.
     pub identity: Option<Identity>,
-}
-
-/// A certificate and its key, in PEM.
-pub struct Identity {
-    pub cert: Vec<u8>,
-    pub key: zeroize::Zeroizing<Vec<u8>>,
 }
 
 /// Asks everything that can be asked, a running Howdah over its ops port.

@@ -3,24 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::super::evidence::{Pool, Pooler, Reads, Statement};
+use super::PATIENCE;
 use super::explained::STATEMENTS;
-use super::{Identity, PATIENCE};
 use crate::config::Config;
-use crate::config::resolved::{Role, Secret};
+use crate::config::resolved::Role;
+use crate::ops::ask::{self, Identity};
 use crate::routing::classify::{Class, Reading, classify};
 use crate::services::Services;
-use crate::tls::{Acceptor, Connector, Files, Mode};
-
-/// More than any Howdah has to say.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// Of one that serves by this configuration on this machine.
 pub(super) async fn over_http(
@@ -47,74 +39,16 @@ async fn get(
     config: &Config,
     identity: Option<&Identity>,
 ) -> Result<String, String> {
-    let token = match &config.process.ops_token {
-        Some(Secret::Plain(t)) => format!("Authorization: Bearer {}\r\n", t.as_str()),
-        _ => String::new(),
-    };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {ops}\r\n{token}Connection: close\r\n\r\n");
-    let answer = async {
-        let stream = TcpStream::connect(ops).await.map_err(|e| format!("cannot connect: {e}"))?;
-        match &config.tls.ops_acceptor {
-            None => exchange(stream, &request).await,
-            Some(own) => exchange(secured(stream, ops, own, identity).await?, &request).await,
-        }
-    };
-    let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| "no answer".to_owned())??;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("not an answer of HTTP")?;
-    if !head.starts_with("HTTP/1.1 200") {
-        let status = head.lines().next().unwrap_or_default();
-        let help = if status.contains(" 401 ") || status.contains(" 403 ") {
+    let answer = ask::ask(ops, path, config, identity, PATIENCE).await?;
+    if answer.status != 200 {
+        let help = if [401, 403].contains(&answer.status) {
             "; ops_token of this configuration is what it must be shown"
         } else {
             ""
         };
-        return Err(format!("{status}{help}"));
+        return Err(format!("{}{help}", answer.line));
     }
-    Ok(body.to_owned())
-}
-
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<Vec<u8>, String> {
-    stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
-    let mut answer = Vec::new();
-    let read = stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await;
-    match read {
-        // The end of TLS is not always said; that of the answer is, by its own form.
-        Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Err(e.to_string()),
-        _ => Ok(answer),
-    }
-}
-
-/// TLS with the one Howdah that has the certificate of this configuration: no CA need be asked, and nobody else gets the
-/// token.
-async fn secured(
-    stream: TcpStream,
-    ops: SocketAddr,
-    own: &Acceptor,
-    identity: Option<&Identity>,
-) -> Result<TlsStream<TcpStream>, String> {
-    let all = ["secure".to_owned()];
-    let files = Files {
-        cert: identity.map(|i| i.cert.as_slice()),
-        key: identity.map(|i| i.key.as_slice()),
-        ca: None,
-        protocols: &all,
-        ciphers: &["default".to_owned()],
-    };
-    let refused = |problems: Vec<(&'static str, String)>| {
-        problems.into_iter().map(|(what, why)| format!("the {what} {why}")).collect::<Vec<_>>().join("; ")
-    };
-    let connector = Connector::new(Mode::Require, true, &files).map_err(refused)?.for_http();
-    let name = ServerName::from(ops.ip());
-    let stream = TlsConnector::from(connector.config().clone()).connect(name, stream).await;
-    let stream = stream.map_err(|e| format!("TLS: {e}"))?;
-    let shown = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
-    if shown.map(|c| c.as_ref()) != own.material().certificate.as_deref() {
-        return Err(
-            "it shows another certificate than that of ops_tls_cert; after a new one, reload it".to_owned()
-        );
-    }
-    Ok(stream)
+    Ok(answer.body)
 }
 
 fn read(stats: &str, queries: &str, config: &Config) -> Result<Pooler, String> {

@@ -5,6 +5,7 @@ mod commands;
 mod console;
 mod dashboards;
 mod doctor;
+mod first_steps;
 mod operators;
 mod ops;
 mod page;
