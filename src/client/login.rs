@@ -577,7 +577,7 @@ async fn enter(
     let own = config.compat.login.application_name_add_host;
     // What is said about routes is read each time.
     let plain = !own && !route::concerns(services, startup);
-    let known = pool.greetings.get(&asked, version, pool.welcome().as_ref()).filter(|_| plain);
+    let known = pool.greetings.get(&asked, version, pool.welcome.get().as_ref()).filter(|_| plain);
     let mut route = None;
     let (overrides, application) = match &known {
         Some(g) => (ParamSet::default(), g.application.clone()),
@@ -738,7 +738,7 @@ fn take_places(
 
 /// What a server of the pool reports; asks for one where none is known.
 async fn welcome(pool: &Arc<Pool>, ctl: &Arc<ClientCtl>) -> Result<Arc<ParamSet>, Error> {
-    if let Some(w) = pool.welcome() {
+    if let Some(w) = pool.welcome.get() {
         return Ok(w);
     }
     let mut lease = pool.acquire(ctl).await?;

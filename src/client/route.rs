@@ -120,7 +120,7 @@ impl Route {
         ctl: &ClientCtl,
         services: &Arc<Services>,
     ) -> Arc<Pool> {
-        if primary.welcome().is_some() || self.stated == Some(Role::Primary) {
+        if primary.welcome.get().is_some() || self.stated == Some(Role::Primary) {
             return primary.clone();
         }
         if self.stated == Some(Role::Admin) {
@@ -130,7 +130,7 @@ impl Route {
         let eligible = |i: &usize| self.routes.standing(*i, now) == Standing::Eligible;
         let up: Vec<usize> = (0..self.routes.replicas.len()).filter(eligible).collect();
         let pools: Vec<Arc<Pool>> = up.iter().filter_map(|i| self.replica(*i, &ctl.user, services)).collect();
-        let knows = pools.iter().find(|p| p.welcome().is_some());
+        let knows = pools.iter().find(|p| p.welcome.get().is_some());
         let only_reads = self.stated == Some(Role::Replica);
         knows.or_else(|| pools.first().filter(|_| only_reads)).unwrap_or(primary).clone()
     }

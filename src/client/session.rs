@@ -715,7 +715,7 @@ impl Session {
         let limit = self.services.shared.config().limits.server_repair_timeout;
         let pool = lease.pool().clone();
         let Some(conn) = lease.conn() else { return Err(Some("no_server")) };
-        pool.heard(conn);
+        pool.welcome.heard(conn, &self.services.shared.params);
         let done = params::bring_into_step(
             &self.services.shared,
             &self.ctl,
@@ -811,7 +811,7 @@ impl Session {
         // What was in doubt is known.
         self.proto.discarded = false;
         self.proto.led_back = None;
-        pool.heard(conn);
+        pool.welcome.heard(conn, &self.services.shared.params);
         Ok(held)
     }
 

@@ -25,7 +25,7 @@ impl Pool {
     ) {
         self.shared.counters.count("server_disconnects_total", reason);
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, reason, "server connection closed");
-        self.tell_end(&conn, reason, behind);
+        self.log.ended(&conn, reason, behind);
         self.inner.lock().core.broken(Clock::now(), id);
         self.tell_monitor(&conn.host);
         self.close_conn(id, conn, Goodbye::Silent);

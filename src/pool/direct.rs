@@ -162,7 +162,7 @@ impl Pool {
             Ok(conn) => Ok(self.own_opened(ctl, conn, &spec, began)),
             Err(f) => {
                 self.note_failure(&f, &spec, host, index, true);
-                Err(match self.host_failed(index, f, &spec).into_error() {
+                Err(match self.turns.failed(index, f, spec.hosts.len()).into_error() {
                     Error::ServerLogin(e) => Error::ReplicationLogin(e),
                     e => e,
                 })
@@ -235,7 +235,7 @@ impl Own {
     pub async fn end(mut self, lost: bool, half_sent: bool) {
         let reason = if lost { "server_lost" } else { "replication_end" };
         self.pool.shared.counters.count("server_disconnects_total", reason);
-        self.pool.tell_end(&self.conn, reason, None);
+        self.pool.log.ended(&self.conn, reason, None);
         let goodbye = if half_sent { Goodbye::Silent } else { Goodbye::Terminate };
         if !close::see_off(&mut self.conn.stream, goodbye).await {
             self.pool.shared.counters.count("server_close_timeouts_total", "");

@@ -18,13 +18,16 @@ pub mod pins;
 pub mod pooling;
 pub mod registry;
 mod roles;
+mod server_log;
 pub mod shed;
 mod size;
 pub mod spelling;
 pub mod standstill;
 pub mod stats;
 pub mod timeouts;
+mod turns;
 mod waiting;
+mod welcome;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -39,12 +42,10 @@ use crate::clock::Clock;
 use crate::config::resolved::{Config, Database, HostAddr, PoolMode, PoolSettings, Profile, Role};
 use crate::error::pgbouncer::LOGIN_FAILED;
 use crate::error::{Error, OpenFailure, PoolFigures};
-use crate::journal::{self, Who};
 use crate::metrics::Histogram;
 use crate::net::tls::Handshakes;
 use crate::proto::encode;
 use crate::proto::holdings::Rules;
-use crate::proto::params::ParamSet;
 use crate::queries::Scope;
 use crate::relay::state::TxStats;
 use crate::server::close::Goodbye;
@@ -53,18 +54,20 @@ use crate::server::connect;
 use crate::server::target::{self, Target};
 use crate::session_state::Ways;
 use crate::shared::Shared;
-use crate::tls::{Connector, Mode};
+use crate::tls::Connector;
 
 use self::core::{Acquire, CloseReason, ConnId, CoreSettings, Counts, Effects, Grant, PoolCore, WaitEnd};
-use self::departure::Departure;
 use self::greeting::Greetings;
 pub use self::lease::Lease;
 use self::ledger::LimitKey;
 use self::pins::Pins;
 use self::pooling::Pooling;
+use self::server_log::ServerLog;
 use self::spelling::Spellings;
 use self::timeouts::Timeouts;
+use self::turns::HostTurns;
 pub use self::waiting::Waiting;
+use self::welcome::Welcome;
 
 /// Whole, never a hash of it: a collision would be another user's connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -341,15 +344,12 @@ pub struct Pool {
     spec: RwLock<Arc<PoolSpec>>,
     /// When its size or its servers' statements were last set, and what it had done by then.
     changed: Mutex<(Instant, stats::Work)>,
-    /// What a server of this pool reports to a login, for clients that log in; what a connection says that was begun
-    /// before that time is not it any more.
-    welcome: Mutex<(Instant, Option<Arc<ParamSet>>)>,
+    pub welcome: Welcome,
     pub spellings: Spellings,
     /// Raised when connections opened before must not be used any more.
     epoch: AtomicU64,
-    next_host: AtomicUsize,
-    /// Which of the hosts have failed since one has worked.
-    failed_hosts: Mutex<Vec<usize>>,
+    turns: HostTurns,
+    log: ServerLog,
     /// Raised with every new configuration.
     version: AtomicU64,
     hot: Mutex<Option<Arc<HotSettings>>>,
@@ -397,11 +397,11 @@ impl Pool {
             }),
             spec: RwLock::new(Arc::new(spec)),
             changed: Mutex::new((Clock::now(), stats::Work::default())),
-            welcome: Mutex::new((Clock::now(), None)),
+            welcome: Welcome::new(Clock::now()),
             spellings: Spellings::default(),
             epoch: AtomicU64::new(0),
-            next_host: AtomicUsize::new(0),
-            failed_hosts: Mutex::default(),
+            turns: HostTurns::default(),
+            log: ServerLog::new(key.clone(), pooling.shared.clone()),
             version: AtomicU64::new(0),
             hot: Mutex::default(),
             greetings: Greetings::default(),
@@ -503,27 +503,9 @@ impl Pool {
         oldest.map_or(Duration::ZERO, |t| Clock::now().saturating_duration_since(t))
     }
 
-    pub fn welcome(&self) -> Option<Arc<ParamSet>> {
-        self.welcome.lock().1.clone()
-    }
-
-    /// A server's configuration was reloaded: what has changed on this connection is so for logins as well.
-    pub fn heard(&self, conn: &mut ServerConn) {
-        let Some(before) = conn.state.defaults_before.take() else { return };
-        let mut welcome = self.welcome.lock();
-        let Some(known) = welcome.1.as_ref() else { return };
-        let mut now = (**known).clone();
-        for (name, value) in conn.state.defaults.iter().filter(|(n, v)| before.get(n) != Some(*v)) {
-            now.set(name, value);
-        }
-        if now != **known {
-            welcome.1 = Some(self.shared.params.intern(now));
-        }
-    }
-
     /// What logins find is asked anew.
     fn forget_welcome(&self) {
-        *self.welcome.lock() = (Clock::now(), None);
+        self.welcome.forget(Clock::now());
         self.spellings.clear();
     }
 
@@ -826,7 +808,7 @@ impl Pool {
         }
         for (id, conn, reason) in fx.close {
             self.shared.counters.count("server_disconnects_total", reason.as_str());
-            self.tell_end(&conn, reason.as_str(), None);
+            self.log.ended(&conn, reason.as_str(), None);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
         if fx.look {
@@ -863,13 +845,13 @@ impl Pool {
                     let id = inner.core.begin_open(now);
                     if from_reserve {
                         if spec.pgbouncer {
-                            tracing::warn!(target: "pgbouncer", "{} taking connection from reserve_pool", self.who(0, &spec, index));
+                            tracing::warn!(target: "pgbouncer", "{} taking connection from reserve_pool", self.log.who(0, &spec, index));
                         }
                         self.shared.counters.count("reserve_connections_total", "");
                     }
                     drop(inner);
                     if spec.load_balance {
-                        self.next_host.fetch_add(1, Ordering::Relaxed);
+                        self.turns.advance();
                     }
                     let guard = OpenGuard { pool: self.clone(), id: Some(id) };
                     tokio::spawn(guard.run(spec, index, room));
@@ -931,20 +913,14 @@ impl Pool {
     /// The next host that may be dialled. One that is down for another pool is down for this one, too, and one that
     /// is not of the pool's role is none; the janitor looks again.
     fn dialable(&self, spec: &PoolSpec, now: Instant) -> Option<usize> {
-        self.in_turn(spec, |h| self.pooling.ledger.may_dial(h, now) && self.may_dial(h))
-    }
-
-    fn in_turn(&self, spec: &PoolSpec, fits: impl Fn(&HostAddr) -> bool) -> Option<usize> {
-        let first = self.next_host.load(Ordering::Relaxed);
-        let n = spec.hosts.len().max(1);
-        (first..first + n).map(|i| i % n).find(|i| spec.hosts.get(*i).is_some_and(&fits))
+        self.turns.first(&spec.hosts, |h| self.pooling.ledger.may_dial(h, now) && self.may_dial(h))
     }
 
     /// The host to which the next dial goes, perhaps after a pause; where none has the pool's role, the one whose
     /// turn it is.
     fn next_index(&self, spec: &PoolSpec) -> usize {
-        let role = || self.in_turn(spec, |h| self.may_dial(h));
-        let turn = || self.next_host.load(Ordering::Relaxed) % spec.hosts.len().max(1);
+        let role = || self.turns.first(&spec.hosts, |h| self.may_dial(h));
+        let turn = || self.turns.turn(spec.hosts.len());
         self.dialable(spec, Clock::now()).or_else(role).unwrap_or_else(turn)
     }
 
@@ -989,7 +965,7 @@ impl Pool {
         }
         for ((id, conn), reason) in dead.into_iter().zip(reasons) {
             self.shared.counters.count("server_disconnects_total", reason);
-            self.tell_end(&conn, reason, None);
+            self.log.ended(&conn, reason, None);
             self.close_conn(id, conn, Goodbye::Terminate);
         }
         self.look();
@@ -1243,92 +1219,15 @@ impl Drop for OpenGuard {
 }
 
 impl Pool {
-    fn count_login(&self, conn: &ServerConn, spec: &PoolSpec) {
-        let counters = &self.shared.counters;
-        counters.count("server_logins_total", conn.proved);
-        let mode = spec.target.tls.as_ref().map_or(Mode::Disable, |c| c.mode);
-        if conn.tls.is_some() {
-            counters.count("tls_handshakes_total", "server");
-        }
-        match (mode, conn.tls.is_some()) {
-            (Mode::Allow, true) => counters.count("server_tls_fallbacks_total", "tls"),
-            (Mode::Prefer, false) if matches!(conn.host, HostAddr::Tcp { .. }) => {
-                counters.count("server_tls_fallbacks_total", "plain");
-            }
-            _ => {}
-        }
-    }
-
-    /// A connection was opened, in PgBouncer's words.
-    fn tell_new(&self, conn: &ServerConn, spec: &PoolSpec) {
-        if spec.pgbouncer {
-            let from = conn.stream.addresses().0.map_or_else(|| "unix".to_owned(), |a| a.to_string());
-            let who = Who::server(conn.serial, &self.key.database, &spec.target.user, &conn.host);
-            journal::line(&self.shared, &who, format_args!("new connection to server (from {from})"));
-        }
-    }
-
-    fn who(&self, serial: u64, spec: &PoolSpec, host: usize) -> Who {
-        let nowhere = HostAddr::Tcp { host: String::new(), port: 0 };
-        let host = spec.hosts.get(host).unwrap_or(&nowhere);
-        Who::server(serial, &self.key.database, &spec.target.user, host)
-    }
-
-    /// A login that failed, in PgBouncer's words; of a replication connection it tells less.
-    fn tell_failure(&self, f: &OpenFailure, spec: &PoolSpec, host: usize, replication: bool) {
-        let who = self.who(0, spec, host);
-        let reason = match f.error() {
-            Error::ServerLogin(e) => {
-                let message = e.message();
-                journal::warning(&self.shared, &who, format_args!("server login failed: FATAL {message}"));
-                if replication { "login failed".to_owned() } else { message }
-            }
-            Error::ServerUnreachable { reason, .. } => crate::error::pgbouncer::cached(reason).to_owned(),
-            Error::ServerTls { reason, .. } => {
-                let failed = if reason.contains("certificate") { "certificate verify failed: " } else { "" };
-                journal::warning(&self.shared, &who, format_args!("TLS handshake error: {failed}{reason}"));
-                "TLS startup failed".to_owned()
-            }
-            e => journal::words(e),
-        };
-        journal::closing(&self.shared, &who, &reason, Duration::ZERO);
-    }
-
-    /// A connection ends, in PgBouncer's words.
-    fn tell_end(&self, conn: &ServerConn, reason: &str, behind: Option<&Departure>) {
-        if !self.shared.pgbouncer() {
-            return;
-        }
-        let behind = behind.map(|d| d.words(conn, reason));
-        let words = match behind.as_deref().unwrap_or(reason) {
-            "lifetime" => "server lifetime over",
-            "idle_timeout" => "server idle timeout",
-            "excess" => "too many servers in the pool",
-            "evicted" => "evicted",
-            "replication_end" => "replication client was closed",
-            "reconnect" | "reconfigured" => "database configuration changed",
-            "pool_closed" => "database removed",
-            "check_failed" => "test query failed",
-            "reset_failed" => "reset query failed",
-            "idle_eof" | "idle_error" | "server_lost" | "eof" | "read_failed" | "write_failed" => {
-                "server conn crashed?"
-            }
-            other => other,
-        };
-        let age = Clock::now().saturating_duration_since(conn.opened);
-        let who = Who::server(conn.serial, &self.key.database, &conn.user, &conn.host);
-        journal::closing(&self.shared, &who, words, age);
-    }
-
     /// Whoever the connection is for: what is counted, logged and known from now on.
     fn arrived(&self, conn: &mut ServerConn, spec: &PoolSpec, began: Instant) -> inspect::Facts {
-        self.count_login(conn, spec);
-        self.failed_hosts.lock().clear();
+        self.log.count_login(conn, spec);
+        self.turns.reached();
         self.pooling.ledger.host_reached(&conn.host);
         conn.counted = Some(Socket::new(&self.shared.server_sockets));
         conn.serial = self.pooling.clients.next_id();
         tracing::debug!(pool = %self.key, host = %conn.host, pid = conn.pid, "server connection opened");
-        self.tell_new(conn, spec);
+        self.log.opened(conn, spec);
         let mut inner = self.inner.lock();
         inner.totals.opened += 1;
         inner.totals.connect.add(Clock::us(began, Clock::now()));
@@ -1342,12 +1241,7 @@ impl Pool {
         let defaults = self.shared.params.intern((*conn.state.defaults).clone());
         conn.state.defaults = defaults.clone();
         conn.state.view = defaults.clone();
-        {
-            let mut welcome = self.welcome.lock();
-            if began >= welcome.0 {
-                welcome.1 = Some(defaults);
-            }
-        }
+        self.welcome.reported(began, defaults);
         // ± 10 %, so that connections opened together do not end together.
         let expires = spec.settings.server_lifetime.map(|l| now + l.mul_f64(rand::random_range(0.9..=1.1)));
         let host = conn.host.clone();
@@ -1359,25 +1253,6 @@ impl Pool {
             self.shared.event("server_up", format!("pool {}: {host} is reached again", self.key));
         }
         self.apply(fx);
-    }
-
-    /// One of several hosts has failed: the next one is tried, and waiters hear of it only when every host has
-    /// failed since one has worked.
-    fn host_failed(&self, index: usize, f: OpenFailure, spec: &PoolSpec) -> OpenFailure {
-        let n = spec.hosts.len();
-        let tried = self.next_host.load(Ordering::Relaxed);
-        if tried % n == index {
-            // Attempts run in parallel: only the first of those that failed moves on.
-            let _ = self.next_host.compare_exchange(tried, tried + 1, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        let mut failed = self.failed_hosts.lock();
-        if !failed.contains(&index) {
-            failed.push(index);
-        }
-        match f {
-            OpenFailure::Unreachable(e) | OpenFailure::Fatal(e) if failed.len() < n => OpenFailure::Local(e),
-            f => f,
-        }
     }
 
     /// Whoever the connection was for: what is counted, logged and known of the host from now on.
@@ -1399,7 +1274,7 @@ impl Pool {
             self.pooling.ledger.host_unreachable(host, Clock::now(), max, rand::random());
         }
         if spec.pgbouncer {
-            self.tell_failure(f, spec, index, replication);
+            self.log.failed(f, spec, index, replication);
         }
     }
 
@@ -1422,7 +1297,7 @@ impl Pool {
             f => f,
         };
         let f = self.patient(f);
-        let f = if spec.hosts.len() > 1 { self.host_failed(index, f, spec) } else { f };
+        let f = if spec.hosts.len() > 1 { self.turns.failed(index, f, spec.hosts.len()) } else { f };
         let why = f.error().to_string();
         let (fx, down) = {
             let mut inner = self.inner.lock();

@@ -7,6 +7,7 @@ use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::departure::Departure;
 use super::*;
 use crate::clients::handle::{CancelSecret, ClientState};
 use crate::net::stream::Peer;
