@@ -98,6 +98,8 @@ pub enum Expect {
     InjectedDescribe(Box<Compared>),
     /// The client's unnamed statement, repeated on a server that has another one.
     InjectedUnnamed,
+    /// A statement that a Query may need under its client's own name. Its error is not the client's.
+    QuietParse,
     /// A statement closed on the server to make room.
     InjectedClose(Arc<Statement>),
     /// Close of the server's unnamed statement, which belongs to somebody else.
@@ -324,6 +326,7 @@ impl Pipeline {
             | Expect::Describe(_)
             | Expect::Execute
             | Expect::Malformed
+            | Expect::QuietParse
             | Expect::QuietProvoked
             | Expect::Provoked(_) => self.unsynced = true,
         }
@@ -465,7 +468,7 @@ impl Pipeline {
                 Ok(Reply::Forward)
             }
             (be::FUNCTION_RESULT, Expect::Function) => Ok(Reply::Forward),
-            (be::PARSE_COMPLETE, Expect::InjectedParse(_) | Expect::InjectedUnnamed)
+            (be::PARSE_COMPLETE, Expect::InjectedParse(_) | Expect::InjectedUnnamed | Expect::QuietParse)
             | (be::CLOSE_COMPLETE, Expect::InjectedClose(_) | Expect::InjectedCloseUnnamed)
             | (be::ROW_DESCRIPTION | be::NO_DATA, Expect::InjectedDescribe(_)) => {
                 self.pop();
@@ -548,7 +551,7 @@ impl Pipeline {
                 self.copy_out = false;
                 let reply = match self.queue.front() {
                     Some(Expect::Provoked(body)) => Reply::Replace(body.clone()),
-                    Some(Expect::QuietProvoked) => Reply::Swallow,
+                    Some(Expect::QuietProvoked | Expect::QuietParse) => Reply::Swallow,
                     _ => Reply::Forward,
                 };
                 while let Some(e) = self.queue.front() {

@@ -11,7 +11,8 @@ pub mod fingerprint;
 pub mod lexer;
 
 pub use effects::{
-    TextEffects, application_parameters, deallocate_name, effects, executes, needs_look, prepare_of, prepares,
+    TextEffects, application_parameters, deallocate_name, effects, executes, may_copy, names_statements,
+    needs_look, prepare_of, prepares, statement_names,
 };
 use lexer::{Lexer, Token};
 

@@ -78,6 +78,8 @@ pub struct ServerState {
     pub unshared: Vec<Arc<Statement>>,
     /// It may have others of our statements than are known here: it has taken what it should have refused.
     pub statements_doubtful: bool,
+    /// Statements of the protocol that the server has under their client's own names until the batch's Sync.
+    pub lent: Vec<Box<[u8]>>,
     /// The batch that last changed which statements the server has or what the client's names mean.
     pub names_changed: Option<u64>,
     /// The same of the unnamed statement.
@@ -178,6 +180,7 @@ impl ServerState {
             described: None,
             unshared: Vec::new(),
             statements_doubtful: false,
+            lent: Vec::new(),
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,
@@ -315,6 +318,9 @@ impl ServerState {
         self.drops = Drops::No;
         self.stalled = Stalled::No;
         self.described = None;
+        if !std::mem::take(&mut self.lent).is_empty() {
+            self.mark("PREPARE");
+        }
         // Its server may have a statement with other columns than the clients of that statement know.
         if let Some(check) = self.check.take() {
             self.statements_doubtful = true;

@@ -15,6 +15,7 @@ use crate::proto::pipeline::{Compared, Duplicate, Expect, TxStatus};
 use crate::proto::prepared::{self, ClientStatements, Known, SERVER_PREFIX, Statement, Under};
 use crate::proto::sql::TextEffects as Effects;
 use crate::proto::{encode, sql};
+use crate::relay::lend;
 use crate::relay::state::{ClientProto, Env, Retry, ServerState, Unnamed};
 use crate::relay::suspect::{awaits_block, effects_of, refused_pin};
 use crate::relay::waits::{Check, Drops, OwnFlush, Stalled};
@@ -183,6 +184,9 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
         _ => {}
     }
     up.forward(h.total);
+    if tag == fe::SYNC {
+        lend::after_sync(up, s);
+    }
 }
 
 /// The whole message, once it is there; `false` asks for more. Room for a long one is made as its bytes come, not
@@ -202,6 +206,7 @@ fn query(
     s: &mut ServerState,
     env: &Env<'_>,
 ) -> Result<bool, Error> {
+    let mut lent = None;
     if h.total > LOOK {
         // Too long to be looked at: a SET in it, should its tag show one, counts as one that marks.
         c.effects.add(Effects::LONG);
@@ -224,7 +229,7 @@ fn query(
         s.barrier = drops || s.one_at_a_time;
         if look {
             let effects = effects_of(text, s, env);
-            if awaits_block(effects, s, env) {
+            if awaits_block(effects, s, env) || env.share_statements && lend::query_must_wait(text, c, s) {
                 return Ok(false);
             }
             if let Some(e) = refused_pin(text, effects, s, env) {
@@ -244,6 +249,10 @@ fn query(
                 deallocate(up, h, c, s, what);
                 return Ok(true);
             }
+            if env.share_statements && !c.statements.is_empty() && sql::names_statements(text) {
+                let text = Box::<[u8]>::from(text);
+                lent = Some(lend::before_query(up, &text, c, s));
+            }
         }
         if let Some(found) = found {
             s.calls.query(found, h.total);
@@ -254,6 +263,9 @@ fn query(
     s.change_unnamed(Unnamed::Nobody);
     s.pipeline.sent(Expect::Query);
     up.forward(h.total);
+    if let Some(lent) = lent {
+        lent.take_back(up, s);
+    }
     Ok(true)
 }
 
@@ -581,6 +593,10 @@ fn parse(
                 s.calls.name(name, id);
             }
         }
+        if classify && env.share_statements && !c.statements.is_empty() {
+            let text = Box::<[u8]>::from(text);
+            lend::in_batch(up, &text, c, s);
+        }
         return Ok(forward_unnamed_parse(up, h, c, s));
     }
     if s.must_wait(Stalled::ByNames) {
@@ -636,6 +652,9 @@ fn named_parse(
         s.pipeline.sent(Expect::ParseDuplicate(Box::new(Duplicate { name, live, fresh })));
         return;
     }
+    if lend::may_be_prepared(&name, s) {
+        lend::ask_for_name(up, &name, s);
+    }
     if c.statements.len() >= env.max_client_statements {
         let e = Error::TooManyStatements { limit: env.max_client_statements };
         provoke(up, h.total, c, s, e);
@@ -646,7 +665,10 @@ fn named_parse(
         return;
     }
     let sent = env.interner.now();
-    let known = if is_own(c, s) {
+    // What the names in a text stand for is this client's own.
+    let text = frame::cstr(body).map_or(&b""[..], |(text, _)| text);
+    let names = marks && sql::names_statements(text);
+    let known = if names || is_own(c, s) {
         Known::New(env.interner.private(body, marks))
     } else {
         // In a transaction only the server may answer: an error that comes later would abort the transaction.
@@ -669,6 +691,9 @@ fn named_parse(
         Known::New(stmt) => (stmt, false),
         Known::Again(stmt) => (stmt, true),
     };
+    if names {
+        lend::in_batch(up, text, c, s);
+    }
     c.statements.insert(&name, stmt.clone());
     hold(up, &stmt, c, s, env);
     stmt.write_parse(up.insert());
@@ -710,7 +735,7 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
         let Some((name, _)) = rest.strip_prefix(b"S").and_then(frame::cstr) else {
             return Ok(Alone::NeedsServer);
         };
-        if name.is_empty() {
+        if name.is_empty() || lend::is_prepared(&c.overrides, name) {
             return Ok(Alone::NeedsServer);
         }
         c.statements.remove(name);
@@ -722,7 +747,7 @@ pub fn alone(up: &mut Lane, h: Header, c: &mut ClientProto, env: &Env<'_>) -> Re
     {
         return Ok(Alone::NeedsServer);
     }
-    if room(c, env, name, body.len()).is_err() {
+    if room(c, env, name, body.len()).is_err() || lend::is_prepared(&c.overrides, name) {
         return Ok(Alone::NeedsServer);
     }
     let under = under(c, &c.view, env);
@@ -780,6 +805,16 @@ fn unnamed_is_gone(c: &ClientProto, s: &ServerState) -> bool {
 
 fn not_kept(env: &Env<'_>) -> Error {
     Error::UnnamedNotKept { statement: env.max_statement, client: env.max_client_memory, all: env.max_memory }
+}
+
+/// Lends what the unnamed statement of an earlier batch names.
+fn lend_to_unnamed(up: &mut Lane, c: &ClientProto, s: &mut ServerState) {
+    if c.statements.is_empty() || c.statements.unnamed_pending() {
+        return;
+    }
+    if let Some((text, _)) = c.statements.unnamed().and_then(frame::cstr) {
+        lend::in_batch(up, text, c, s);
+    }
 }
 
 /// Sees to it that the server's unnamed statement is this client's, or nobody's.
@@ -850,6 +885,7 @@ fn bind(
             return Ok(true);
         }
         ensure_unnamed(up, c, s);
+        lend_to_unnamed(up, c, s);
         if c.statements.unnamed_drops {
             bound_drop(s);
         }
@@ -892,6 +928,9 @@ fn bind(
         return Err(violation("Bind message too large to be renamed"));
     }
     let Ok(length) = u32::try_from(total - 1) else { return Err(violation("invalid Bind length")) };
+    if stmt.marks_session && !failed {
+        lend::in_batch(up, stmt.text(), c, s);
+    }
     if !failed && !ensure(up, &stmt, c, s, env) {
         c.stats.binds -= 1;
         return Ok(false);
@@ -1051,6 +1090,9 @@ fn describe(
         s.pipeline.sent(Expect::Describe(0));
         return Ok(true);
     }
+    if stmt.marks_session {
+        lend::in_batch(up, stmt.text(), c, s);
+    }
     if !ensure(up, &stmt, c, s, env) {
         return Ok(false);
     }
@@ -1088,6 +1130,14 @@ fn close(
     }
     if awaits_drop(s) || s.must_wait(Stalled::ByNames) {
         return Ok(false);
+    }
+    if c.statements.get(name).is_none() && !name.starts_with(SERVER_PREFIX) && lend::may_be_prepared(name, s)
+    {
+        // A statement of PREPARE, whose end the server is asked about.
+        c.effects.add(Effects::HIDDEN);
+        s.pipeline.sent(Expect::ClosePortal);
+        up.forward(h.total);
+        return Ok(true);
     }
     s.change_names();
     // The statement itself stays on the server, where other clients use it.

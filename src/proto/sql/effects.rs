@@ -132,6 +132,35 @@ pub fn executes(sql: &[u8]) -> bool {
     contains(sql, b"execute")
 }
 
+/// Whether a text may name a prepared statement: a quick look before [`statement_names`].
+pub fn names_statements(sql: &[u8]) -> bool {
+    contains(sql, b"execute") || contains(sql, b"prepare")
+}
+
+/// Whether a text may have a COPY in it.
+pub fn may_copy(sql: &[u8]) -> bool {
+    contains(sql, b"copy")
+}
+
+/// The names that stand behind EXECUTE and PREPARE in a text, as the server reads them.
+pub fn statement_names(sql: &[u8]) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    let mut lexer = Lexer::new(sql);
+    while let Some(t) = lexer.next_token() {
+        if !(t.is_word(b"execute") || t.is_word(b"prepare")) {
+            continue;
+        }
+        match lexer.peek() {
+            Token::Word(w) => names.push(w.to_ascii_lowercase()),
+            Token::Quoted(q) => names.push(unquote(q)),
+            _ => {}
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// Whether a text has a statement PREPARE, other than PREPARE TRANSACTION.
 pub fn prepares(sql: &[u8]) -> bool {
     let mut lexer = Lexer::new(sql);
@@ -371,6 +400,22 @@ fn unquote(q: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_names_the_statements_that_it_runs_or_prepares() {
+        let names = |sql: &str| {
+            assert!(names_statements(sql.as_bytes()), "{sql}");
+            statement_names(sql.as_bytes())
+                .into_iter()
+                .map(|n| String::from_utf8(n).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names("EXECUTE Up(1); explain execute \"Up\""), ["Up", "up"]);
+        assert_eq!(names("/* execute a */ create table t as execute \"a\"\"b\""), ["a\"b"]);
+        assert_eq!(names("prepare a(int) as select 1; execute a"), ["a"]);
+        assert_eq!(names("select 'execute a'"), [""; 0]);
+        assert!(!names_statements(b"select 1"));
+    }
 
     #[test]
     fn temporary_tables_and_held_cursors_show() {
