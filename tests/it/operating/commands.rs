@@ -451,6 +451,8 @@ const LEFT_OUT: &[(&str, Option<&str>)] = &[
     ("a host name that moves", None),
     ("peer authentication of two accounts", None),
     ("direct TLS", None),
+    // pip brings it.
+    ("asyncpg", None),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
