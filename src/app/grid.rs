@@ -1,4 +1,5 @@
-//! Rows as psql prints them: a grid with a head, numbers to the right, and no byte that a terminal would obey.
+//! Prints rows as psql does: a grid with a head, and numbers to the right. Control characters are written out, so that a
+//! client's text cannot steer the terminal.
 
 use std::fmt::Write as _;
 

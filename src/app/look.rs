@@ -13,7 +13,7 @@ use crate::net::tls::Handshakes;
 use crate::ops::ask::from_here;
 use crate::server::own::{APPLICATION, Own, Rows, within};
 use crate::server::target::Target;
-use crate::tls::{Connector, Files, Mode};
+use crate::tls::{Connector, Files, Mode, in_one_line};
 
 /// For the login, and for each answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -175,9 +175,6 @@ fn target(config: &Config, user: &str, secret: Option<Secret>) -> Result<Target,
         protocols: &["secure".to_owned()],
         ciphers: &["default".to_owned()],
     };
-    let refused = |all: Vec<(&'static str, String)>| {
-        all.into_iter().map(|(what, why)| format!("the {what} {why}")).collect::<Vec<_>>().join("; ")
-    };
     let tls = secured.then(|| Connector::new(Mode::Prefer, false, &files).map(Arc::new)).transpose();
     Ok(Target {
         dbname: CONSOLE.to_owned(),
@@ -189,7 +186,7 @@ fn target(config: &Config, user: &str, secret: Option<Secret>) -> Result<Target,
         keepalive: config.listen.tcp_keepalive,
         timeout: PATIENCE,
         max_message: config.limits.max_message_size,
-        tls: tls.map_err(refused)?,
+        tls: tls.map_err(in_one_line)?,
         // An address of this machine; a password as it is goes over loopback and a Unix socket alone.
         require_auth: vec![ServerMethod::ByChannel, ServerMethod::None],
         cleartext: false,

@@ -13,7 +13,7 @@ const HEAD: &str = "\
 Generated from `src/console/table.rs`; do not edit.
 
 The databases `pgbouncer` and `howdah` are the console. `admin_users` may do everything there, `stats_users` may look.
-Both prove who they are like any other client. The console answers over the simple and the extended protocol, so that
+Both log in like any other client. The console answers over the simple and the extended protocol, so that
 drivers and monitoring agents can use it. Columns that PgBouncer does not have are in *italics*. Behind a
 `pgbouncer.ini` the database `pgbouncer` leaves them out, and the database `howdah` has them.
 ";

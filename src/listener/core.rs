@@ -118,7 +118,7 @@ impl<I: Clone, D> Hub<I, D> {
         now_done
     }
 
-    /// The client has left, or listens to nothing any more.
+    /// Forgets a client that has left, or that listens to no channel any more.
     pub fn forget(&mut self, client: u64, now: Instant) {
         let Some(was) = self.clients.remove(&client) else { return };
         for name in &was.channels {

@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::Config;
 use crate::config::resolved::Secret;
-use crate::tls::{Acceptor, Connector, Files, Mode};
+use crate::tls::{Acceptor, Connector, Files, Mode, in_one_line};
 
 /// More than any Howdah has to say.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
@@ -102,10 +102,7 @@ async fn secured(
         protocols: &all,
         ciphers: &["default".to_owned()],
     };
-    let refused = |problems: Vec<(&'static str, String)>| {
-        problems.into_iter().map(|(what, why)| format!("the {what} {why}")).collect::<Vec<_>>().join("; ")
-    };
-    let connector = Connector::new(Mode::Require, true, &files).map_err(refused)?.for_http();
+    let connector = Connector::new(Mode::Require, true, &files).map_err(in_one_line)?.for_http();
     let name = ServerName::from(ops.ip());
     let stream = TlsConnector::from(connector.config().clone()).connect(name, stream).await;
     let stream = stream.map_err(|e| format!("TLS: {e}"))?;

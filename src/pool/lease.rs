@@ -71,6 +71,10 @@ impl Lease {
             self.repair(conn, Unread::default(), report, None, true);
             return;
         }
+        if !conn.state.lent.is_empty() {
+            self.repair(conn, Unread::default(), report, None, false);
+            return;
+        }
         if let Some(mark) = conn.state.marked {
             let s = &self.pool.spec().settings;
             if s.reset_state && (mark != DISCARDED || !s.on_connect.is_empty()) {

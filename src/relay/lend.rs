@@ -2,11 +2,13 @@
 //!
 //! In PostgreSQL a Parse and a PREPARE share one namespace. On a server connection a client's Parse has a name of
 //! Howdah's. So where a text says EXECUTE or PREPARE with the name of such a statement, the server is *lent* the
-//! statement under its client's own name, for as long as the text runs. Where a Parse or Close is about a name that
+//! statement under its client's own name, for as long as the text runs. If a batch ends in another way than by a Sync or a
+//! Query, the connection is repaired before another client gets it. Where a Parse or Close is about a name that
 //! PREPARE may have taken, the server is asked.
 
+use std::sync::Arc;
+
 use super::state::{ClientProto, ServerState};
-use super::waits::Stalled;
 use crate::net::lane::Lane;
 use crate::proto::encode;
 use crate::proto::holdings;
@@ -18,89 +20,86 @@ use crate::proto::sql;
 /// A body of a Parse message with an empty text and no parameters.
 const EMPTY: &[u8] = &[0, 0, 0];
 
-/// The client's statements of the protocol that a text names. A COPY from the client would take what is sent behind it
+/// A client's own name that a server has, and the number of the statement that it means there.
+pub type Lent = (Box<[u8]>, u64);
+
+/// No statement has this number.
+const NOTHING: u64 = 0;
+
+/// The client's statements of the protocol that a text names. A COPY from the client would take what is sent after it
 /// for its data, so a text with one gets none.
-fn named(text: &[u8], c: &ClientProto, s: &ServerState) -> Vec<Box<[u8]>> {
+pub(super) fn named(text: &[u8], c: &ClientProto) -> Vec<(Box<[u8]>, Arc<Statement>)> {
     if c.statements.is_empty() || !sql::names_statements(text) || sql::may_copy(text) {
         return Vec::new();
     }
-    let can_be = |name: &Vec<u8>| {
-        let stmt = c.statements.get(name);
-        let lent = || s.lent.iter().any(|l| **l == **name);
-        stmt.is_some_and(|stmt| !sql::may_copy(stmt.text())) && !name.starts_with(SERVER_PREFIX) && !lent()
-    };
-    sql::statement_names(text).into_iter().filter(can_be).map(Vec::into_boxed_slice).collect()
-}
-
-/// Whether a Query must wait for what is in flight before its statements can be lent.
-pub(super) fn query_must_wait(text: &[u8], c: &ClientProto, s: &mut ServerState) -> bool {
-    !s.pipeline.is_empty() && !named(text, c, s).is_empty() && s.must_wait(Stalled::ByFailure)
+    let names = sql::statement_names(text).into_iter().filter(|name| !name.starts_with(SERVER_PREFIX));
+    let known =
+        names.filter_map(|name| c.statements.get(&name).cloned().map(|s| (name.into_boxed_slice(), s)));
+    known.filter(|(_, stmt)| !sql::may_copy(stmt.text())).collect()
 }
 
 /// Lends what a Query names. An error of a statement that cannot be prepared any more is not told: the Query finds that it
-/// is not there.
-pub(super) fn before_query(up: &mut Lane, text: &[u8], c: &ClientProto, s: &mut ServerState) -> Lent {
-    if s.pipeline.sync_owed() {
-        return Lent(Vec::new());
+/// is not there. Everything before it is answered; within a batch nothing is lent.
+pub(super) fn before_query(up: &mut Lane, names: Vec<(Box<[u8]>, Arc<Statement>)>, s: &mut ServerState) {
+    if names.is_empty() || s.query_in_batch {
+        return;
     }
-    let names = named(text, c, s);
-    for name in &names {
-        let Some(stmt) = c.statements.get(name) else { continue };
-        write(up, name, stmt);
+    for (name, stmt) in names {
+        prepared::write_parse(up.insert(), &name, &stmt.body);
         s.pipeline.sent(Expect::QuietParse);
+        s.lent.push((name, stmt.id));
     }
-    if !names.is_empty() {
-        sync(up, s);
-    }
-    Lent(names)
+    sync(up.insert(), s);
 }
 
-/// What a Query was lent.
-#[must_use]
-pub(super) struct Lent(Vec<Box<[u8]>>);
-
-impl Lent {
-    /// Takes it back behind the Query.
-    pub(super) fn take_back(self, up: &mut Lane, s: &mut ServerState) {
-        close(up, s, &self.0);
-    }
-}
-
-/// Lends what a text names that runs in a batch; it is taken back behind the batch's Sync.
-pub(super) fn in_batch(up: &mut Lane, text: &[u8], c: &ClientProto, s: &mut ServerState) {
-    for name in named(text, c, s) {
-        let Some(stmt) = c.statements.get(&name) else { continue };
-        write(up, &name, stmt);
+/// Lends what a text names that runs in a batch; it is taken back after the batch's Sync.
+pub(super) fn in_batch(up: &mut Lane, names: Vec<(Box<[u8]>, Arc<Statement>)>, s: &mut ServerState) {
+    for (name, stmt) in names {
+        if s.lent.iter().any(|(lent, id)| *lent == name && *id == stmt.id) {
+            continue;
+        }
+        // The client may have given its name to another statement meanwhile.
+        forget(up, &name, s);
+        prepared::write_parse(up.insert(), &name, &stmt.body);
         s.pipeline.sent(Expect::InjectedUnnamed);
-        s.lent.push(name);
+        s.lent.push((name, stmt.id));
     }
 }
 
-/// Behind the Sync of a batch.
-#[inline]
-pub(super) fn after_sync(up: &mut Lane, s: &mut ServerState) {
-    if !s.lent.is_empty() {
-        let names = std::mem::take(&mut s.lent);
-        close(up, s, &names);
+/// The client's name does not mean what was lent under it any more. An error before it may have the server skip this, so
+/// that the name stays among those that are taken back.
+pub(super) fn forget(up: &mut Lane, name: &[u8], s: &mut ServerState) {
+    let mut is_lent = false;
+    for (_, id) in s.lent.iter_mut().filter(|(lent, _)| **lent == *name) {
+        (is_lent, *id) = (true, NOTHING);
+    }
+    if is_lent {
+        close(up.insert(), name, s);
     }
 }
 
-fn write(up: &mut Lane, name: &[u8], stmt: &Statement) {
-    prepared::write_parse(up.insert(), name, &stmt.body);
-}
-
-fn close(up: &mut Lane, s: &mut ServerState, names: &[Box<[u8]>]) {
-    for name in names {
-        prepared::write_close(up.insert(), name);
-        s.pipeline.sent(Expect::InjectedCloseUnnamed);
-    }
-    if !names.is_empty() {
-        sync(up, s);
+/// Takes everything back. Nothing before it may fail: the server would skip it.
+pub fn take_back(out: &mut Vec<u8>, s: &mut ServerState) {
+    for (name, _) in std::mem::take(&mut s.lent) {
+        close(out, &name, s);
     }
 }
 
-fn sync(up: &mut Lane, s: &mut ServerState) {
-    up.insert().extend_from_slice(encode::SYNC);
+/// The same after a Query or a Sync. A COPY that waits for data takes it for that: then the next Sync does it.
+pub fn take_back_after(out: &mut Vec<u8>, s: &mut ServerState) {
+    if !s.pipeline.wants_copy_data() {
+        take_back(out, s);
+        sync(out, s);
+    }
+}
+
+fn close(out: &mut Vec<u8>, name: &[u8], s: &mut ServerState) {
+    prepared::write_close(out, name);
+    s.pipeline.sent(Expect::InjectedCloseUnnamed);
+}
+
+fn sync(out: &mut Vec<u8>, s: &mut ServerState) {
+    out.extend_from_slice(encode::SYNC);
     s.pipeline.sent(Expect::OwnSync);
 }
 
@@ -122,6 +121,5 @@ pub(super) fn ask_for_name(up: &mut Lane, name: &[u8], s: &mut ServerState) {
     }
     prepared::write_parse(up.insert(), name, EMPTY);
     s.pipeline.sent(Expect::InjectedUnnamed);
-    prepared::write_close(up.insert(), name);
-    s.pipeline.sent(Expect::InjectedCloseUnnamed);
+    close(up.insert(), name, s);
 }

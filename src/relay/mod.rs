@@ -2,7 +2,7 @@
 
 pub mod broken;
 pub mod down;
-mod lend;
+pub mod lend;
 pub mod parting;
 pub mod state;
 mod suspect;

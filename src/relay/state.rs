@@ -13,6 +13,7 @@ use crate::proto::prepared::{ClientStatements, Interner, Memory, ServerStatement
 use crate::proto::session::Standing;
 use crate::proto::sql::{TextEffects, application_parameters};
 use crate::queries::{Scope, calls::Calls};
+use crate::relay::lend::Lent;
 use crate::relay::waits::{Check, Drops, OwnFlush, Stalled};
 use crate::session_state::{Kind, PinPlace, PinPlaces, Ways};
 
@@ -79,7 +80,10 @@ pub struct ServerState {
     /// It may have others of our statements than are known here: it has taken what it should have refused.
     pub statements_doubtful: bool,
     /// Statements of the protocol that the server has under their client's own names until the batch's Sync.
-    pub lent: Vec<Box<[u8]>>,
+    pub lent: Vec<Lent>,
+    /// A Query was sent in a batch whose Sync has not come: from PostgreSQL 17 on the batch's transaction goes on, and a Sync
+    /// of Howdah's own would end it.
+    pub query_in_batch: bool,
     /// The batch that last changed which statements the server has or what the client's names mean.
     pub names_changed: Option<u64>,
     /// The same of the unnamed statement.
@@ -181,6 +185,7 @@ impl ServerState {
             unshared: Vec::new(),
             statements_doubtful: false,
             lent: Vec::new(),
+            query_in_batch: false,
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,
@@ -318,9 +323,7 @@ impl ServerState {
         self.drops = Drops::No;
         self.stalled = Stalled::No;
         self.described = None;
-        if !std::mem::take(&mut self.lent).is_empty() {
-            self.mark("PREPARE");
-        }
+        self.query_in_batch = false;
         // Its server may have a statement with other columns than the clients of that statement know.
         if let Some(check) = self.check.take() {
             self.statements_doubtful = true;

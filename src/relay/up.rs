@@ -173,6 +173,7 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
             }
         }
         fe::SYNC => {
+            s.query_in_batch = false;
             s.drops = Drops::No;
             s.pipeline.sent(Expect::Sync);
             s.barrier = std::mem::take(&mut s.barrier_at_sync) || s.one_at_a_time;
@@ -184,8 +185,8 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
         _ => {}
     }
     up.forward(h.total);
-    if tag == fe::SYNC {
-        lend::after_sync(up, s);
+    if tag == fe::SYNC && !s.lent.is_empty() {
+        lend::take_back_after(up.insert(), s);
     }
 }
 
@@ -206,7 +207,14 @@ fn query(
     s: &mut ServerState,
     env: &Env<'_>,
 ) -> Result<bool, Error> {
-    let mut lent = None;
+    s.query_in_batch = s.pipeline.sync_owed() || s.query_in_batch && !s.pipeline.server_at_boundary();
+    if !s.lent.is_empty() {
+        // Of the batch that this Query stands in.
+        if s.must_wait(Stalled::ByFailure) {
+            return Ok(false);
+        }
+        lend::take_back(up.insert(), s);
+    }
     if h.total > LOOK {
         // Too long to be looked at: a SET in it, should its tag show one, counts as one that marks.
         c.effects.add(Effects::LONG);
@@ -229,7 +237,8 @@ fn query(
         s.barrier = drops || s.one_at_a_time;
         if look {
             let effects = effects_of(text, s, env);
-            if awaits_block(effects, s, env) || env.share_statements && lend::query_must_wait(text, c, s) {
+            let names = lend::named(text, c);
+            if awaits_block(effects, s, env) || !names.is_empty() && s.must_wait(Stalled::ByFailure) {
                 return Ok(false);
             }
             if let Some(e) = refused_pin(text, effects, s, env) {
@@ -249,10 +258,7 @@ fn query(
                 deallocate(up, h, c, s, what);
                 return Ok(true);
             }
-            if env.share_statements && !c.statements.is_empty() && sql::names_statements(text) {
-                let text = Box::<[u8]>::from(text);
-                lent = Some(lend::before_query(up, &text, c, s));
-            }
+            lend::before_query(up, names, s);
         }
         if let Some(found) = found {
             s.calls.query(found, h.total);
@@ -263,8 +269,8 @@ fn query(
     s.change_unnamed(Unnamed::Nobody);
     s.pipeline.sent(Expect::Query);
     up.forward(h.total);
-    if let Some(lent) = lent {
-        lent.take_back(up, s);
+    if !s.lent.is_empty() {
+        lend::take_back_after(up.insert(), s);
     }
     Ok(true)
 }
@@ -593,9 +599,9 @@ fn parse(
                 s.calls.name(name, id);
             }
         }
-        if classify && env.share_statements && !c.statements.is_empty() {
-            let text = Box::<[u8]>::from(text);
-            lend::in_batch(up, &text, c, s);
+        if classify {
+            let names = lend::named(text, c);
+            lend::in_batch(up, names, s);
         }
         return Ok(forward_unnamed_parse(up, h, c, s));
     }
@@ -692,7 +698,7 @@ fn named_parse(
         Known::Again(stmt) => (stmt, true),
     };
     if names {
-        lend::in_batch(up, text, c, s);
+        lend::in_batch(up, lend::named(text, c), s);
     }
     c.statements.insert(&name, stmt.clone());
     hold(up, &stmt, c, s, env);
@@ -813,7 +819,7 @@ fn lend_to_unnamed(up: &mut Lane, c: &ClientProto, s: &mut ServerState) {
         return;
     }
     if let Some((text, _)) = c.statements.unnamed().and_then(frame::cstr) {
-        lend::in_batch(up, text, c, s);
+        lend::in_batch(up, lend::named(text, c), s);
     }
 }
 
@@ -929,7 +935,7 @@ fn bind(
     }
     let Ok(length) = u32::try_from(total - 1) else { return Err(violation("invalid Bind length")) };
     if stmt.marks_session && !failed {
-        lend::in_batch(up, stmt.text(), c, s);
+        lend::in_batch(up, lend::named(stmt.text(), c), s);
     }
     if !failed && !ensure(up, &stmt, c, s, env) {
         c.stats.binds -= 1;
@@ -1091,7 +1097,7 @@ fn describe(
         return Ok(true);
     }
     if stmt.marks_session {
-        lend::in_batch(up, stmt.text(), c, s);
+        lend::in_batch(up, lend::named(stmt.text(), c), s);
     }
     if !ensure(up, &stmt, c, s, env) {
         return Ok(false);
@@ -1140,8 +1146,10 @@ fn close(
         return Ok(true);
     }
     s.change_names();
+    let name = Box::<[u8]>::from(name);
+    lend::forget(up, &name, s);
     // The statement itself stays on the server, where other clients use it.
-    let gone = c.statements.remove(name).map(Box::new);
+    let gone = c.statements.remove(&name).map(Box::new);
     up.discard(h.total);
     s.pipeline.sent(Expect::LocalClose(gone));
     Ok(true)

@@ -13,6 +13,7 @@ use crate::proto::pipeline::{Expect, TxStatus};
 use crate::proto::prepared;
 use crate::relay::broken::Broken;
 use crate::relay::down;
+use crate::relay::lend;
 use crate::relay::state::{DISCARDED, ServerState, Unnamed};
 use crate::server::conn::ServerConn;
 use crate::server::questions;
@@ -111,6 +112,12 @@ async fn repair_inner(
         if conn.state.pipeline.status() != TxStatus::Idle {
             return Err("rollback_failed".into());
         }
+    }
+    if !conn.state.lent.is_empty() {
+        let mut out = Vec::new();
+        lend::take_back_after(&mut out, &mut conn.state);
+        write(conn, &out).await?;
+        drain(conn, &mut buf, &mut skip).await?;
     }
     if drifted(&conn.state) {
         conn.state.mark("SET");

@@ -136,6 +136,11 @@ impl PartialEq for Acceptor {
     }
 }
 
+/// What is wrong with the files of a side, in one line.
+pub fn in_one_line(problems: Vec<(&'static str, String)>) -> String {
+    problems.into_iter().map(|(what, why)| format!("the {what} {why}")).collect::<Vec<_>>().join("; ")
+}
+
 /// Howdah's side of TLS with its servers.
 #[derive(Clone)]
 pub struct Connector {

@@ -300,7 +300,8 @@ pub fn fake(special: impl Fn(&mut FakeConn, &str) -> io::Result<bool> + Send + S
     })
 }
 
-/// A server that answers what contains "hangs" when the first gate opens, and cancels when the second does.
+/// A server that answers a statement with the word "hangs" in it only when the first gate opens, and a cancel request when
+/// the second does.
 pub fn fake_that_hangs() -> (Fake, Gate, Gate) {
     let (gate, release) = (Gate::default(), Gate::default());
     let held = gate.clone();

@@ -517,3 +517,38 @@ fn deallocate_in_the_extended_protocol() {
     a.select(&format!("SELECT 1; DEALLOCATE {}", ours[0]));
     assert_eq!(b.ask(&execute("s"))[1].text(), "shared");
 }
+
+/// A text that runs a Parse's statement by its name has the server know that name for a while. However its batch ends, the
+/// next client on that connection may have the name for itself.
+#[test]
+fn a_name_that_was_lent_is_nobody_s_behind_its_client() {
+    let Some(cluster) = shared(MAJOR) else { return };
+    let howdah = start(cluster, "", "pool_size = 1", "");
+    let dsn = Dsn::local(howdah.port(), "app", "app");
+    let run = [msg::bind("", "", &[], &[], &[]), msg::execute("", 0)].concat();
+    const PG_BACKEND_PID: u32 = 2026;
+    let wrong = msg::parse("", "selec", &[]);
+    let ends: [(&str, Vec<u8>); 5] = [
+        ("a Query", msg::query("SELECT 1")),
+        ("a FunctionCall", msg::function_call(PG_BACKEND_PID, &[], &[], 0)),
+        ("an error and a Sync", [wrong.clone(), msg::sync()].concat()),
+        ("a Terminate", msg::terminate()),
+        ("an error and a Terminate", [wrong, msg::terminate()].concat()),
+    ];
+    for (how, end) in ends {
+        let mut first = Raw::login(&dsn);
+        first.ask(&[msg::parse("mine", "SELECT 1", &[]), msg::sync()].concat());
+        first.put(&[msg::parse("", "EXECUTE mine", &[]), run.clone(), msg::flush()].concat());
+        first.until(b'C');
+        first.put(&end);
+        if !end.ends_with(&msg::terminate()) {
+            first.until(b'Z');
+        }
+        drop(first);
+        let mut second = Raw::login(&dsn);
+        let prepares = msg::parse("", "PREPARE mine AS SELECT 2", &[]);
+        let heard = second.ask(&[prepares, run.clone(), msg::sync()].concat());
+        assert_eq!(tags(&heard), "12CZ", "after {how}");
+        assert_eq!(second.select("EXECUTE mine"), ["2"], "after {how}");
+    }
+}
