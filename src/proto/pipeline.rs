@@ -9,10 +9,12 @@
 //! transaction; only then may the connection change hands.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::frame::be;
-use super::prepared::{Moment, Statement};
+
+mod expect;
+
+pub use expect::{Compared, Duplicate, Expect, Named};
 
 /// The transaction status of the last ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,99 +45,6 @@ impl TxStatus {
             Self::InTransaction => b'T',
             Self::Failed => b'E',
         }
-    }
-}
-
-/// A statement name of a client and what it stands for.
-pub type Named = Box<(Box<[u8]>, Arc<Statement>)>;
-
-/// A second Parse of a client's name.
-#[derive(Debug, Clone)]
-pub struct Duplicate {
-    pub name: Box<[u8]>,
-    /// What the name stands for.
-    pub live: Arc<Statement>,
-    /// What it stands for if the server takes the Parse after all.
-    pub fresh: Arc<Statement>,
-}
-
-/// A new Parse of a text that was parsed before, which is described so that it is known whether it comes to the same.
-#[derive(Debug, Clone)]
-pub struct Compared {
-    /// The client's name for it.
-    pub name: Box<[u8]>,
-    pub fresh: Arc<Statement>,
-    pub sent: Moment,
-    /// The ParameterDescription, once it has come.
-    pub types: Option<Box<[u8]>>,
-    /// It is asked whether a copy has the columns that its client knows, and not which is to be shared.
-    pub is_check: bool,
-}
-
-/// One owed reply.
-#[derive(Debug, Clone)]
-pub enum Expect {
-    /// A simple Query: anything, then ReadyForQuery.
-    Query,
-    /// A FunctionCall: its result, then ReadyForQuery.
-    Function,
-    /// A simple Query of our own; nothing of its reply reaches the client.
-    OwnQuery,
-    /// Parse of the unnamed statement.
-    ParseUnnamed,
-    /// Parse of a name; the statement is new on this server.
-    ParseNamed(Named),
-    /// Parse of a name that the client has already: the server refuses it, unless it has lost the statement.
-    ParseDuplicate(Box<Duplicate>),
-    /// A message with a name that the server does not have, sent under another that it does not have either, because
-    /// the client's could be one of ours. The error says the client's.
-    Unknown(Box<[u8]>),
-    /// A message that the server will refuse for its form.
-    Malformed,
-    /// A statement that this server lacked, prepared ahead of the message that needs it.
-    InjectedParse(Arc<Statement>),
-    /// Describe of a statement that its client has had parsed, for [`super::prepared::Interner::settle`].
-    InjectedDescribe(Box<Compared>),
-    /// The client's unnamed statement, repeated on a server that has another one.
-    InjectedUnnamed,
-    /// A statement that a Query may need under its client's own name. Its error is not the client's.
-    QuietParse,
-    /// A statement closed on the server to make room.
-    InjectedClose(Arc<Statement>),
-    /// Close of the server's unnamed statement, which belongs to somebody else.
-    InjectedCloseUnnamed,
-    /// ParseComplete that we send ourselves when its turn comes: the server has the statement.
-    LocalParse(Named),
-    /// CloseComplete that we send ourselves when its turn comes; `None` when the name was unknown.
-    LocalClose(Option<Named>),
-    /// Of the statement with this id; 0 when it is not an interned one.
-    Bind(u64),
-    /// The same.
-    Describe(u64),
-    Execute,
-    ClosePortal,
-    CloseUnnamed,
-    /// A message made to fail, so that the server itself aborts and skips; the client sees this body instead.
-    Provoked(Box<[u8]>),
-    Sync,
-    /// The same of our own: its error is not the client's.
-    QuietProvoked,
-    /// A Sync of our own.
-    OwnSync,
-    /// An empty Query of our own; answers that come before its own are the client's.
-    Probe {
-        answered: bool,
-    },
-    /// CopyData was sent here (one mark for a run of them).
-    CopyData,
-    /// CopyDone or CopyFail was sent here.
-    CopyEnd,
-}
-
-impl Expect {
-    /// Howdah answers it itself.
-    const fn is_local(&self) -> bool {
-        matches!(self, Self::LocalParse(_) | Self::LocalClose(_))
     }
 }
 
@@ -174,6 +83,8 @@ pub struct Pipeline {
     /// The server got messages of the extended protocol and no Sync behind them. Answered or not, they have
     /// begun a transaction that ReadyForQuery has not told of, and that the next Sync or Query commits.
     unsynced: bool,
+    /// It got a Query in a batch whose Sync has not come. From PostgreSQL 17 on the batch's transaction goes on after it.
+    query_in_batch: bool,
     /// It got a Close and no Sync behind it. A Close begins no transaction, but the server keeps its answer back.
     unflushed: bool,
     /// Syncs that were sent, and those that were answered or ignored.
@@ -193,6 +104,7 @@ impl Default for Pipeline {
             maybe_answered: 0,
             copy_syncs: 0,
             unsynced: false,
+            query_in_batch: false,
             unflushed: false,
             syncs_sent: 0,
             syncs_done: 0,
@@ -226,6 +138,11 @@ impl Pipeline {
     /// A Sync must come before the server is done with what it has.
     pub fn sync_owed(&self) -> bool {
         self.skipping || self.unsynced || (self.unflushed && !self.queue.is_empty())
+    }
+
+    /// Whether a Sync would end a batch of the client's; nothing is owed.
+    pub fn in_batch(&self) -> bool {
+        self.sync_owed() || (self.query_in_batch && self.status != TxStatus::Idle)
     }
 
     /// The number of the batch that the next message belongs to. Batches end with a Sync.
@@ -290,6 +207,7 @@ impl Pipeline {
             Expect::Sync | Expect::OwnSync => {
                 self.skipping = false;
                 self.unsynced = false;
+                self.query_in_batch = false;
                 self.unflushed = false;
                 self.syncs_sent += 1;
             }
@@ -297,6 +215,11 @@ impl Pipeline {
             _ if self.skipping => return,
             // A simple Query ends the implicit transaction of a batch before it.
             Expect::Query | Expect::Function | Expect::OwnQuery | Expect::Probe { .. } => {
+                // That of an earlier batch is over where nothing is owed and no transaction is open.
+                if self.query_in_batch && self.status == TxStatus::Idle && self.queue.is_empty() {
+                    self.query_in_batch = false;
+                }
+                self.query_in_batch |= self.unsynced;
                 self.unsynced = false;
                 self.unflushed = false;
             }

@@ -193,7 +193,7 @@ fn step(
             }
         }
         tag => {
-            if tag == be::PARAMETER_DESCRIPTION {
+            if matches!(tag, be::PARAMETER_DESCRIPTION | be::ROW_DESCRIPTION | be::NO_DATA) {
                 match compare::parameters(down, h, c, s) {
                     Parameters::Pass => {}
                     Parameters::Wait => {
@@ -205,10 +205,9 @@ fn step(
                         return Ok(true);
                     }
                 }
-            }
-            let describes = matches!(tag, be::PARAMETER_DESCRIPTION | be::ROW_DESCRIPTION | be::NO_DATA);
-            if describes && !compare::learn(down, h, c, s, env) {
-                return Ok(false);
+                if !compare::learn(down, h, c, s, env) {
+                    return Ok(false);
+                }
             }
             c.replay.clear();
             if tag == be::COPY_IN {

@@ -41,7 +41,7 @@ pub(super) fn named(text: &[u8], c: &ClientProto) -> Vec<(Box<[u8]>, Arc<Stateme
 /// Lends what a Query names. An error of a statement that cannot be prepared any more is not told: the Query finds that it
 /// is not there. Everything before it is answered; within a batch nothing is lent.
 pub(super) fn before_query(up: &mut Lane, names: Vec<(Box<[u8]>, Arc<Statement>)>, s: &mut ServerState) {
-    if names.is_empty() || s.query_in_batch {
+    if names.is_empty() || s.pipeline.in_batch() {
         return;
     }
     for (name, stmt) in names {

@@ -81,9 +81,6 @@ pub struct ServerState {
     pub statements_doubtful: bool,
     /// Statements of the protocol that the server has under their client's own names until the batch's Sync.
     pub lent: Vec<Lent>,
-    /// A Query was sent in a batch whose Sync has not come: from PostgreSQL 17 on the batch's transaction goes on, and a Sync
-    /// of Howdah's own would end it.
-    pub query_in_batch: bool,
     /// The batch that last changed which statements the server has or what the client's names mean.
     pub names_changed: Option<u64>,
     /// The same of the unnamed statement.
@@ -185,7 +182,6 @@ impl ServerState {
             unshared: Vec::new(),
             statements_doubtful: false,
             lent: Vec::new(),
-            query_in_batch: false,
             names_changed: None,
             unnamed_changed: None,
             stalled: Stalled::No,
@@ -323,7 +319,6 @@ impl ServerState {
         self.drops = Drops::No;
         self.stalled = Stalled::No;
         self.described = None;
-        self.query_in_batch = false;
         // Its server may have a statement with other columns than the clients of that statement know.
         if let Some(check) = self.check.take() {
             self.statements_doubtful = true;

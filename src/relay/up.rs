@@ -173,7 +173,6 @@ fn plain(up: &mut Lane, h: Header, tag: u8, s: &mut ServerState, env: &Env<'_>) 
             }
         }
         fe::SYNC => {
-            s.query_in_batch = false;
             s.drops = Drops::No;
             s.pipeline.sent(Expect::Sync);
             s.barrier = std::mem::take(&mut s.barrier_at_sync) || s.one_at_a_time;
@@ -207,7 +206,6 @@ fn query(
     s: &mut ServerState,
     env: &Env<'_>,
 ) -> Result<bool, Error> {
-    s.query_in_batch = s.pipeline.sync_owed() || s.query_in_batch && !s.pipeline.server_at_boundary();
     if !s.lent.is_empty() {
         // Of the batch that this Query stands in.
         if s.must_wait(Stalled::ByFailure) {
@@ -813,20 +811,13 @@ fn not_kept(env: &Env<'_>) -> Error {
     Error::UnnamedNotKept { statement: env.max_statement, client: env.max_client_memory, all: env.max_memory }
 }
 
-/// Lends what the unnamed statement of an earlier batch names.
-fn lend_to_unnamed(up: &mut Lane, c: &ClientProto, s: &mut ServerState) {
-    if c.statements.is_empty() || c.statements.unnamed_pending() {
+/// Sees to it that the server's unnamed statement is this client's, or nobody's, and lends what it names.
+fn ensure_unnamed(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
+    if c.statements.unnamed_pending() {
         return;
     }
     if let Some((text, _)) = c.statements.unnamed().and_then(frame::cstr) {
         lend::in_batch(up, lend::named(text, c), s);
-    }
-}
-
-/// Sees to it that the server's unnamed statement is this client's, or nobody's.
-fn ensure_unnamed(up: &mut Lane, c: &mut ClientProto, s: &mut ServerState) {
-    if c.statements.unnamed_pending() {
-        return;
     }
     let mine = Unnamed::Client { id: c.id, generation: c.statements.generation };
     match c.statements.unnamed() {
@@ -891,7 +882,6 @@ fn bind(
             return Ok(true);
         }
         ensure_unnamed(up, c, s);
-        lend_to_unnamed(up, c, s);
         if c.statements.unnamed_drops {
             bound_drop(s);
         }

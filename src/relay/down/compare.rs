@@ -23,7 +23,8 @@ pub(super) enum Parameters {
 /// itself, it sends the batch again, and the client must get the parameters only once.
 pub(super) fn parameters(down: &Lane, h: Header, c: &ClientProto, s: &ServerState) -> Parameters {
     let Some(Expect::Describe(id)) = s.pipeline.front() else { return Parameters::Pass };
-    let is_retried = h.total <= WHOLE
+    let is_retried = h.tag == be::PARAMETER_DESCRIPTION
+        && h.total <= WHOLE
         && !c.replay.is_empty()
         && c.statements.unseen(*id).is_some()
         && (s.pipeline.is_last_batch() || s.pipeline.len() == 1);
@@ -38,8 +39,8 @@ pub(super) fn parameters(down: &Lane, h: Header, c: &ClientProto, s: &ServerStat
 /// Keeps what a server says of a statement when a client first asks: other servers are held to it. Returns false if it needs
 /// more bytes.
 pub(super) fn learn(down: &mut Lane, h: Header, c: &ClientProto, s: &mut ServerState, env: &Env<'_>) -> bool {
-    let Some(Expect::Describe(id)) = s.pipeline.front() else { return true };
-    let id = *id;
+    // A portal, and an unnamed statement, have no number.
+    let Some(&Expect::Describe(id @ 1..)) = s.pipeline.front() else { return true };
     let Some(stmt) = s.statements.get(id).filter(|stmt| !stmt.is_described()) else { return true };
     // PgBouncer knows nothing of descriptions: behind its configuration a Parse is repeated as its client has sent it.
     if !env.asks || h.total > WHOLE || is_own(c, s) {
